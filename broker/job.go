@@ -1,0 +1,122 @@
+package broker
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"rialto/pricing"
+)
+
+// JobState is where a job stands.
+type JobState uint8
+
+// States of a job. Done, Failed, Expired and Cancelled are terminal.
+const (
+	JobQueued    JobState = iota + 1 // accepted, waiting for an offer
+	JobHolding                       // a provider was asked to hold GPUs
+	JobLeased                        // GPUs granted, the provider prepares the container
+	JobReady                         // the container runs, the meter started
+	JobRunning                       // at least one renewal corroborated the meter
+	JobDone                          // the container exited by itself; see ExitCode
+	JobFailed                        // it could not run; see Error
+	JobExpired                       // its maximum duration or budget was spent
+	JobCancelled                     // the customer ended it
+)
+
+func jobStates() [JobCancelled + 1]string {
+	return [...]string{
+		JobQueued: "queued", JobHolding: "holding", JobLeased: "leased", JobReady: "ready", JobRunning: "running",
+		JobDone: "done", JobFailed: "failed", JobExpired: "expired", JobCancelled: "cancelled",
+	}
+}
+
+// Terminal reports whether s is final.
+func (s JobState) Terminal() bool { return s >= JobDone }
+
+// String returns the state's word.
+func (s JobState) String() string {
+	if names := jobStates(); int(s) < len(names) && names[s] != "" {
+		return names[s]
+	}
+	return fmt.Sprintf("JobState(%d)", uint8(s))
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s JobState) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *JobState) UnmarshalText(text []byte) error {
+	names := jobStates()
+	i := slices.Index(names[:], string(text))
+	if i <= 0 {
+		return fmt.Errorf("job state %q: not known", text)
+	}
+	*s = JobState(i)
+	return nil
+}
+
+// Job is a customer's accepted request and all that became of it.
+type Job struct {
+	ID       JobID
+	Account  AccountID
+	Spec     JobSpec
+	Envelope []byte // Spec as the customer signed it
+	State    JobState
+	Hold     pricing.Money // money kept aside; zero once settled
+	Lease    LeaseID       // the current or last lease; empty: none yet
+	Tried    []PeerID      // providers that refused or lost the job
+	ExitCode int           // with JobDone
+	Error    string        // why it failed, expired or was cancelled
+	Accepted time.Time
+	Ended    time.Time
+	Log      []JobEvent // what happened, in order
+}
+
+// JobEvent is one line of a job's history, in order and without gaps.
+type JobEvent struct {
+	Seq   uint64
+	Time  time.Time
+	State JobState
+	Text  string // for people
+}
+
+// LeaseState is where a lease stands at the broker.
+type LeaseState uint8
+
+// States of a lease.
+const (
+	LeaseHolding LeaseState = iota + 1 // hold sent, no answer yet
+	LeaseGranted                       // granted and recorded; to be confirmed
+	LeaseActive                        // the provider acknowledged the confirmation
+	LeaseEnding                        // release wanted, not acknowledged yet
+	LeaseEnded
+)
+
+// Lease is one provider's GPUs for one job.
+type Lease struct {
+	ID        LeaseID
+	Job       JobID
+	Account   AccountID
+	Offer     OfferID
+	Provider  PeerID
+	Host      string
+	Model     string
+	GPUs      []GPULease
+	Rate      pricing.Rate // per GPU-hour
+	State     LeaseState
+	Answer    []byte // the provider's signed answer with the grant, for the customer to verify
+	Granted   time.Time
+	Ready     time.Time // zero: never
+	Renewed   time.Time // last report, by the broker's clock
+	Ended     time.Time
+	Seq       uint64        // last report taken
+	Used      time.Duration // by the provider's meter
+	Billed    time.Duration // corroborated so far
+	Cost      pricing.Money
+	Fetched   Fetched
+	Steps     []Step
+	Simulated bool
+	Report    []byte // envelope of the last report
+	Receipt   []byte // envelope signed by the broker; empty until settled
+}

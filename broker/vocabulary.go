@@ -1,0 +1,250 @@
+package broker
+
+import (
+	"time"
+
+	"rialto/pricing"
+	"rialto/tunnel"
+)
+
+// PeerID names a party (customer, provider or broker): the libp2p peer id of its Ed25519 key.
+type PeerID string
+
+// AccountID names a customer's account at a broker.
+type AccountID string
+
+// OfferID names an offer: unique per provider and GPU model, stable across re-sends.
+type OfferID string
+
+// JobID names an accepted job: "j-" and 26 lower-case base32 characters.
+type JobID string
+
+// LeaseID names one attempt to place a job on a provider: "l-" and 26 lower-case base32 characters.
+type LeaseID string
+
+// Level says how far a GPU's description has been proved.
+type Level uint8
+
+// Levels of proof, weakest first. A simulated GPU never rises above LevelClaimed.
+const (
+	LevelClaimed Level = iota // the provider's word
+	LevelNVML                 // read by the agent through NVML
+)
+
+// GPU is a provider's description of one GPU: the claim that the matcher reads.
+type GPU struct {
+	UUID          string // NVML's "GPU-…"; "SIM-…" when simulated
+	Model         string // canonical name, such as "RTX 4090"
+	MemoryMiB     uint64
+	Driver        string // driver version; empty when simulated
+	CUDA          string // highest CUDA version of the driver, such as "13.0"; empty when simulated
+	ComputeMajor  int    // CUDA compute capability
+	ComputeMinor  int
+	PCIBus        string // such as "00000000:01:00.0"
+	PowerLimitMW  uint64
+	Level         Level
+	Simulated     bool
+	DeviceMinor   int    // /dev/nvidiaN; -1 when there is no device node
+	Busy          bool   // a process that is not ours holds the GPU
+	UnusableCause string // why the GPU cannot be leased now; empty when it can
+}
+
+// ImageHeld says that a provider holds every block of an image and will serve them to peers.
+type ImageHeld struct {
+	Digest string // digest of the platform's OCI image manifest, "sha256:…"
+	Root   string // CID of the block manifest
+}
+
+// Offer is what a provider sells: GPUs of one model on one host at one price.
+type Offer struct {
+	ID        OfferID
+	Provider  PeerID
+	Host      string       // display name that the owner chose
+	Region    string       // ISO 3166-1 alpha-2 country code, or empty
+	GPUs      []GPU        // all of one model
+	Free      []string     // UUIDs that can be leased now
+	Rate      pricing.Rate // nanodollars per GPU-hour
+	CPUs      int          // whole cores per GPU granted to a job
+	MemoryMiB uint64       // host memory per GPU granted to a job
+	DiskMiB   uint64       // free disk
+	Images    []ImageHeld
+	Weights   []string // CIDs of weight roots held
+	Addrs     []string // multiaddrs with /p2p/ for block exchange
+	Agent     string   // agent version
+}
+
+// Simulated reports whether any GPU of the offer is simulated.
+func (o *Offer) Simulated() bool {
+	for _, g := range o.GPUs {
+		if g.Simulated {
+			return true
+		}
+	}
+	return false
+}
+
+// OfferSet is everything that a provider offers, sent whole whenever it changes.
+// A set with a lower sequence than one seen from the same boot is ignored.
+type OfferSet struct {
+	Boot   string // random per agent process
+	Seq    uint64
+	Offers []Offer
+}
+
+// GPURequest is what a job asks for.
+type GPURequest struct {
+	Model        string // canonical model, or "any"
+	Count        int    // 1…16
+	MinMemoryMiB uint64 // per GPU; zero: any
+}
+
+// WeightsMount puts a directory of weights into the container, read-only.
+type WeightsMount struct {
+	Name string // the customer's name for it
+	Root string // CID of its block manifest
+	Path string // absolute path in the container
+}
+
+// JobSpec is what a customer signs. Nobody but the customer can change what runs.
+type JobSpec struct {
+	Image       string            // reference with registry, as the customer wrote it
+	Digest      string            // digest of the OCI manifest or index that Image resolved to
+	Command     []string          // replaces the image's entrypoint and command when not empty
+	Env         map[string]string // added to the image's
+	Workdir     string            // empty: the image's
+	GPU         GPURequest
+	MemoryMiB   uint64        // zero: what the offer grants
+	CPUs        int           // zero: what the offer grants
+	MaxRate     pricing.Rate  // highest rate per GPU-hour; zero: no limit but the hold
+	MaxCost     pricing.Money // never bill more; also the hold
+	MaxDuration time.Duration // the job is ended after this long ready
+	Region      string        // empty: any
+	Provider    PeerID        // empty: any
+	Weights     []WeightsMount
+	TunnelKey   tunnel.Key // the customer's end, fresh per job
+	Customer    PeerID     // must equal the signer
+	Broker      PeerID     // the broker that may accept it
+	Created     time.Time
+	Nonce       string // makes equal specs differ
+}
+
+// GPULease is one leased GPU with its fencing epoch, which only grows.
+type GPULease struct {
+	UUID  string
+	Epoch uint64
+}
+
+// BlockSource is a peer that holds blocks.
+type BlockSource struct {
+	Peer  PeerID
+	Addrs []string
+}
+
+// Hold asks a provider to keep GPUs for a job and to start preparing. A hold that is not confirmed
+// within TTL lapses.
+type Hold struct {
+	Lease   LeaseID
+	Job     JobID
+	Offer   OfferID
+	Rate    pricing.Rate // per GPU-hour, as offered
+	Spec    []byte       // envelope signed by the customer
+	TTL     time.Duration
+	Root    string        // CID of the image's block manifest, if a peer holds it
+	Sources []BlockSource // peers that hold blocks of image or weights
+}
+
+// Grant is a provider's acceptance of a hold. The customer verifies its signature.
+type Grant struct {
+	Lease     LeaseID
+	Job       JobID
+	GPUs      []GPULease
+	TunnelKey tunnel.Key // the provider's end
+	Endpoints []string   // UDP host:port of the provider's end, best first
+}
+
+// Answer is a provider's reply to a hold: a grant, or the reason of a refusal.
+type Answer struct {
+	Lease   LeaseID
+	Grant   *Grant
+	Refusal string
+}
+
+// Confirm turns a hold into a lease. The container starts when image and tunnel are prepared.
+type Confirm struct {
+	Lease       LeaseID
+	TTL         time.Duration // the lease ends unless renewed within this time
+	MaxDuration time.Duration // the workload ends after this long ready
+}
+
+// Release ends a hold or lease.
+type Release struct {
+	Lease  LeaseID
+	Reason string
+}
+
+// Phase is where a workload stands on its provider.
+type Phase uint8
+
+// Phases in order. Exited and Broken are final.
+const (
+	PhasePreparing Phase = iota + 1 // fetching blocks, building the sandbox
+	PhaseReady                      // the workload's process runs and its probe passed; the meter runs
+	PhaseExited                     // the workload ended by itself or by request
+	PhaseBroken                     // it never became ready, or its sandbox was lost
+)
+
+// Fetched counts the bytes of image and weights by where they came from.
+type Fetched struct {
+	Local    int64 // already on the host
+	Peers    int64
+	Registry int64
+	Total    int64 // zero: not known yet
+}
+
+// Report is a provider's signed word about a lease. It renews the lease, and its usage is the meter.
+type Report struct {
+	Lease    LeaseID
+	GPUs     []GPULease
+	Seq      uint64 // grows with each new report of the lease
+	Phase    Phase
+	ExitCode int           // with PhaseExited
+	Message  string        // with PhaseBroken, and why a workload was ended
+	Used     time.Duration // ready time so far, by the provider's monotonic clock
+	Fetched  Fetched
+	Steps    []Step      // the provider's part of the start-up timeline
+	Held     []ImageHeld // images that became whole on the host
+}
+
+// Step is one part of a job's start-up timeline.
+type Step struct {
+	Name  string        // such as "image"
+	Start time.Duration // since the hold arrived
+	Took  time.Duration
+}
+
+// Renewal is the broker's answer to a report.
+type Renewal struct {
+	Lease LeaseID
+	TTL   time.Duration // zero: the lease is over, tear it down
+	Seq   uint64        // the report that this acknowledges; it is durable
+}
+
+// Receipt is the final bill of a lease, signed by the broker over the provider's last report.
+type Receipt struct {
+	Job      JobID
+	Lease    LeaseID
+	Customer PeerID
+	Provider PeerID
+	GPUs     []GPULease
+	Model    string
+	Rate     pricing.Rate // per GPU-hour
+	Ready    time.Time    // by the broker's clock; zero: never
+	Ended    time.Time
+	Used     time.Duration // by the provider's meter
+	Billed   time.Duration // corroborated, at most Used
+	Cost     pricing.Money // what the customer paid
+	Fee      pricing.Money // the broker's part of Cost
+	Fetched  Fetched
+	ExitCode int
+	Report   []byte // envelope of the provider's last report
+}
