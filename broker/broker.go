@@ -6,6 +6,7 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Errors that a caller decides on.
@@ -32,3 +33,48 @@ func (e *JobError) Error() string { return fmt.Sprintf("%s job %s: %v", e.Op, e.
 
 // Unwrap returns the cause.
 func (e *JobError) Unwrap() error { return e.Err }
+
+// FieldError names the field that is invalid and, where there is one, the nearest valid value.
+type FieldError struct {
+	Field   string // such as "gpu.model"
+	Problem string
+	Nearest string // empty: none
+}
+
+func (e *FieldError) Error() string {
+	s := "invalid " + e.Field + ": " + e.Problem
+	if e.Nearest != "" {
+		s += fmt.Sprintf(" (did you mean %q?)", e.Nearest)
+	}
+	return s
+}
+
+// Unwrap returns [ErrInvalid].
+func (*FieldError) Unwrap() error { return ErrInvalid }
+
+// NoOfferError explains why nothing matches.
+type NoOfferError struct{ Search Search }
+
+func (e *NoOfferError) Error() string {
+	if e.Search.Offers == 0 {
+		return ErrNoOffer.Error() + ": no provider is connected"
+	}
+	var why []string
+	for _, x := range e.Search.Eliminated {
+		w := fmt.Sprintf("%d by %s", x.Count, x.Predicate)
+		if x.Nearest != "" {
+			w += " (nearest: " + x.Nearest + ")"
+		}
+		why = append(why, w)
+	}
+	return fmt.Sprintf("%v: of %d eliminated %s", ErrNoOffer, e.Search.Offers, strings.Join(why, ", "))
+}
+
+// Unwrap returns [ErrNoOffer].
+func (*NoOfferError) Unwrap() error { return ErrNoOffer }
+
+// InvariantError reports that a rule of the market was broken from the inside: money that does not add
+// up, a GPU leased twice. The process must end, and state must be read again from what is durable.
+type InvariantError struct{ Rule string }
+
+func (e *InvariantError) Error() string { return "market invariant broken: " + e.Rule }

@@ -38,7 +38,6 @@ type (
 		Account  AccountID
 		Spec     JobSpec
 		Envelope []byte
-		Lease    LeaseID // id for the first lease, should one be made now
 	}
 	// CancelRequested asks for a job to end.
 	CancelRequested struct {
@@ -69,6 +68,11 @@ type (
 		Report   Report
 		Envelope []byte
 	}
+	// ReceiptSigned is the outcome of SignReceipt, to be stored with the lease.
+	ReceiptSigned struct {
+		Lease    LeaseID
+		Envelope []byte
+	}
 	// Ticked lets time pass: lapsed holds, leases and durations end.
 	Ticked struct{}
 )
@@ -84,6 +88,7 @@ func (HoldAnswered) event()    {}
 func (ConfirmAnswered) event() {}
 func (ReleaseAnswered) event() {}
 func (Reported) event()        {}
+func (ReceiptSigned) event()   {}
 func (Ticked) event()          {}
 
 // Effect is something that the caller of [Market.Step] must do: first make every Save and Post of the
@@ -118,7 +123,7 @@ type (
 	}
 	// SendRenewal answers the report that caused this step.
 	SendRenewal struct{ Renewal Renewal }
-	// SignReceipt asks for the lease's receipt to be signed and stored with the lease.
+	// SignReceipt asks for the lease's receipt to be signed; the envelope comes back as ReceiptSigned.
 	SignReceipt struct{ Receipt Receipt }
 )
 

@@ -65,7 +65,9 @@ type Job struct {
 	State    JobState
 	Hold     pricing.Money // money kept aside; zero once settled
 	Lease    LeaseID       // the current or last lease; empty: none yet
+	Attempts int           // leases asked for so far
 	Tried    []PeerID      // providers that refused or lost the job
+	Stopping JobState      // cancelled or expired as soon as its lease has ended; zero: not stopping
 	ExitCode int           // with JobDone
 	Error    string        // why it failed, expired or was cancelled
 	Accepted time.Time
@@ -109,7 +111,7 @@ type Lease struct {
 	Granted   time.Time
 	Ready     time.Time // zero: never
 	Renewed   time.Time // last report, by the broker's clock
-	Ended     time.Time
+	Ended     time.Time // when it ended, or when its release was first wanted
 	Seq       uint64        // last report taken
 	Used      time.Duration // by the provider's meter
 	Billed    time.Duration // corroborated so far
