@@ -1,0 +1,73 @@
+package ledger
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"hash"
+)
+
+const chainDomain = "rialto/ledger/1\x00"
+
+// Hash links a batch to all before it.
+type Hash [sha256.Size]byte
+
+// Batch is one entry of the journal.
+type Batch struct {
+	Seq       uint64
+	Epoch     uint64
+	ID        string
+	Prev      Hash // hash of the batch before; zero for the first
+	Hash      Hash
+	Mutations []Mutation
+}
+
+// Verify reports whether the batch is the successor of the batch with number seq and hash prev, and its
+// own hash is right.
+func (b *Batch) Verify(seq uint64, prev Hash) error {
+	switch {
+	case b.Seq != seq+1:
+		return fmt.Errorf("batch %d follows %d: %w", b.Seq, seq, ErrCorrupt)
+	case b.Prev != prev:
+		return fmt.Errorf("batch %d does not continue the chain: %w", b.Seq, ErrCorrupt)
+	case b.Hash != b.sum():
+		return fmt.Errorf("batch %d does not match its hash: %w", b.Seq, ErrCorrupt)
+	}
+	return nil
+}
+
+func (b *Batch) sum() Hash {
+	h := sha256.New()
+	h.Write([]byte(chainDomain))
+	h.Write(b.Prev[:])
+	h.Write(binary.BigEndian.AppendUint64(nil, b.Seq))
+	h.Write(binary.BigEndian.AppendUint64(nil, b.Epoch))
+	writeString(h, []byte(b.ID))
+	writeMutations(h, b.Mutations)
+	return Hash(h.Sum(nil))
+}
+
+// contentHash identifies what a batch does, without its place in the chain.
+func contentHash(batch []Mutation) Hash {
+	h := sha256.New()
+	writeMutations(h, batch)
+	return Hash(h.Sum(nil))
+}
+
+func writeMutations(h hash.Hash, batch []Mutation) {
+	h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(batch))))
+	for _, m := range batch {
+		flag := byte(0)
+		if m.New {
+			flag = 1
+		}
+		h.Write([]byte{flag})
+		writeString(h, []byte(m.Key))
+		writeString(h, m.Value)
+	}
+}
+
+func writeString(h hash.Hash, s []byte) {
+	h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(s))))
+	h.Write(s)
+}
