@@ -2,12 +2,94 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := build
+
 GOLANGCI := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+RUNC_VERSION := v1.5.2
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X rialto/cmd/internal/cli.Version=$(VERSION)
+# What a bare Debian 12 lacks: to build runc and the agent, to run the lab, and to measure the rivals.
+PACKAGES := gcc libc6-dev libseccomp-dev pkg-config git iproute2 util-linux procps debootstrap docker-registry
+RIVALS := skopeo umoci iperf3
+
+.PHONY: build
+build: bin/rialto bin/rialto-broker bin/rialto-provider bin/runc ## Build the three programs and runc into bin/
+
+.PHONY: FORCE
+FORCE:
+
+bin/rialto bin/rialto-broker: FORCE
+	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
+
+bin/rialto-provider: FORCE
+	@CGO_ENABLED=1 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
+
+bin/runc: ## The container runtime, built from its module
+	@mkdir -p bin
+	@dir=$$(go mod download -json github.com/opencontainers/runc@$(RUNC_VERSION) | sed -n 's/.*"Dir": "\(.*\)",*/\1/p'); \
+	  echo "building runc $(RUNC_VERSION)"; \
+	  go build -C "$$dir" -trimpath -tags seccomp -ldflags '-s -w -X main.version=$(RUNC_VERSION:v%=%)' -o "$(CURDIR)/$@" .
+
+.PHONY: deps
+deps: ## Install the Debian packages that build, tests and demo need (as root)
+	@$(call install,$(PACKAGES))
+
+.PHONY: deps/bench
+deps/bench: deps
+	@$(call install,$(RIVALS))
+
+# install names the packages that are missing and installs them; other systems are told what to install.
+define install
+missing=""; for p in $(1); do \
+  dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+if [ -n "$$missing" ]; then \
+  echo "installing Debian packages:$$missing"; \
+  command -v apt-get >/dev/null || { echo "no apt-get here; please install them yourself"; exit 1; }; \
+  [ "$$(id -u)" = 0 ] || { echo "this needs root: sudo make deps"; exit 1; }; \
+  apt-get update -qq >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+fi
+endef
+
+.PHONY: demo
+demo: deps build ## The main job from end to end on this machine (root), proving that nothing is left
+	@go run ./cmd/internal/labctl demo
+
+.PHONY: dev
+dev: deps build ## A broker and a provider with simulated GPUs to play with; Ctrl-C ends it
+	@go run ./cmd/internal/labctl dev
+
+.PHONY: test
+test: build ## Unit and end-to-end tests; what a machine lacks is skipped and named
+	@RIALTO_BIN="$(CURDIR)/bin" go test -timeout 20m ./...
+
+.PHONY: race
+race: build ## The same under the race detector (slow)
+	@RIALTO_BIN="$(CURDIR)/bin" go test -race -timeout 30m ./...
 
 .PHONY: lint
 lint: ## Lint and formatting
 	@$(GOLANGCI) run ./...
+	@test -z "$$(go fix -diff ./... 2>/dev/null)" || { go fix -diff ./...; exit 1; }
+
+.PHONY: check
+check: lint test ## Lint and tests: what every commit passes
+
+.PHONY: bench bench/job
+bench: bench/job ## All benchmarks
+
+bench/job: deps/bench build ## From the prompt to the first output; tunnel against veth
+	@go run ./cmd/internal/labctl bench
+
+FUZZTIME ?= 30s
+.PHONY: fuzz
+fuzz: ## Every fuzz target for FUZZTIME (default 30s)
+	@for pkg in $$(go list ./...); do \
+	  for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; done; done
+
+.PHONY: generate
+generate: ## Regenerate the wire format's code (needs protoc)
+	@PATH="$$(go env GOPATH)/bin:$$PATH" go generate ./broker/wire
 
 .PHONY: help
 help: ## This list
-	@grep -hE '^[a-zA-Z/_-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
+	@grep -hE '^[a-zA-Z/_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22

@@ -1,0 +1,103 @@
+// Package e2e holds the whole-system scripts: the real programs, each on a host of its own, a real registry
+// and real containers. The scripts in testdata read like a customer's and an operator's day.
+//
+// Beside testscript's own commands they have:
+//
+//	rialto ARGS…             the customer's command; "! rialto" wants it to fail
+//	exit CODE rialto ARGS…   the same, wanting this exit code
+//	start rialto ARGS…       the same in the background; "await" waits for it
+//	interrupt                sends Ctrl-C to what was started
+//	await                    waits for what was started and takes its output
+//	until TEXT rialto ARGS…  repeats a command until it prints TEXT
+//	crash|stop|boot WHO      kill -9, SIGTERM or start of "broker", "alpha", "bravo" or "charlie"
+//	forget HOST              restarts an agent without its blocks
+//	fetch URL TEXT           fetches a page on the customer's host until it contains TEXT
+package e2e
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"rialto/cmd/internal/lab"
+)
+
+func TestScripts(t *testing.T) {
+	w := newWorld(t)
+	testscript.Run(t, testscript.Params{
+		Dir:   "testdata",
+		Setup: func(env *testscript.Env) error { return w.setup(env) },
+		Cmds:  w.commands(),
+	})
+}
+
+// world is the lab and what the running script started in it.
+type world struct {
+	*lab.World
+	started *exec.Cmd
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("builds a whole world; not with -short")
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("needs root for network namespaces and containers")
+	}
+	for _, p := range []string{"docker-registry", "debootstrap", "ip", "nsenter"} {
+		if _, err := exec.LookPath(p); err != nil {
+			t.Skipf("needs %s: make deps", p)
+		}
+	}
+	bin := os.Getenv("RIALTO_BIN")
+	if bin == "" {
+		bin = filepath.Join("..", "..", "..", "bin")
+	}
+	bin, err := filepath.Abs(bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(bin, "runc")); err != nil {
+		t.Skip("needs the built programs: make build")
+	}
+	// Not t.TempDir: socket paths below it would be longer than the kernel allows.
+	work, err := os.MkdirTemp("", "rialto-e2e-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := lab.NewWorld(context.Background(), lab.Config{Bin: bin, Work: work, Name: "e2e"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			for _, name := range []string{"broker", "alpha", "bravo", "charlie"} {
+				t.Logf("%s:\n%s", name, l.Tail(name))
+			}
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		left, err := l.Leftovers()
+		if err != nil {
+			t.Error(err)
+		}
+		for _, s := range left {
+			t.Errorf("left over: %s", s)
+		}
+	})
+	return &world{World: l}
+}
+
+func (w *world) setup(env *testscript.Env) error {
+	env.Setenv("RIALTO_HOME", w.Customer.Home())
+	env.Setenv("IMAGE", w.Ref)
+	env.Setenv("BROKER", w.Market.URL)
+	env.Setenv("NO_COLOR", "1")
+	return nil
+}

@@ -1,0 +1,191 @@
+package lab
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// benchLine is what every measured job prints first.
+const benchLine = "first output"
+
+// Bench measures, round by round and side by side, how long it takes from the command at the customer's
+// prompt to the first output of its container: on a host that takes the image from the registry, on one
+// that takes it from a peer, on one that has it; and the plain path (skopeo, umoci, runc) on the same
+// machine with the same registry. The last line is one JSON object.
+func Bench(ctx context.Context, cfg Config, rounds int, out io.Writer) error {
+	w, err := NewWorld(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	b := &bench{World: w}
+	for i := range rounds {
+		if err = b.round(ctx); err != nil {
+			break
+		}
+		fmt.Fprintf(out, "round %d of %d: registry %v, peer %v, warm %v, plain %v\n", i+1, rounds,
+			last(b.registry), last(b.peer), last(b.warm), last(b.plain))
+	}
+	err = errors.Join(err, w.Close())
+	left, lerr := w.Leftovers()
+	if err = errors.Join(err, lerr); err != nil {
+		return err
+	}
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "\nfrom the prompt to the container's first output, median of %d (min … max); load %s\n", rounds, strings.Join(strings.Fields(string(load))[:3], " "))
+	for _, row := range []struct {
+		name string
+		d    []time.Duration
+	}{
+		{"image on the host", b.warm},
+		{"image from a peer", b.peer},
+		{"image from the registry", b.registry},
+		{"skopeo copy + umoci unpack + runc run", b.plain},
+	} {
+		fmt.Fprintf(out, "  %-40s %6d ms  (%d … %d)\n", row.name, ms(median(row.d)), ms(slices.Min(row.d)), ms(slices.Max(row.d)))
+	}
+	fmt.Fprintf(out, "  %-40s %6.1f %% of %d MiB\n", "bytes of the second host from its peer", 100*b.ratio, b.total>>20)
+	result, err := json.Marshal(map[string]any{
+		"start_warm_ms": ms(median(b.warm)), "start_peer_ms": ms(median(b.peer)), "start_registry_ms": ms(median(b.registry)),
+		"plain_ms": ms(median(b.plain)), "bytes_from_peer_ratio": b.ratio, "leftovers": len(left), "rounds": rounds,
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "%s\n", result)
+	return nil
+}
+
+type bench struct {
+	*World
+	warm, peer, registry, plain []time.Duration
+	ratio                       float64 // of the second host's bytes, from peers: the lowest seen
+	total                       int64
+}
+
+func (b *bench) round(ctx context.Context) error {
+	first, second := b.Agents[0], b.Agents[1]
+	for _, a := range []*Agent{first, second} {
+		if err := b.Forget(ctx, a); err != nil {
+			return err
+		}
+	}
+	for _, m := range []struct {
+		on   *Agent
+		took *[]time.Duration
+	}{{first, &b.registry}, {second, &b.peer}, {second, &b.warm}} {
+		d, id, err := b.start(ctx, m.on)
+		if err != nil {
+			return err
+		}
+		*m.took = append(*m.took, d)
+		if m.took == &b.peer {
+			if err := b.sources(ctx, id); err != nil {
+				return err
+			}
+		}
+	}
+	d, err := b.startPlain(ctx)
+	b.plain = append(b.plain, d)
+	return err
+}
+
+// start runs a job on an agent's host and returns the time from the command to its first output, and its id.
+func (b *bench) start(ctx context.Context, a *Agent) (time.Duration, string, error) {
+	cmd := b.Customer.Rialto(ctx, "run", "--gpu", "any", "--provider", a.Host.Name, b.Ref, "--", "python3", "-c", "print('"+benchLine+"')")
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, "", err
+	}
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	begin := time.Now()
+	if err := cmd.Start(); err != nil {
+		return 0, "", err
+	}
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	took := time.Since(begin)
+	if werr := cmd.Wait(); werr != nil {
+		return 0, "", fmt.Errorf("rialto run on %s: %w: %s", a.Host.Name, werr, stderr.String())
+	}
+	if err != nil || strings.TrimSpace(line) != benchLine {
+		return 0, "", fmt.Errorf("rialto run on %s printed %q", a.Host.Name, line)
+	}
+	id, err := b.lastJob(ctx)
+	return took, id, err
+}
+
+func (b *bench) startPlain(ctx context.Context) (time.Duration, error) {
+	dir, err := os.MkdirTemp(b.cfg.Work, "plain-")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }() // Close removes what is left
+	begin := time.Now()
+	steps := [][]string{
+		{"skopeo", "--insecure-policy", "copy", "-q", "--src-tls-verify=false", "docker://" + b.Ref, "oci:" + filepath.Join(dir, "oci") + ":image"},
+		{"umoci", "unpack", "--image", filepath.Join(dir, "oci") + ":image", filepath.Join(dir, "bundle")},
+	}
+	for _, s := range steps {
+		if _, err := output(b.Customer.Host.Command(ctx, s[0], s[1:]...)); err != nil {
+			return 0, err
+		}
+	}
+	config := filepath.Join(dir, "bundle", "config.json")
+	if err := plainConfig(config); err != nil {
+		return 0, err
+	}
+	printed, err := output(b.Customer.Host.Command(ctx, b.bin("runc"), "--root", filepath.Join(dir, "runc"), "run", "-b", filepath.Join(dir, "bundle"), "rialto-plain-"+filepath.Base(dir)))
+	took := time.Since(begin)
+	if err != nil {
+		return 0, err
+	}
+	if strings.TrimSpace(string(printed)) != benchLine {
+		return 0, fmt.Errorf("plain path printed %q", printed)
+	}
+	return took, nil
+}
+
+// plainConfig makes umoci's bundle run the same command without a terminal.
+func plainConfig(path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var config map[string]any
+	if err := json.Unmarshal(text, &config); err != nil {
+		return err
+	}
+	process, ok := config["process"].(map[string]any)
+	if !ok {
+		return errors.New("umoci wrote a config without a process")
+	}
+	process["terminal"] = false
+	process["args"] = []string{"python3", "-c", "print('" + benchLine + "')"}
+	delete(process, "rlimits") // raising a limit needs a capability that not every machine gives
+	text, err = json.Marshal(config)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, text, 0o600)
+}
+
+func ms(d time.Duration) int64 { return d.Milliseconds() }
+
+func last(d []time.Duration) time.Duration { return d[len(d)-1].Round(time.Millisecond) }
+
+func median(d []time.Duration) time.Duration {
+	d = slices.Sorted(slices.Values(d))
+	return d[len(d)/2]
+}

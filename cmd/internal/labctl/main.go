@@ -1,0 +1,54 @@
+// Labctl runs the whole of Rialto on one machine: a demonstration, a market to play with, a benchmark.
+// The Makefile calls it; see `make help`.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"rialto/cmd/internal/lab"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "labctl:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, stdout io.Writer) error {
+	fs := flag.NewFlagSet("labctl", flag.ContinueOnError)
+	bin := fs.String("bin", "bin", "`directory` of the programs")
+	rounds := fs.Int("rounds", 5, "rounds of the benchmark")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	abs, err := filepath.Abs(*bin)
+	if err != nil {
+		return err
+	}
+	work, err := os.MkdirTemp("", "rialto-lab-")
+	if err != nil {
+		return err
+	}
+	cfg := lab.Config{Bin: abs, Work: work}
+	switch fs.Arg(0) {
+	case "demo":
+		return lab.Demo(ctx, cfg, stdout)
+	case "dev":
+		return lab.Dev(ctx, cfg, stdout)
+	case "bench":
+		return lab.Bench(ctx, cfg, *rounds, stdout)
+	default:
+		return errors.Join(errors.New("usage: labctl [-bin DIR] demo | dev | bench"), os.RemoveAll(work))
+	}
+}
