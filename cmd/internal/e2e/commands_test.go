@@ -54,9 +54,8 @@ func (w *world) exit(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	cmd := w.Customer.Rialto(context.Background(), args[2:]...)
 	err = ts.Exec(cmd.Args[0], cmd.Args[1:]...)
-	var ee *exec.ExitError
 	got := 0
-	if errors.As(err, &ee) {
+	if ee, ok := errors.AsType[*exec.ExitError](err); ok {
 		got = ee.ExitCode()
 	} else {
 		ts.Check(err)

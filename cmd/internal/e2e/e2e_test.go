@@ -66,7 +66,7 @@ func newWorld(t *testing.T) *world {
 		t.Skip("needs the built programs: make build")
 	}
 	// Not t.TempDir: socket paths below it would be longer than the kernel allows.
-	work, err := os.MkdirTemp("", "rialto-e2e-")
+	work, err := os.MkdirTemp("", "rialto-e2e-") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
 	}

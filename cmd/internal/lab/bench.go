@@ -85,13 +85,13 @@ func (b *bench) round(ctx context.Context) error {
 		on   *Agent
 		took *[]time.Duration
 	}{{first, &b.registry}, {second, &b.peer}, {second, &b.warm}} {
-		d, id, err := b.start(ctx, m.on)
+		d, err := b.start(ctx, m.on)
 		if err != nil {
 			return err
 		}
 		*m.took = append(*m.took, d)
 		if m.took == &b.peer {
-			if err := b.sources(ctx, id); err != nil {
+			if err := b.sources(ctx); err != nil {
 				return err
 			}
 		}
@@ -101,29 +101,28 @@ func (b *bench) round(ctx context.Context) error {
 	return err
 }
 
-// start runs a job on an agent's host and returns the time from the command to its first output, and its id.
-func (b *bench) start(ctx context.Context, a *Agent) (time.Duration, string, error) {
+// start runs a job on an agent's host and returns the time from the command to its first output.
+func (b *bench) start(ctx context.Context, a *Agent) (time.Duration, error) {
 	cmd := b.Customer.Rialto(ctx, "run", "--gpu", "any", "--provider", a.Host.Name, b.Ref, "--", "python3", "-c", "print('"+benchLine+"')")
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
-		return 0, "", err
+		return 0, err
 	}
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	begin := time.Now()
 	if err := cmd.Start(); err != nil {
-		return 0, "", err
+		return 0, err
 	}
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	took := time.Since(begin)
 	if werr := cmd.Wait(); werr != nil {
-		return 0, "", fmt.Errorf("rialto run on %s: %w: %s", a.Host.Name, werr, stderr.String())
+		return 0, fmt.Errorf("rialto run on %s: %w: %s", a.Host.Name, werr, stderr.String())
 	}
 	if err != nil || strings.TrimSpace(line) != benchLine {
-		return 0, "", fmt.Errorf("rialto run on %s printed %q", a.Host.Name, line)
+		return 0, fmt.Errorf("rialto run on %s printed %q", a.Host.Name, line)
 	}
-	id, err := b.lastJob(ctx)
-	return took, id, err
+	return took, nil
 }
 
 func (b *bench) startPlain(ctx context.Context) (time.Duration, error) {
@@ -188,4 +187,30 @@ func last(d []time.Duration) time.Duration { return d[len(d)-1].Round(time.Milli
 func median(d []time.Duration) time.Duration {
 	d = slices.Sorted(slices.Values(d))
 	return d[len(d)/2]
+}
+
+// sources notes where the bytes of the customer's last job came from.
+func (b *bench) sources(ctx context.Context) error {
+	out, err := output(b.Customer.Rialto(ctx, "bill", "--last", "--json"))
+	if err != nil {
+		return err
+	}
+	var bill struct {
+		Fetched struct {
+			Peers    int64 `json:"peers_bytes"`
+			Registry int64 `json:"registry_bytes"`
+		} `json:"fetched"`
+	}
+	if err := json.Unmarshal(out, &bill); err != nil {
+		return fmt.Errorf("rialto bill --json: %w: %s", err, out)
+	}
+	b.total = bill.Fetched.Peers + bill.Fetched.Registry
+	if b.total == 0 {
+		return errors.New("the second host fetched nothing")
+	}
+	ratio := float64(bill.Fetched.Peers) / float64(b.total)
+	if len(b.peer) == 1 || ratio < b.ratio {
+		b.ratio = ratio
+	}
+	return nil
 }

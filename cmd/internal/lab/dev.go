@@ -54,8 +54,8 @@ Ctrl-C stops everything and leaves no trace.
 		fmt.Fprintln(out, "\nstopping …")
 		return nil
 	case <-m.Proc.done:
-		return fmt.Errorf("the broker ended: %v\n%s", m.Proc.err, m.Proc.Tail())
+		return m.Proc.ended()
 	case <-a.Proc.done:
-		return fmt.Errorf("the provider ended: %v\n%s", a.Proc.err, a.Proc.Tail())
+		return a.Proc.ended()
 	}
 }

@@ -21,7 +21,6 @@ type Proc struct {
 	cmd  *exec.Cmd
 	log  string
 	done chan struct{}
-	err  error
 }
 
 // Start runs a daemon on the host. Its output goes to a file in the lab's working directory.
@@ -42,7 +41,7 @@ func (h *Host) Start(name, program string, args ...string) (*Proc, error) {
 	}
 	p := &Proc{Name: name, cmd: cmd, log: log, done: make(chan struct{})}
 	go func() {
-		p.err = cmd.Wait()
+		_ = cmd.Wait() // how it ended is in ProcessState
 		close(p.done)
 	}()
 	h.lab.mu.Lock()
@@ -74,6 +73,11 @@ func (p *Proc) Stop() error {
 func (p *Proc) Kill() {
 	_ = p.cmd.Process.Kill() // it may be gone already
 	<-p.done
+}
+
+// ended describes how a daemon ended by itself.
+func (p *Proc) ended() error {
+	return fmt.Errorf("%s ended (%s):\n%s", p.Name, p.cmd.ProcessState, p.Tail())
 }
 
 // Pid is the daemon's process id.
@@ -110,7 +114,7 @@ func (p *Proc) await(ctx context.Context, what string, ok func(context.Context) 
 		}
 		select {
 		case <-p.done:
-			return fmt.Errorf("%s ended before %s: %v\n%s", p.Name, what, p.err, p.Tail())
+			return fmt.Errorf("waiting for %s: %w", what, p.ended())
 		case <-ctx.Done():
 			return fmt.Errorf("%s: %s did not come: %w\n%s", p.Name, what, err, p.Tail())
 		case <-tick.C:
