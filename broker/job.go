@@ -109,9 +109,9 @@ type Lease struct {
 	State     LeaseState
 	Answer    []byte // the provider's signed answer with the grant, for the customer to verify
 	Granted   time.Time
-	Ready     time.Time // zero: never
-	Renewed   time.Time // last report, by the broker's clock
-	Ended     time.Time // when it ended, or when its release was first wanted
+	Ready     time.Time     // zero: never
+	Renewed   time.Time     // last report, by the broker's clock
+	Ended     time.Time     // when it ended, or when its release was first wanted
 	Seq       uint64        // last report taken
 	Used      time.Duration // by the provider's meter
 	Billed    time.Duration // corroborated so far
