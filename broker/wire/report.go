@@ -1,0 +1,150 @@
+package wire
+
+import (
+	"rialto/broker"
+	"rialto/p2p/identity"
+)
+
+// SealReport signs a provider's word about a lease.
+func SealReport(k identity.Key, x broker.Report) ([]byte, error) { return reports().seal(k, x) }
+
+// OpenReport checks and decodes a provider's word about a lease.
+func OpenReport(envelope []byte) (broker.Report, broker.PeerID, error) {
+	return reports().open(envelope)
+}
+
+func reports() codec[broker.Report, *Report] {
+	return codec[broker.Report, *Report]{
+		name: "report", max: MaxReport, fresh: func() *Report { return new(Report) },
+		encode: encodeReport, decode: decodeReport,
+	}
+}
+
+func encodeReport(x broker.Report) *Report {
+	return &Report{
+		Lease: string(x.Lease), Gpus: each(x.GPUs, encodeGPULease), Seq: x.Seq, Phase: Phase(x.Phase),
+		ExitCode: narrow(x.ExitCode), Message: clean(x.Message), UsedNs: int64(x.Used),
+		Fetched: encodeFetched(x.Fetched), Steps: each(x.Steps, encodeStep), Held: each(x.Held, encodeImageHeld),
+	}
+}
+
+func decodeReport(c checker, m *Report) broker.Report {
+	phase := m.GetPhase()
+	if _, ok := Phase_name[int32(phase)]; !ok || phase == Phase_PHASE_UNSPECIFIED {
+		c.failf("phase", "%d is not known", phase)
+	}
+	return broker.Report{
+		Lease:    c.lease("lease", m.GetLease()),
+		GPUs:     gpuLeases(c, m.GetGpus()),
+		Seq:      m.GetSeq(),
+		Phase:    broker.Phase(phase),
+		ExitCode: c.integer("exit_code", m.GetExitCode(), minExitCode, maxExitCode),
+		Message:  c.message("message", m.GetMessage()),
+		Used:     c.duration("used_ns", m.GetUsedNs()),
+		Fetched:  decodeFetched(c.in("fetched"), m.GetFetched()),
+		Steps:    messages(c, "steps", m.GetSteps(), maxSteps, decodeStep),
+		Held:     messages(c, "held", m.GetHeld(), maxImages, decodeImageHeld),
+	}
+}
+
+func encodeFetched(x broker.Fetched) *Fetched {
+	return &Fetched{Local: x.Local, Peers: x.Peers, Registry: x.Registry, Total: x.Total}
+}
+
+func decodeFetched(c checker, m *Fetched) broker.Fetched {
+	return broker.Fetched{
+		Local:    c.count("local", m.GetLocal()),
+		Peers:    c.count("peers", m.GetPeers()),
+		Registry: c.count("registry", m.GetRegistry()),
+		Total:    c.count("total", m.GetTotal()),
+	}
+}
+
+func encodeStep(x broker.Step) *Step {
+	return &Step{Name: x.Name, StartNs: int64(x.Start), TookNs: int64(x.Took)}
+}
+
+func decodeStep(c checker, m *Step) broker.Step {
+	return broker.Step{
+		Name:  c.name("name", m.GetName()),
+		Start: c.duration("start_ns", m.GetStartNs()),
+		Took:  c.duration("took_ns", m.GetTookNs()),
+	}
+}
+
+// SealRenewal signs a broker's answer to a report.
+func SealRenewal(k identity.Key, x broker.Renewal) ([]byte, error) { return renewals().seal(k, x) }
+
+// OpenRenewal checks and decodes a broker's answer to a report.
+func OpenRenewal(envelope []byte) (broker.Renewal, broker.PeerID, error) {
+	return renewals().open(envelope)
+}
+
+func renewals() codec[broker.Renewal, *Renewal] {
+	return codec[broker.Renewal, *Renewal]{
+		name: "renewal", max: MaxRenewal, fresh: func() *Renewal { return new(Renewal) },
+		encode: func(x broker.Renewal) *Renewal {
+			return &Renewal{Lease: string(x.Lease), TtlNs: int64(x.TTL), Seq: x.Seq}
+		},
+		decode: func(c checker, m *Renewal) broker.Renewal {
+			return broker.Renewal{
+				Lease: c.lease("lease", m.GetLease()),
+				TTL:   c.duration("ttl_ns", m.GetTtlNs()),
+				Seq:   m.GetSeq(),
+			}
+		},
+	}
+}
+
+// SealReceipt signs the final bill of a lease.
+func SealReceipt(k identity.Key, x broker.Receipt) ([]byte, error) { return receipts().seal(k, x) }
+
+// OpenReceipt checks and decodes the final bill of a lease. The report in it is still sealed.
+func OpenReceipt(envelope []byte) (broker.Receipt, broker.PeerID, error) {
+	return receipts().open(envelope)
+}
+
+func receipts() codec[broker.Receipt, *Receipt] {
+	return codec[broker.Receipt, *Receipt]{
+		name: "receipt", max: MaxReceipt, fresh: func() *Receipt { return new(Receipt) },
+		encode: encodeReceipt, decode: decodeReceipt,
+	}
+}
+
+func encodeReceipt(x broker.Receipt) *Receipt {
+	return &Receipt{
+		Job: string(x.Job), Lease: string(x.Lease), Customer: string(x.Customer), Provider: string(x.Provider),
+		Gpus: each(x.GPUs, encodeGPULease), Model: x.Model, RateNanousdPerHour: int64(x.Rate),
+		ReadyNs: nanos(x.Ready), EndedNs: nanos(x.Ended), UsedNs: int64(x.Used), BilledNs: int64(x.Billed),
+		CostNanousd: int64(x.Cost), FeeNanousd: int64(x.Fee), Fetched: encodeFetched(x.Fetched),
+		ExitCode: narrow(x.ExitCode), Report: x.Report,
+	}
+}
+
+func decodeReceipt(c checker, m *Receipt) broker.Receipt {
+	x := broker.Receipt{
+		Job:      c.job("job", m.GetJob()),
+		Lease:    c.lease("lease", m.GetLease()),
+		Customer: c.peer("customer", m.GetCustomer()),
+		Provider: c.peer("provider", m.GetProvider()),
+		GPUs:     gpuLeases(c, m.GetGpus()),
+		Model:    c.word("model", m.GetModel()),
+		Rate:     c.rate("rate_nanousd_per_hour", m.GetRateNanousdPerHour()),
+		Ready:    c.instant("ready_ns", m.GetReadyNs()),
+		Ended:    c.instant("ended_ns", m.GetEndedNs()),
+		Used:     c.duration("used_ns", m.GetUsedNs()),
+		Billed:   c.duration("billed_ns", m.GetBilledNs()),
+		Cost:     c.money("cost_nanousd", m.GetCostNanousd()),
+		Fee:      c.money("fee_nanousd", m.GetFeeNanousd()),
+		Fetched:  decodeFetched(c.in("fetched"), m.GetFetched()),
+		ExitCode: c.integer("exit_code", m.GetExitCode(), minExitCode, maxExitCode),
+		Report:   c.envelope("report", m.GetReport(), MaxReport),
+	}
+	if x.Billed > x.Used {
+		c.failf("billed_ns", "%v billed for %v used", x.Billed, x.Used)
+	}
+	if x.Fee > x.Cost {
+		c.failf("fee_nanousd", "%d of a cost of %d", x.Fee, x.Cost)
+	}
+	return x
+}

@@ -1,0 +1,117 @@
+package wire_test
+
+import (
+	"testing"
+	"time"
+
+	"rialto/broker"
+	"rialto/p2p/identity"
+	"rialto/tunnel"
+)
+
+const (
+	sampleJob    = "j-abcdefghijklmnopqrstuvwxyz"
+	sampleLease  = "l-abcdefghijklmnopqrstuvw234"
+	sampleDigest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	sampleCID    = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
+	sampleAddr   = "/ip4/203.0.113.7/udp/7072/quic-v1/p2p/12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
+)
+
+func sampleTime() time.Time { return time.Date(2026, 11, 23, 19, 0, 0, 123456789, time.UTC) }
+
+// newKey makes a key.
+func newKey(t testing.TB) identity.Key {
+	t.Helper()
+	k, err := identity.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func tunnelKey() tunnel.Key { return tunnel.Key{1, 2, 3, 31: 255} }
+
+// peerID returns the name of k's party.
+func peerID(k identity.Key) broker.PeerID { return broker.PeerID(k.ID()) }
+
+func sampleGPU() broker.GPU {
+	return broker.GPU{
+		UUID: "GPU-1", Model: "RTX 4090", MemoryMiB: 24564, Driver: "580.95.05", CUDA: "13.0",
+		ComputeMajor: 8, ComputeMinor: 9, PCIBus: "00000000:01:00.0", PowerLimitMW: 450_000,
+		Level: broker.LevelNVML, DeviceMinor: 1, Busy: true, UnusableCause: "busy:\n\tXorg",
+	}
+}
+
+// The samples set every field, so that one which a conversion forgets is missed after a round trip.
+// A field that cannot be set together with others has a second sample.
+
+func sampleOfferSet(provider broker.PeerID) broker.OfferSet {
+	simulated := sampleGPU()
+	simulated.UUID, simulated.Level, simulated.Simulated, simulated.DeviceMinor = "SIM-1", broker.LevelClaimed, true, -1
+	return broker.OfferSet{Boot: "boot-1", Seq: 7, Offers: []broker.Offer{{
+		ID: "rtx-4090", Provider: provider, Host: "Ada’s attic", Region: "GB", GPUs: []broker.GPU{sampleGPU(), simulated},
+		Free: []string{"GPU-1"}, Rate: 400_000_000, CPUs: 8, MemoryMiB: 32768, DiskMiB: 1 << 20,
+		Images:  []broker.ImageHeld{{Digest: sampleDigest, Root: sampleCID}},
+		Weights: []string{sampleCID}, Addrs: []string{sampleAddr}, Agent: "rialto-provider 0.1",
+	}}}
+}
+
+func sampleJobSpec(customer broker.PeerID) broker.JobSpec {
+	return broker.JobSpec{
+		Image: "registry.example/python:3.13", Digest: sampleDigest, Command: []string{"python3", "-c", "print('hi')\n", ""},
+		Env: map[string]string{"A": "1", "LANG": "C.UTF-8", "B": ""}, Workdir: "/srv/../app/",
+		GPU:       broker.GPURequest{Model: "any", Count: 2, MinMemoryMiB: 20000},
+		MemoryMiB: 8192, CPUs: 4, MaxRate: 500_000_000, MaxCost: 2_000_000_000, MaxDuration: time.Hour,
+		Region: "DE", Provider: customer, Weights: []broker.WeightsMount{{Name: "llama", Root: sampleCID, Path: "/weights/llama"}},
+		TunnelKey: tunnelKey(), Customer: customer, Broker: customer, Created: sampleTime(), Nonce: "n-1",
+	}
+}
+
+func sampleHold(peer broker.PeerID) broker.Hold {
+	return broker.Hold{
+		Lease: sampleLease, Job: sampleJob, Offer: "rtx-4090", Rate: 400_000_000, Spec: []byte("sealed"), TTL: 10 * time.Second,
+		Root: sampleCID, Sources: []broker.BlockSource{{Peer: peer, Addrs: []string{sampleAddr}}},
+	}
+}
+
+func sampleAnswers() []broker.Answer {
+	return []broker.Answer{
+		{Lease: sampleLease, Grant: &broker.Grant{
+			Lease: sampleLease, Job: sampleJob, GPUs: sampleGPULeases(), TunnelKey: tunnelKey(),
+			Endpoints: []string{"203.0.113.7:51820", "[2001:db8::7]:51820"},
+		}},
+		{Lease: sampleLease, Refusal: "all GPUs are leased"},
+	}
+}
+
+func sampleConfirm() broker.Confirm {
+	return broker.Confirm{Lease: sampleLease, TTL: time.Minute, MaxDuration: time.Hour}
+}
+
+func sampleRelease() broker.Release { return broker.Release{Lease: sampleLease, Reason: "cancelled"} }
+
+func sampleGPULeases() []broker.GPULease { return []broker.GPULease{{UUID: "GPU-1", Epoch: 1<<64 - 1}} }
+
+func sampleFetched() broker.Fetched {
+	return broker.Fetched{Local: 1, Peers: 2, Registry: 3, Total: 1 << 40}
+}
+
+func sampleReport() broker.Report {
+	return broker.Report{
+		Lease: sampleLease, GPUs: sampleGPULeases(), Seq: 3, Phase: broker.PhaseExited, ExitCode: 137, Message: "killed",
+		Used: time.Minute, Fetched: sampleFetched(), Steps: []broker.Step{{Name: "image", Start: 1, Took: time.Second}},
+		Held: []broker.ImageHeld{{Digest: sampleDigest, Root: sampleCID}},
+	}
+}
+
+func sampleRenewal() broker.Renewal {
+	return broker.Renewal{Lease: sampleLease, TTL: time.Minute, Seq: 3}
+}
+
+func sampleReceipt(peer broker.PeerID) broker.Receipt {
+	return broker.Receipt{
+		Job: sampleJob, Lease: sampleLease, Customer: peer, Provider: peer, GPUs: sampleGPULeases(), Model: "RTX 4090",
+		Rate: 400_000_000, Ready: sampleTime(), Ended: sampleTime().Add(time.Minute), Used: time.Minute, Billed: 59 * time.Second,
+		Cost: 6_555_556, Fee: 327_778, Fetched: sampleFetched(), ExitCode: -1, Report: []byte("sealed"),
+	}
+}
