@@ -1,0 +1,78 @@
+// Package api is the broker over HTTP: the server, and the [Client] that the command line uses.
+//
+// Everything is JSON under /v1, described by the OpenAPI 3.1 document at /openapi.json. Amounts are integers whose
+// field name carries the unit (_nanousd, _nanousd_per_hour, _ms, _mib). Requests are decoded strictly: an
+// unknown field, a bad value or an unknown query parameter is refused with a problem (RFC 9457,
+// application/problem+json) that names the field and the nearest valid one.
+//
+// # Who may do what
+//
+// A caller shows "Authorization: Bearer TOKEN". Market, offers and quotes need none. A customer sees its own
+// account and jobs; another account's job does not exist for it. The admin's token opens accounts and
+// nothing else. Job specs are signed by the customer besides, so that a stolen token alone starts nothing.
+//
+// # Exactly once
+//
+// POST /v1/jobs needs an Idempotency-Key header. The same key with the same body returns the same job; with
+// another body it is refused with 422. An answer 202 means that the job is durable.
+//
+// # Events
+//
+// GET /v1/jobs/{id}/events is a stream of server-sent events named "job", numbered by id from 1 without gaps. Last-Event-ID
+// resumes after a number. The stream ends with an event named "end" once the job has ended.
+package api
+
+import (
+	"context"
+	"iter"
+
+	"rialto/blockstore"
+	"rialto/broker"
+	"rialto/pricing"
+)
+
+// Market is the market that the server fronts. Methods are safe for concurrent use, return what is
+// durable, and fail with the errors of package broker. A job of another account is [broker.ErrNotFound].
+type Market interface {
+	JobMarket
+	AccountMarket
+	// Ready returns nil once the market can be used.
+	Ready() error
+	// Search explains which offers match.
+	Search(ctx context.Context, q broker.Query) (broker.Search, error)
+	// Quote prices a job.
+	Quote(ctx context.Context, r broker.QuoteRequest) (broker.Quote, error)
+}
+
+// JobMarket is the part of the market that deals with an account's jobs.
+type JobMarket interface {
+	// Submit accepts a signed spec once per idempotency key.
+	Submit(ctx context.Context, account broker.AccountID, key string, envelope []byte) (broker.Job, error)
+	// Jobs returns the account's jobs, oldest first.
+	Jobs(ctx context.Context, account broker.AccountID) ([]broker.Job, error)
+	Job(ctx context.Context, account broker.AccountID, id broker.JobID) (broker.Job, error)
+	Cancel(ctx context.Context, account broker.AccountID, id broker.JobID, reason string) (broker.Job, error)
+	// Events yields the job's history after an event's number, and goes on until the job has ended.
+	Events(ctx context.Context, account broker.AccountID, id broker.JobID, after uint64) iter.Seq2[broker.JobEvent, error]
+	// Lease returns a job's current or last lease.
+	Lease(ctx context.Context, account broker.AccountID, id broker.JobID) (broker.Lease, error)
+	// Receipt returns the signed receipt of a job's last lease.
+	Receipt(ctx context.Context, account broker.AccountID, id broker.JobID) ([]byte, error)
+}
+
+// AccountMarket is the part of the market that deals with accounts.
+type AccountMarket interface {
+	// Authenticate returns the account of a token, or [broker.ErrForbidden].
+	Authenticate(token string) (broker.AccountID, error)
+	Account(ctx context.Context, id broker.AccountID) (broker.Account, error)
+	Accounts(ctx context.Context) ([]broker.Account, error)
+	BindKey(ctx context.Context, id broker.AccountID, key broker.PeerID) (broker.Account, error)
+	// OpenAccount makes an account and its token; a nil deposit means the market's grant.
+	OpenAccount(ctx context.Context, name string, deposit *pricing.Money) (broker.Account, string, error)
+}
+
+// Blocks keeps the blocks that customers upload.
+type Blocks interface {
+	Has(ctx context.Context, c blockstore.CID) (bool, error)
+	Put(ctx context.Context, blocks ...blockstore.Block) error
+}

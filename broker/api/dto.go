@@ -1,0 +1,204 @@
+package api
+
+import "time"
+
+// JSON shapes. Amounts are integers whose field name carries the unit; states are words; times are
+// RFC 3339; a field that may be missing is omitted when it is zero.
+type (
+	// MarketInfo says whom one deals with.
+	MarketInfo struct {
+		Broker         string   `json:"broker" doc:"peer id of the broker; jobs are signed for it"`
+		FeePPM         int64    `json:"fee_ppm" doc:"the broker's part of a bill, in millionths"`
+		AllowSimulated bool     `json:"allow_simulated" doc:"whether offers of simulated GPUs are admitted"`
+		Addrs          []string `json:"addrs" doc:"multiaddrs at which agents and peers reach the broker"`
+		Version        string   `json:"version"`
+	}
+
+	// Offer is GPUs of one model on one host at one price.
+	Offer struct {
+		ID                 string `json:"id"`
+		Provider           string `json:"provider" doc:"peer id"`
+		Host               string `json:"host"`
+		Region             string `json:"region,omitempty"`
+		Model              string `json:"model"`
+		GPUs               int    `json:"gpus"`
+		Free               int    `json:"free" doc:"GPUs that can be leased now"`
+		GPUMemoryMiB       uint64 `json:"gpu_memory_mib" doc:"of the smallest GPU of the offer"`
+		Driver             string `json:"driver,omitempty"`
+		CUDA               string `json:"cuda,omitempty"`
+		Level              string `json:"level" enum:"claimed,nvml" doc:"how far the description has been proved"`
+		Simulated          bool   `json:"simulated" doc:"not a real GPU"`
+		RateNanoUSDPerHour int64  `json:"rate_nanousd_per_hour" doc:"per GPU"`
+		CPUsPerGPU         int    `json:"cpus_per_gpu"`
+		MemoryMiBPerGPU    uint64 `json:"memory_mib_per_gpu" doc:"host memory"`
+		DiskMiB            uint64 `json:"disk_mib"`
+		HasImage           bool   `json:"has_image" doc:"the host holds the whole image of the query"`
+	}
+	// Elimination says how many offers one predicate removed.
+	Elimination struct {
+		Predicate string `json:"predicate"`
+		Count     int    `json:"count"`
+		Nearest   string `json:"nearest,omitempty" doc:"the nearest miss"`
+	}
+	// Offers is an explained search: nothing is left out without being counted.
+	Offers struct {
+		Total      int           `json:"total" doc:"live offers before any predicate"`
+		Applied    []string      `json:"applied" doc:"predicates in order"`
+		Eliminated []Elimination `json:"eliminated"`
+		Offers     []Offer       `json:"offers" doc:"cheapest expected cost first"`
+	}
+
+	// Query says which offers are wanted; zero fields match everything.
+	Query struct {
+		Model                 string   `json:"model,omitempty" doc:"canonical model or \"any\""`
+		Count                 int      `json:"count,omitempty" minimum:"0" maximum:"16" doc:"GPUs, 1 unless given"`
+		MinGPUMemoryMiB       uint64   `json:"min_gpu_memory_mib,omitempty"`
+		MemoryMiB             uint64   `json:"memory_mib,omitempty" doc:"host memory of the job"`
+		CPUs                  int      `json:"cpus,omitempty" minimum:"0" maximum:"1024"`
+		MaxRateNanoUSDPerHour int64    `json:"max_rate_nanousd_per_hour,omitempty" minimum:"0" doc:"per GPU"`
+		Region                string   `json:"region,omitempty" maxLength:"2"`
+		Provider              string   `json:"provider,omitempty" maxLength:"128"`
+		ImageDigest           string   `json:"image_digest,omitempty" maxLength:"128"`
+		WeightRoots           []string `json:"weight_roots,omitempty" maxItems:"16"`
+	}
+	// QuoteRequest asks what a job would cost.
+	QuoteRequest struct {
+		Query
+		MaxCostNanoUSD int64 `json:"max_cost_nanousd,omitempty" minimum:"0"`
+		DurationMS     int64 `json:"duration_ms" minimum:"1" maximum:"31622400000"`
+	}
+	// Quote is the price of a job on the best offer of the moment. It holds nothing.
+	Quote struct {
+		Best               Offer  `json:"best"`
+		RateNanoUSDPerHour int64  `json:"rate_nanousd_per_hour" doc:"all GPUs of the job"`
+		CostNanoUSD        int64  `json:"cost_nanousd" doc:"for the whole duration"`
+		HoldNanoUSD        int64  `json:"hold_nanousd" doc:"what would be kept aside"`
+		Search             Offers `json:"search"`
+	}
+
+	// SubmitRequest carries a signed job spec.
+	SubmitRequest struct {
+		Spec []byte `json:"spec" minLength:"4" maxLength:"1398104" doc:"envelope of the job spec, base64"`
+	}
+	// Job is a request and all that became of it.
+	Job struct {
+		ID            string     `json:"id"`
+		State         string     `json:"state" enum:"queued,holding,leased,ready,running,done,failed,expired,cancelled"`
+		Image         string     `json:"image"`
+		Digest        string     `json:"digest"`
+		Command       []string   `json:"command,omitempty"`
+		GPUModel      string     `json:"gpu_model" doc:"as asked for"`
+		GPUCount      int        `json:"gpu_count"`
+		HeldNanoUSD   int64      `json:"held_nanousd" doc:"kept aside; zero once settled"`
+		Lease         string     `json:"lease,omitempty"`
+		Host          string     `json:"host,omitempty"`
+		Provider      string     `json:"provider,omitempty"`
+		CostNanoUSD   int64      `json:"cost_nanousd" doc:"so far"`
+		BilledMS      int64      `json:"billed_ms" doc:"so far"`
+		Simulated     bool       `json:"simulated"`
+		ExitCode      *int       `json:"exit_code,omitempty" doc:"when done"`
+		Error         string     `json:"error,omitempty" doc:"why it failed, expired or was cancelled"`
+		Accepted      time.Time  `json:"accepted"`
+		Ended         *time.Time `json:"ended,omitempty"`
+		MaxDurationMS int64      `json:"max_duration_ms"`
+	}
+	// Jobs is a list of jobs, newest first.
+	Jobs struct {
+		Jobs []Job `json:"jobs"`
+	}
+	// Event is one line of a job's history.
+	Event struct {
+		Seq   uint64    `json:"seq" doc:"without gaps"`
+		Time  time.Time `json:"time"`
+		State string    `json:"state"`
+		Text  string    `json:"text" doc:"for people"`
+	}
+
+	// GPULease is one leased GPU with its fencing epoch.
+	GPULease struct {
+		UUID  string `json:"uuid"`
+		Epoch uint64 `json:"epoch"`
+	}
+	// Step is one part of the start-up timeline.
+	Step struct {
+		Name    string `json:"name"`
+		StartMS int64  `json:"start_ms" doc:"since the hold arrived"`
+		TookMS  int64  `json:"took_ms"`
+	}
+	// Fetched counts bytes of image and weights by where they came from.
+	Fetched struct {
+		LocalBytes    int64 `json:"local_bytes"`
+		PeerBytes     int64 `json:"peer_bytes"`
+		RegistryBytes int64 `json:"registry_bytes"`
+		TotalBytes    int64 `json:"total_bytes" doc:"zero: not known yet"`
+	}
+	// Lease is one provider's GPUs for one job.
+	Lease struct {
+		ID                 string     `json:"id"`
+		Job                string     `json:"job"`
+		State              string     `json:"state" enum:"holding,granted,active,ending,ended"`
+		Provider           string     `json:"provider"`
+		Host               string     `json:"host"`
+		Model              string     `json:"model"`
+		GPUs               []GPULease `json:"gpus"`
+		RateNanoUSDPerHour int64      `json:"rate_nanousd_per_hour" doc:"per GPU"`
+		Answer             []byte     `json:"answer,omitempty" doc:"the provider's signed answer, base64: verify it before you use the tunnel"`
+		Granted            *time.Time `json:"granted,omitempty"`
+		Ready              *time.Time `json:"ready,omitempty"`
+		Ended              *time.Time `json:"ended,omitempty"`
+		UsedMS             int64      `json:"used_ms" doc:"by the provider's meter"`
+		BilledMS           int64      `json:"billed_ms" doc:"corroborated so far"`
+		CostNanoUSD        int64      `json:"cost_nanousd"`
+		Fetched            Fetched    `json:"fetched"`
+		Steps              []Step     `json:"steps"`
+		Simulated          bool       `json:"simulated"`
+	}
+	// Receipt is the final bill of a lease.
+	Receipt struct {
+		Job                string     `json:"job"`
+		Lease              string     `json:"lease"`
+		Customer           string     `json:"customer"`
+		Provider           string     `json:"provider"`
+		Model              string     `json:"model"`
+		GPUs               []GPULease `json:"gpus"`
+		RateNanoUSDPerHour int64      `json:"rate_nanousd_per_hour" doc:"per GPU"`
+		Ready              *time.Time `json:"ready,omitempty"`
+		Ended              time.Time  `json:"ended"`
+		UsedMS             int64      `json:"used_ms"`
+		BilledMS           int64      `json:"billed_ms"`
+		CostNanoUSD        int64      `json:"cost_nanousd"`
+		FeeNanoUSD         int64      `json:"fee_nanousd" doc:"the broker's part of the cost"`
+		Fetched            Fetched    `json:"fetched"`
+		ExitCode           int        `json:"exit_code"`
+		Envelope           []byte     `json:"envelope" doc:"the receipt as the broker signed it, base64"`
+	}
+
+	// Account is a customer's money and key.
+	Account struct {
+		ID               string `json:"id"`
+		Name             string `json:"name"`
+		Key              string `json:"key,omitempty" doc:"peer id of the key that may sign jobs; bound once"`
+		AvailableNanoUSD int64  `json:"available_nanousd"`
+		HeldNanoUSD      int64  `json:"held_nanousd"`
+		PayableNanoUSD   int64  `json:"payable_nanousd" doc:"earned, a provider's"`
+		SpentNanoUSD     int64  `json:"spent_nanousd"`
+	}
+	// BindKeyRequest binds a key to the account.
+	BindKeyRequest struct {
+		Key string `json:"key" minLength:"1" maxLength:"128" doc:"peer id of an Ed25519 key"`
+	}
+	// OpenAccountRequest creates an account.
+	OpenAccountRequest struct {
+		Name           string `json:"name" minLength:"1" maxLength:"64"`
+		DepositNanoUSD *int64 `json:"deposit_nanousd,omitempty" minimum:"0" doc:"the broker's grant unless given"`
+	}
+	// OpenedAccount is a new account with its token, which is shown this once.
+	OpenedAccount struct {
+		Account Account `json:"account"`
+		Token   string  `json:"token"`
+	}
+	// Accounts is a list of accounts.
+	Accounts struct {
+		Accounts []Account `json:"accounts"`
+	}
+)

@@ -1,0 +1,185 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"rialto/broker"
+)
+
+// Problem is an error as it crosses the wire: RFC 9457, application/problem+json.
+type Problem struct {
+	Type    string         `json:"type" doc:"about:blank, or rialto: and a word that programs can act on"`
+	Title   string         `json:"title"`
+	Status  int            `json:"status"`
+	Detail  string         `json:"detail" doc:"for people: what was wrong"`
+	Field   string         `json:"field,omitempty" doc:"the offending field"`
+	Nearest string         `json:"nearest,omitempty" doc:"the nearest valid field or value"`
+	Errors  []FieldProblem `json:"errors,omitempty" doc:"when more than one field is wrong"`
+}
+
+// FieldProblem is what is wrong with one field.
+type FieldProblem struct {
+	Field   string `json:"field"`
+	Message string `json:"message"`
+	Nearest string `json:"nearest,omitempty"`
+}
+
+var (
+	_ huma.StatusError       = (*Problem)(nil)
+	_ huma.ContentTypeFilter = (*Problem)(nil)
+)
+
+func (p *Problem) Error() string {
+	s := p.Detail
+	if s == "" {
+		s = strings.ToLower(p.Title)
+	}
+	if p.Nearest != "" && !strings.Contains(s, p.Nearest) {
+		s += fmt.Sprintf(" (did you mean %q?)", p.Nearest)
+	}
+	return s
+}
+
+// GetStatus implements huma.StatusError.
+func (p *Problem) GetStatus() int { return p.Status }
+
+// ContentType implements huma.ContentTypeFilter.
+func (*Problem) ContentType(string) string { return "application/problem+json" }
+
+// Is makes a problem that came over the wire match the broker's errors.
+func (p *Problem) Is(target error) bool {
+	for _, k := range kinds() {
+		if p.Type == k.word && target == k.err {
+			return true
+		}
+	}
+	return false
+}
+
+type kind struct {
+	err    error
+	word   string
+	status int
+}
+
+// kinds says how the market's errors cross the wire; the first that matches counts.
+func kinds() []kind {
+	return []kind{
+		{broker.ErrNoOffer, "rialto:no-offer", http.StatusConflict},
+		{broker.ErrNoFunds, "rialto:no-funds", http.StatusPaymentRequired},
+		{broker.ErrJobTerminal, "rialto:job-ended", http.StatusConflict},
+		{broker.ErrFencedEpoch, "rialto:stale-epoch", http.StatusConflict},
+		{broker.ErrConflict, "rialto:conflict", http.StatusConflict},
+		{broker.ErrNotFound, "rialto:not-found", http.StatusNotFound},
+		{broker.ErrForbidden, "rialto:forbidden", http.StatusForbidden},
+		{broker.ErrUnavailable, "rialto:unavailable", http.StatusServiceUnavailable},
+		{broker.ErrInvalid, "rialto:invalid", http.StatusUnprocessableEntity},
+	}
+}
+
+func problem(status int, word, detail string) *Problem {
+	if word == "" {
+		word = "about:blank"
+	}
+	return &Problem{Type: word, Title: http.StatusText(status), Status: status, Detail: detail}
+}
+
+// problemOf turns an error of the market into a Problem. What has no kind is ours: its text stays in the log.
+func problemOf(err error) *Problem {
+	if p, ok := errors.AsType[*Problem](err); ok {
+		return p
+	}
+	for _, k := range kinds() {
+		if !errors.Is(err, k.err) {
+			continue
+		}
+		p := problem(k.status, k.word, err.Error())
+		if f, ok := errors.AsType[*broker.FieldError](err); ok {
+			p.Field, p.Nearest = f.Field, f.Nearest
+		}
+		return p
+	}
+	return problem(http.StatusInternalServerError, "", "the broker could not answer; its log says why")
+}
+
+// transform turns the framework's validation errors into Problems that name the field and its nearest
+// valid neighbour.
+func transform(ctx huma.Context, _ string, v any) (any, error) {
+	m, ok := v.(*huma.ErrorModel)
+	if !ok {
+		return v, nil
+	}
+	p := problem(m.Status, "", m.Detail)
+	for _, e := range m.Errors {
+		f := FieldProblem{Field: fieldName(e.Location), Message: e.Message}
+		if where, name, ok := cutLast(e.Location); ok && strings.Contains(e.Message, "unexpected") || strings.Contains(e.Message, "unknown") {
+			f.Nearest = nearest(name, fieldsOf(ctx.Operation(), where))
+			f.Message = "not known"
+		}
+		p.Errors = append(p.Errors, f)
+	}
+	if len(p.Errors) > 0 {
+		p.Type = "rialto:invalid"
+		first := p.Errors[0]
+		p.Field, p.Nearest = first.Field, first.Nearest
+		p.Detail = strings.TrimSpace(first.Field + ": " + first.Message)
+		if first.Field == "" {
+			p.Detail = first.Message
+		}
+		if len(p.Errors) == 1 {
+			p.Errors = nil
+		}
+	}
+	return p, nil
+}
+
+// fieldName drops the framework's "body." but keeps "query.", "header." and "path.".
+func fieldName(location string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(location, "body."), "body")
+}
+
+func cutLast(location string) (where, name string, ok bool) {
+	i := strings.LastIndexByte(location, '.')
+	if i < 0 {
+		return "", location, false
+	}
+	return location[:i], location[i+1:], true
+}
+
+// fieldsOf lists the valid names at a place of a request.
+func fieldsOf(op *huma.Operation, where string) []string {
+	if op == nil {
+		return nil
+	}
+	var names []string
+	if where == "query" {
+		for _, p := range op.Parameters {
+			if p.In == "query" {
+				names = append(names, p.Name)
+			}
+		}
+		return names
+	}
+	if op.RequestBody == nil {
+		return nil
+	}
+	for _, media := range op.RequestBody.Content {
+		s := media.Schema
+		if s != nil && s.Ref != "" {
+			continue
+		}
+		if s != nil {
+			for name := range s.Properties {
+				names = append(names, name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return names
+}
