@@ -91,7 +91,9 @@ type Record struct {
 }
 
 // Reported reports whether the broker has acknowledged the workload's end.
-func (r *Record) Reported() bool { return r.Report.Phase >= broker.PhaseExited && r.Acked >= r.Report.Seq }
+func (r *Record) Reported() bool {
+	return r.Report.Phase >= broker.PhaseExited && r.Acked >= r.Report.Seq
+}
 
 // Journal is the agent's durable memory. Methods are safe for concurrent use. After an error from Save
 // the agent stops: what reached the disk is unknown until the journal is opened again.

@@ -35,7 +35,7 @@ const (
 	leasePrefix   = "l/"
 
 	// maxRecord is far below Badger's threshold of 1 MiB above which values leave the tree.
-	maxRecord = 512 << 10
+	maxRecord = 900 << 10
 )
 
 // ErrTooLarge reports a record above the limit.

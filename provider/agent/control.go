@@ -1,0 +1,158 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"slices"
+	"time"
+
+	"rialto/broker"
+	"rialto/pricing"
+)
+
+// Status is what the agent says of itself to its host's owner.
+type Status struct {
+	Peer     broker.PeerID  `json:"peer"`
+	Host     string         `json:"host"`
+	Version  string         `json:"version"`
+	Draining bool           `json:"draining"`
+	Rate     pricing.Rate   `json:"rate_nanousd_per_hour"`
+	Addrs    []string       `json:"addrs"`
+	Brokers  []BrokerStatus `json:"brokers"`
+	GPUs     []GPUStatus    `json:"gpus"`
+	Leases   []LeaseStatus  `json:"leases"`
+	Served   int64          `json:"served_bytes"`
+}
+
+// BrokerStatus is the connection to one broker.
+type BrokerStatus struct {
+	Addr      string        `json:"addr"`
+	ID        broker.PeerID `json:"id,omitempty"`
+	Connected bool          `json:"connected"`
+	Since     time.Time     `json:"since,omitzero"`
+}
+
+// GPUStatus is one GPU of the host.
+type GPUStatus struct {
+	UUID      string         `json:"uuid"`
+	Model     string         `json:"model"`
+	MemoryMiB uint64         `json:"memory_mib"`
+	Simulated bool           `json:"simulated"`
+	Offered   bool           `json:"offered"`
+	Lease     broker.LeaseID `json:"lease,omitempty"`
+	Cause     string         `json:"unusable_cause,omitempty"`
+}
+
+// LeaseStatus is one workload.
+type LeaseStatus struct {
+	Lease   broker.LeaseID `json:"lease"`
+	Job     broker.JobID   `json:"job"`
+	Broker  broker.PeerID  `json:"broker"`
+	State   string         `json:"state"`
+	GPUs    []string       `json:"gpus"`
+	UsedMS  int64          `json:"used_ms"`
+	Message string         `json:"message,omitempty"`
+	Unacked bool           `json:"end_unacknowledged"`
+}
+
+// Status returns the present state.
+func (a *Agent) Status() Status {
+	s := Status{Peer: a.self, Host: a.Host, Version: a.Version, Rate: a.Rate, Addrs: a.Network.Addrs()}
+	if a.Served != nil {
+		s.Served = a.Served()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s.Draining = a.draining
+	for _, h := range a.brokers {
+		s.Brokers = append(s.Brokers, BrokerStatus{Addr: h.addr, ID: broker.PeerID(h.id), Connected: h.connected, Since: h.since})
+	}
+	slices.SortFunc(s.Brokers, func(x, y BrokerStatus) int { return cmp.Compare(x.Addr, y.Addr) })
+	holder := make(map[string]broker.LeaseID)
+	for _, w := range a.workloads {
+		r := w.record()
+		l := LeaseStatus{
+			Lease: r.Lease, Job: r.Job, Broker: r.Broker, State: r.State.String(), UsedMS: w.used().Milliseconds(),
+			Message: r.Report.Message, Unacked: r.Report.Phase >= broker.PhaseExited && !r.Reported(),
+		}
+		for _, g := range r.GPUs {
+			l.GPUs = append(l.GPUs, g.UUID)
+			if r.State.Holding() {
+				holder[g.UUID] = r.Lease
+			}
+		}
+		s.Leases = append(s.Leases, l)
+	}
+	slices.SortFunc(s.Leases, func(x, y LeaseStatus) int { return cmp.Compare(x.Lease, y.Lease) })
+	for _, g := range a.gpus {
+		cause := g.UnusableCause
+		if cause == "" && g.Busy {
+			cause = "another process uses it"
+		}
+		s.GPUs = append(s.GPUs, GPUStatus{
+			UUID: g.UUID, Model: g.Model, MemoryMiB: g.MemoryMiB, Simulated: g.Simulated,
+			Offered: !a.draining && a.authority != nil && a.usable(g), Lease: holder[g.UUID], Cause: cause,
+		})
+	}
+	return s
+}
+
+// Drain stops taking holds and returns when no workload has GPUs any more. With now it ends the
+// workloads instead of waiting for them. The agent stays drained until it is restarted.
+func (a *Agent) Drain(ctx context.Context, now bool) error {
+	a.mu.Lock()
+	a.draining = true
+	a.mu.Unlock()
+	a.touch()
+	for {
+		left := 0
+		a.mu.Lock()
+		for _, w := range a.workloads {
+			if !w.record().State.Holding() {
+				continue
+			}
+			left++
+			if now {
+				w.end("the provider is draining")
+			}
+		}
+		a.mu.Unlock()
+		if left == 0 {
+			signal(a.freed) // for another drain that waits
+			return nil
+		}
+		select {
+		case <-a.freed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Handler serves the agent's owner on a socket that only the owner can open:
+//
+//	GET  /v1/status         200, JSON Status
+//	POST /v1/drain?now=1    204 once no workload has GPUs
+func (a *Agent) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if err := json.NewEncoder(w).Encode(a.Status()); err != nil {
+			a.Logger.Debug("status was not read", "err", err)
+		}
+	})
+	mux.HandleFunc("POST /v1/drain", func(w http.ResponseWriter, r *http.Request) {
+		err := a.Drain(r.Context(), r.URL.Query().Get("now") == "1")
+		switch {
+		case err == nil:
+			w.WriteHeader(http.StatusNoContent)
+		case errors.Is(err, context.Canceled): // the owner left; the drain stays
+		default:
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		}
+	})
+	return mux
+}

@@ -1,0 +1,265 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"rialto/broker"
+	"rialto/broker/wire"
+	"rialto/p2p/identity"
+	"rialto/provider"
+)
+
+const (
+	maxHoldTTL   = 10 * time.Minute // no broker may block our GPUs longer without a lease
+	maxLeaseTTL  = time.Hour
+	maxWorkloads = 256 // records with an unacknowledged end count too
+)
+
+// refusal is why we do not grant a hold. It reaches the broker and, through it, the customer.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+
+// hold answers a broker that asks for GPUs. Asking again for a lease returns the first answer.
+func (a *Agent) hold(ctx context.Context, spawn func(*workload) bool, from identity.ID, request []byte) ([]byte, error) {
+	arrived := time.Now()
+	hold, signer, err := wire.OpenHold(request)
+	if err != nil {
+		return nil, err
+	}
+	if signer != broker.PeerID(from) || !a.isHome(from) {
+		return nil, fmt.Errorf("hold from %s: %w", from, broker.ErrForbidden)
+	}
+	w := a.workload(hold.Lease)
+	if w != nil && w.record().Broker != signer {
+		return nil, fmt.Errorf("hold %s: %w", hold.Lease, broker.ErrForbidden)
+	}
+	if w == nil {
+		w, err = a.admit(arrived, hold, signer)
+		var no refusal
+		if errors.As(err, &no) {
+			a.Logger.Info("hold refused", slog.String("lease", string(hold.Lease)), slog.String("reason", string(no)))
+			return wire.SealAnswer(a.Key, broker.Answer{Lease: hold.Lease, Refusal: string(no)})
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !spawn(w) {
+			a.forget(w)
+			return nil, fmt.Errorf("hold %s: %w", hold.Lease, broker.ErrUnavailable)
+		}
+	}
+	select {
+	case <-w.answered:
+		return w.answer()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// admit decides whether a hold is granted, and claims its GPUs if so. Nothing is durable yet.
+func (a *Agent) admit(now time.Time, hold broker.Hold, from broker.PeerID) (*workload, error) {
+	spec, customer, err := wire.OpenJobSpec(hold.Spec)
+	if err != nil {
+		return nil, refusal("the job's specification is not valid: " + err.Error())
+	}
+	if err := checkSpec(spec, customer, from, a.self); err != nil {
+		return nil, err
+	}
+	if free, known := a.freeDisk(); known && free < a.MinDiskMiB {
+		return nil, refusal("the host is out of disk space")
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.workloads[hold.Lease] != nil {
+		return nil, fmt.Errorf("hold %s: %w", hold.Lease, broker.ErrConflict)
+	}
+	if err := a.checkOffer(hold, spec); err != nil {
+		return nil, err
+	}
+	uuids, simulated, err := a.choose(hold.Offer, spec.GPU)
+	if err != nil {
+		return nil, err
+	}
+	claim, err := a.authority.Hold(now, hold.Lease, from, uuids, min(hold.TTL, maxHoldTTL))
+	if err != nil {
+		return nil, refusal(err.Error())
+	}
+	w := newWorkload(a, provider.Record{
+		Lease: hold.Lease, Job: hold.Job, Broker: from, State: provider.StateHeld, GPUs: claim.GPUs, Simulated: simulated,
+		Spec: hold.Spec, Root: hold.Root, Sources: hold.Sources, Deadline: claim.Deadline,
+		Report: broker.Report{Lease: hold.Lease, GPUs: claim.GPUs, Phase: broker.PhasePreparing},
+	}, spec, now)
+	a.workloads[hold.Lease] = w
+	return w, nil
+}
+
+// checkSpec checks what the customer signed against who asks.
+func checkSpec(spec broker.JobSpec, customer, from, self broker.PeerID) error {
+	switch {
+	case spec.Customer != customer:
+		return refusal("the job's specification is not signed by its customer")
+	case spec.Broker != from:
+		return refusal("the job's specification is for another broker")
+	case spec.Provider != "" && spec.Provider != self:
+		return refusal("the job is for another provider")
+	case spec.GPU.Count < 1:
+		return refusal("the job asks for no GPU")
+	}
+	var taken []string
+	for _, m := range spec.Weights {
+		if path.Clean(m.Path) != m.Path || m.Path == "/" || slices.ContainsFunc([]string{"/proc", "/sys", "/dev"}, func(dir string) bool {
+			return m.Path == dir || strings.HasPrefix(m.Path, dir+"/")
+		}) {
+			return refusal(fmt.Sprintf("weights cannot be mounted at %q", m.Path))
+		}
+		if slices.Contains(taken, m.Path) {
+			return refusal(fmt.Sprintf("two weights are to be mounted at %q", m.Path))
+		}
+		taken = append(taken, m.Path)
+	}
+	return nil
+}
+
+// checkOffer checks a hold against what we offer. The caller holds a.mu.
+func (a *Agent) checkOffer(hold broker.Hold, spec broker.JobSpec) error {
+	gpus := uint64(spec.GPU.Count) //nolint:gosec // at least one
+	holding := 0
+	for _, w := range a.workloads {
+		if w.record().State == provider.StateHeld {
+			holding++
+		}
+	}
+	switch {
+	case a.draining:
+		return refusal("the provider takes no more jobs")
+	case holding >= a.MaxHolds:
+		return refusal("too many holds at once")
+	case len(a.workloads) >= maxWorkloads:
+		return refusal("too many leases on this host")
+	case hold.Rate != a.Rate:
+		return refusal(fmt.Sprintf("the price is %v, not %v", a.Rate, hold.Rate))
+	case spec.MaxRate != 0 && a.Rate > spec.MaxRate:
+		return refusal("the price is above the customer's limit")
+	case spec.Region != "" && spec.Region != a.Region:
+		return refusal("the job is for another region")
+	case spec.CPUs > a.CPUs*spec.GPU.Count:
+		return refusal(fmt.Sprintf("a job has at most %d cores per GPU", a.CPUs))
+	case spec.MemoryMiB > a.MemoryMiB*gpus:
+		return refusal(fmt.Sprintf("a job has at most %d MiB of memory per GPU", a.MemoryMiB))
+	}
+	return nil
+}
+
+// choose picks free GPUs of an offer in the inventory's order. The caller holds a.mu.
+func (a *Agent) choose(offer broker.OfferID, want broker.GPURequest) (uuids []string, simulated bool, err error) {
+	for _, model := range models(a.gpus) {
+		if offerID(a.self, model) != offer {
+			continue
+		}
+		if want.Model != "any" && want.Model != model {
+			return nil, false, refusal(fmt.Sprintf("the offer is for %s, the job wants %s", model, want.Model))
+		}
+		for _, g := range a.gpus {
+			if g.Model == model && a.usable(g) && g.MemoryMiB >= want.MinMemoryMiB && len(uuids) < want.Count {
+				uuids = append(uuids, g.UUID)
+				simulated = simulated || g.Simulated
+			}
+		}
+		if len(uuids) < want.Count {
+			return nil, false, refusal(fmt.Sprintf("%d of %d GPUs are free", len(uuids), want.Count))
+		}
+		return uuids, simulated, nil
+	}
+	return nil, false, refusal("no such offer")
+}
+
+// confirm turns a hold into a lease.
+func (a *Agent) confirm(ctx context.Context, from identity.ID, request []byte) ([]byte, error) {
+	c, signer, err := wire.OpenConfirm(request)
+	if err != nil {
+		return nil, err
+	}
+	w, err := a.owned(c.Lease, signer, from)
+	if err != nil {
+		return nil, fmt.Errorf("confirm %s: %w", c.Lease, err)
+	}
+	ttl := min(c.TTL, maxLeaseTTL)
+	a.mu.Lock()
+	claim, err := a.authority.Confirm(time.Now(), c.Lease, signer, ttl)
+	a.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	err = w.update(ctx, func(r *provider.Record) error {
+		if r.State == provider.StateHeld {
+			r.State = provider.StateConfirmed
+		}
+		r.Deadline, r.TTL, r.MaxDuration = claim.Deadline, ttl, c.MaxDuration
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	w.confirm()
+	return nil, nil
+}
+
+// release ends a hold or lease. It returns once the end is under way; the last report says when it came.
+func (a *Agent) release(_ context.Context, from identity.ID, request []byte) ([]byte, error) {
+	r, signer, err := wire.OpenRelease(request)
+	if err != nil {
+		return nil, err
+	}
+	w, err := a.owned(r.Lease, signer, from)
+	if errors.Is(err, provider.ErrNoLease) {
+		return nil, nil // released before, or never granted
+	}
+	if err != nil {
+		return nil, fmt.Errorf("release %s: %w", r.Lease, err)
+	}
+	reason := r.Reason
+	if reason == "" {
+		reason = "released by the broker"
+	}
+	w.end(reason)
+	return nil, nil
+}
+
+// owned returns the workload of a lease if the peer that asks is its broker.
+func (a *Agent) owned(lease broker.LeaseID, signer broker.PeerID, from identity.ID) (*workload, error) {
+	if signer != broker.PeerID(from) {
+		return nil, broker.ErrForbidden
+	}
+	w := a.workload(lease)
+	if w == nil {
+		return nil, provider.ErrNoLease
+	}
+	if w.record().Broker != signer {
+		return nil, broker.ErrForbidden
+	}
+	return w, nil
+}
+
+func (a *Agent) workload(lease broker.LeaseID) *workload {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.workloads[lease]
+}
+
+// forget drops a workload and whatever claim it still has.
+func (a *Agent) forget(w *workload) {
+	a.mu.Lock()
+	a.authority.Release(w.lease)
+	delete(a.workloads, w.lease)
+	a.mu.Unlock()
+	a.touch()
+	signal(a.freed)
+}

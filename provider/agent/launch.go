@@ -1,0 +1,183 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"rialto/broker"
+	"rialto/provider"
+)
+
+// fetched is the outcome of bringing image and weights onto the host.
+type fetched struct {
+	image  provider.Image
+	mounts []provider.Mount
+	err    error
+}
+
+// fetch brings the image and all weights at once.
+func (w *workload) fetch(ctx context.Context) fetched {
+	r := w.record()
+	if r.State == provider.StateRunning {
+		return fetched{}
+	}
+	var (
+		out    = fetched{mounts: make([]provider.Mount, len(w.spec.Weights))}
+		errs   = make([]error, len(w.spec.Weights)+1)
+		counts = make([]broker.Fetched, len(errs))
+		mu     sync.Mutex // guards counts
+		wg     sync.WaitGroup
+	)
+	progress := func(i int) func(broker.Fetched) {
+		return func(f broker.Fetched) {
+			mu.Lock()
+			counts[i] = f
+			sum := sum(counts)
+			mu.Unlock()
+			w.note(func(d *broker.Report) { d.Fetched = sum })
+		}
+	}
+	wg.Go(func() {
+		done := w.step("image")
+		out.image, errs[0] = w.agent.Images.Ensure(ctx, provider.Want{
+			Image: w.spec.Image, Digest: w.spec.Digest, Root: r.Root, Sources: r.Sources,
+		}, progress(0))
+		if errs[0] != nil {
+			return
+		}
+		done()
+		progress(0)(out.image.Fetched)
+		w.note(func(d *broker.Report) {
+			d.Held = append(slices.Clone(d.Held), broker.ImageHeld{Digest: out.image.Digest, Root: out.image.Root})
+		})
+		w.agent.touch()
+	})
+	done := func() {}
+	if len(w.spec.Weights) > 0 {
+		done = w.step("weights")
+	}
+	var weights sync.WaitGroup
+	for i, m := range w.spec.Weights {
+		weights.Go(func() {
+			dir, err := w.agent.Images.Ensure(ctx, provider.Want{Root: m.Root, Sources: r.Sources}, progress(i+1))
+			if err != nil {
+				errs[i+1] = fmt.Errorf("weights %s: %w", m.Name, err)
+				return
+			}
+			progress(i + 1)(dir.Fetched)
+			out.mounts[i] = provider.Mount{Source: dir.RootFS, Target: m.Path, ReadOnly: true}
+		})
+	}
+	weights.Wait()
+	done()
+	wg.Wait()
+	out.err = errors.Join(errs...)
+	return out
+}
+
+func sum(counts []broker.Fetched) broker.Fetched {
+	var s broker.Fetched
+	for _, c := range counts {
+		s.Local += c.Local
+		s.Peers += c.Peers
+		s.Registry += c.Registry
+		s.Total += c.Total
+	}
+	return s
+}
+
+// launch starts the workload, unless an earlier agent did, and begins to meter it.
+func (w *workload) launch(alive context.Context, s *site, images <-chan fetched) error {
+	if !s.box.Started() {
+		if w.record().State == provider.StateRunning {
+			return errors.New("the sandbox was lost while no agent ran")
+		}
+		var f fetched
+		select {
+		case f = <-images:
+		case <-alive.Done():
+			return alive.Err()
+		}
+		if f.err != nil {
+			return f.err
+		}
+		uuids := make([]string, 0, len(w.record().GPUs))
+		for _, g := range w.record().GPUs {
+			uuids = append(uuids, g.UUID)
+		}
+		injection, err := w.agent.Inventory.Inject(alive, uuids)
+		if err != nil {
+			return fmt.Errorf("GPUs: %w", err)
+		}
+		program := w.program(f, injection)
+		if len(program.Args) == 0 {
+			return errors.New("the image names no command and the job gives none")
+		}
+		done := w.step("create")
+		if err := s.box.Start(alive, program); err != nil {
+			return fmt.Errorf("start: %w", err)
+		}
+		done()
+	} else if err := s.box.Extend(alive, w.watchdog()); err != nil {
+		return fmt.Errorf("extend the watchdog: %w", err)
+	}
+	return w.ready(alive)
+}
+
+// program says what runs. The customer's words win over the image's, and the GPUs' over both.
+func (w *workload) program(f fetched, injection provider.Injection) provider.Program {
+	args := slices.Concat(f.image.Entrypoint, f.image.Cmd)
+	if len(w.spec.Command) > 0 {
+		args = w.spec.Command
+	}
+	own := make([]string, 0, len(w.spec.Env)+2)
+	for _, k := range slices.Sorted(maps.Keys(w.spec.Env)) {
+		own = append(own, k+"="+w.spec.Env[k])
+	}
+	own = append(own, "RIALTO_JOB="+string(w.record().Job), "RIALTO_LEASE="+string(w.lease))
+	workdir := w.spec.Workdir
+	if workdir == "" {
+		workdir = f.image.Workdir
+	}
+	return provider.Program{
+		RootFS: f.image.RootFS, Args: args, Env: mergeEnv(f.image.Env, own, injection.Env), Workdir: path.Join("/", workdir),
+		User: f.image.User, Mounts: slices.Concat(injection.Mounts, f.mounts), Devices: injection.Devices,
+		Deadline: w.watchdog(),
+	}
+}
+
+// mergeEnv joins environments; a later value wins, except that library paths add up, the last in front.
+func mergeEnv(layers ...[]string) []string {
+	const libraries = "LD_LIBRARY_PATH"
+	values := make(map[string]string)
+	for _, layer := range layers {
+		for _, kv := range layer {
+			k, v, _ := strings.Cut(kv, "=")
+			if old := values[k]; k == libraries && old != "" && v != "" {
+				v += ":" + old
+			}
+			values[k] = v
+		}
+	}
+	env := make([]string, 0, len(values))
+	for _, k := range slices.Sorted(maps.Keys(values)) {
+		env = append(env, k+"="+values[k])
+	}
+	return env
+}
+
+// watchdog returns how long the workload may go on if nobody renews it.
+func (w *workload) watchdog() time.Duration {
+	left := time.Until(w.agent.deadline(w.lease))
+	if limit := w.record().MaxDuration; limit > 0 {
+		left = min(left, limit-w.used())
+	}
+	return max(left, time.Second)
+}

@@ -1,0 +1,358 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"rialto/broker"
+	"rialto/broker/wire"
+	"rialto/provider"
+)
+
+const (
+	// teardown bounds one attempt to stop or remove a workload.
+	teardown = 30 * time.Second
+	// stopRetry is the pause before the next attempt. A GPU is not free while its workload will not end.
+	stopRetry = 5 * time.Second
+	// reportRetention is how long a broker may stay away and still learn of a workload's end.
+	reportRetention = 24 * time.Hour
+)
+
+// workload is one lease on this host. run owns its life; handlers only post to it.
+type workload struct {
+	agent   *Agent
+	lease   broker.LeaseID
+	spec    broker.JobSpec
+	arrived time.Time // of the hold, or of the adoption; its monotonic part times the steps
+	adopted bool
+	log     *slog.Logger
+
+	answered  chan struct{} // closed when the hold has its answer, or will get none
+	confirmed chan struct{} // closed by the broker's confirmation
+	ending    chan struct{} // closed by end
+	phase     chan struct{} // the phase changed: report at once; capacity 1
+	progress  chan struct{} // something else changed: report soon; capacity 1
+	order     chan struct{} // capacity 1: whose turn it is to write the record
+	evicted   chan struct{} // its place among the lingering is needed; capacity 1
+	reported  chan struct{} // closed when the broker acknowledged the end
+	gone      chan struct{} // closed when run is over
+
+	mu        sync.Mutex // guards what follows
+	rec       provider.Record
+	draft     broker.Report // what the next report will say
+	box       provider.Sandbox
+	refused   string // why there is no grant
+	reason    string // why it is ended, once ending is closed
+	isEnding  bool
+	isConfirm bool
+	meterBase time.Duration // metered before meterFrom
+	meterFrom time.Time     // zero: the meter stands
+}
+
+func newWorkload(a *Agent, r provider.Record, spec broker.JobSpec, arrived time.Time) *workload {
+	w := &workload{
+		agent: a, lease: r.Lease, spec: spec, arrived: arrived, rec: r, draft: r.Report, meterBase: r.Report.Used,
+		log:      a.Logger.With(slog.String("lease", string(r.Lease)), slog.String("job", string(r.Job))),
+		answered: make(chan struct{}), confirmed: make(chan struct{}), ending: make(chan struct{}),
+		phase: make(chan struct{}, 1), progress: make(chan struct{}, 1), order: make(chan struct{}, 1),
+		evicted: make(chan struct{}, 1), reported: make(chan struct{}), gone: make(chan struct{}),
+	}
+	if r.State >= provider.StateConfirmed {
+		w.confirm()
+	}
+	return w
+}
+
+// adopt makes a workload of a record that an earlier agent process left.
+func (a *Agent) adopt(r provider.Record) *workload {
+	spec, _, err := wire.OpenJobSpec(r.Spec)
+	w := newWorkload(a, r, spec, time.Now())
+	w.adopted = true
+	switch {
+	case r.State == provider.StateHeld && len(r.Answer) == 0:
+		w.end("the agent was restarted before it answered")
+	case err != nil:
+		w.end("the job's specification cannot be read any more")
+	}
+	return w
+}
+
+func (w *workload) record() provider.Record {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.rec
+}
+
+// update changes the record and makes it durable before anyone sees it. Writers take turns.
+func (w *workload) update(ctx context.Context, change func(*provider.Record) error) error {
+	select {
+	case w.order <- struct{}{}:
+		defer func() { <-w.order }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	next := w.record()
+	if err := change(&next); err != nil {
+		return err
+	}
+	if err := w.agent.save(ctx, next); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.rec = next
+	return nil
+}
+
+// answer returns the signed answer to the hold.
+func (w *workload) answer() ([]byte, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.rec.Answer) > 0 {
+		return w.rec.Answer, nil
+	}
+	return wire.SealAnswer(w.agent.Key, broker.Answer{Lease: w.lease, Refusal: w.refused})
+}
+
+func (w *workload) confirm() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.isConfirm {
+		w.isConfirm = true
+		close(w.confirmed)
+	}
+}
+
+// end asks for the workload's end. The first reason stands.
+func (w *workload) end(reason string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.isEnding {
+		w.isEnding, w.reason = true, reason
+		close(w.ending)
+	}
+}
+
+func (w *workload) endReason() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.reason
+}
+
+// used returns the metered time.
+func (w *workload) used() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.meterFrom.IsZero() {
+		return w.meterBase
+	}
+	return w.meterBase + time.Since(w.meterFrom)
+}
+
+func (w *workload) startMeter() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.meterFrom = time.Now()
+}
+
+func (w *workload) stopMeter() {
+	used := w.used()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.meterBase, w.meterFrom = used, time.Time{}
+}
+
+// run takes the workload from wherever its record stands to its removal. When ctx ends first, what
+// runs is left to the next agent, unless this one was told to stop its jobs.
+func (w *workload) run(ctx context.Context) {
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
+	defer close(w.gone)
+	defer w.settle()
+	alive, cancel := context.WithCancel(ctx)
+	defer cancel()
+	tasks.Go(func() { w.watch(alive, cancel) })
+	tasks.Go(func() { w.report(ctx) })
+
+	s := &site{workload: w, tasks: &tasks}
+	defer s.close()
+	if w.record().State.Holding() {
+		out := w.live(ctx, alive, s)
+		w.settle()
+		if w.left(ctx) {
+			return
+		}
+		if err := w.conclude(ctx, s, out); err != nil {
+			w.log.Error("the workload is left to the next agent", slog.Any("err", err))
+			return
+		}
+	} else if err := s.reopen(ctx); err != nil {
+		w.log.Warn("an ended workload cannot be reached any more", slog.Any("err", err))
+	}
+	w.linger(ctx)
+	if w.left(ctx) {
+		return
+	}
+	w.remove(ctx, s)
+}
+
+// left reports whether the workload is now the next agent's.
+func (w *workload) left(ctx context.Context) bool {
+	return ctx.Err() != nil && !w.agent.StopJobsOnExit
+}
+
+// settle releases whoever still waits for the answer to the hold.
+func (w *workload) settle() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	select {
+	case <-w.answered:
+	default:
+		if w.refused == "" {
+			w.refused = "the hold ended before it was answered"
+		}
+		close(w.answered)
+	}
+}
+
+// watch ends alive when the workload is asked to end or its claim lapses.
+func (w *workload) watch(alive context.Context, cancel context.CancelFunc) {
+	defer cancel()
+	for {
+		timer := time.NewTimer(time.Until(w.agent.deadline(w.lease)))
+		select {
+		case <-alive.Done():
+		case <-w.ending:
+		case <-timer.C:
+			if time.Now().Before(w.agent.deadline(w.lease)) {
+				continue // renewed meanwhile
+			}
+			w.end("the lease lapsed: its broker did not renew it")
+		}
+		timer.Stop()
+		return
+	}
+}
+
+// deadline returns when a claim lapses; a lease without a claim has none left to lapse.
+func (a *Agent) deadline(lease broker.LeaseID) time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c, ok := a.authority.Claim(lease); ok {
+		return c.Deadline
+	}
+	return time.Now().Add(reportRetention)
+}
+
+// outcome is how a workload ended.
+type outcome struct {
+	phase   broker.Phase // PhaseExited or PhaseBroken
+	code    int
+	message string
+}
+
+func broken(err error) outcome { return outcome{phase: broker.PhaseBroken, message: err.Error()} }
+
+// live runs the workload until it ended, alive did or ctx did.
+func (w *workload) live(ctx, alive context.Context, s *site) outcome {
+	if err := w.update(ctx, func(*provider.Record) error { return nil }); err != nil {
+		return broken(err)
+	}
+	images := make(chan fetched, 1)
+	s.tasks.Go(func() { images <- w.fetch(alive) })
+	if err := s.open(ctx); err != nil {
+		w.mu.Lock()
+		w.refused = "the host cannot prepare the job: " + err.Error()
+		w.mu.Unlock()
+		return broken(err)
+	}
+	if err := w.grant(ctx); err != nil {
+		return broken(err)
+	}
+	select {
+	case <-w.confirmed:
+	case <-alive.Done():
+		return broken(errors.New(w.endReason()))
+	}
+	if err := w.launch(alive, s, images); err != nil {
+		if alive.Err() != nil {
+			err = errors.New(w.endReason())
+		}
+		return broken(err)
+	}
+	return w.wait(ctx, alive, s)
+}
+
+// grant signs the answer to the hold and makes it durable. An adopted workload has it already.
+func (w *workload) grant(ctx context.Context) error {
+	defer w.settle()
+	r := w.record()
+	if len(r.Answer) > 0 {
+		return nil
+	}
+	key, err := r.TunnelKey.Public()
+	if err != nil {
+		return err
+	}
+	envelope, err := wire.SealAnswer(w.agent.Key, broker.Answer{Lease: w.lease, Grant: &broker.Grant{
+		Lease: w.lease, Job: r.Job, GPUs: r.GPUs, TunnelKey: key, Endpoints: w.agent.endpoints(r.TunnelPort),
+	}})
+	if err != nil {
+		return err
+	}
+	w.log.Info("hold granted", slog.Any("gpus", r.GPUs))
+	return w.update(ctx, func(r *provider.Record) error { r.Answer = envelope; return nil })
+}
+
+// wait returns how the started workload ended. When alive ends first, it stops the workload.
+func (w *workload) wait(ctx, alive context.Context, s *site) outcome {
+	exits := make(chan outcome, 1)
+	s.tasks.Go(func() {
+		exit, err := s.box.Wait(alive)
+		if err != nil {
+			err = fmt.Errorf("the sandbox was lost: %w", err)
+			exits <- broken(err)
+			return
+		}
+		exits <- outcome{phase: broker.PhaseExited, code: exit.Code, message: w.explain(exit)}
+	})
+	select {
+	case out := <-exits:
+		if alive.Err() == nil {
+			return out
+		}
+	case <-alive.Done():
+	}
+	if w.left(ctx) {
+		return outcome{}
+	}
+	reason := w.endReason()
+	if reason == "" {
+		reason = "the provider's agent is stopping"
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.agent.Grace+teardown)
+	defer cancel()
+	if err := s.box.Stop(ctx, w.agent.Grace, reason); err != nil {
+		return broken(fmt.Errorf("%s; it did not stop: %w", reason, err))
+	}
+	exit, err := s.box.Wait(ctx)
+	if err != nil {
+		return broken(fmt.Errorf("%s; the sandbox was lost: %w", reason, err))
+	}
+	return outcome{phase: broker.PhaseExited, code: exit.Code, message: reason}
+}
+
+// explain says for people why a workload was ended; empty when it ended by itself.
+func (w *workload) explain(exit provider.Exit) string {
+	if exit.Reason != "deadline" {
+		return exit.Reason
+	}
+	if limit := w.record().MaxDuration; limit > 0 && w.used() >= limit-time.Second {
+		return "the job's maximum duration is over"
+	}
+	return "the lease lapsed: its broker did not renew it"
+}
