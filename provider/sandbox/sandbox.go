@@ -1,0 +1,320 @@
+// Package sandbox runs leased workloads in containers of their own, made by runc. It implements
+// [provider.Runtime].
+//
+// A sandbox is one lease's network namespace, cgroup, directory and supervisor. Each is named after the
+// agent's tag and the lease, so two agents on one host never meet and a lease's things can be found and
+// removed without any record of them:
+//
+//	/run/netns/rl-TAG-LEASE      network namespace: loopback, then the tunnel
+//	/rialto-TAG/LEASE            cgroup, in every controller
+//	STATEDIR/LEASE/              directory: spec, control socket, overlay, log, exit record
+//	EXE sandbox-supervisor DIR   supervisor, see package keeper
+//
+// The supervisor is the first process of a PID namespace that holds the container's: whatever ends it, also
+// kill -9, the kernel ends the container and everything that ran in it. Mounts exist only in its mount
+// namespace and in the container's, so they end with it too, and none is ever in the host's.
+//
+// What a container gets and does not get is package oci's.
+package sandbox
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"rialto/broker"
+	"rialto/provider"
+	"rialto/provider/sandbox/internal/host"
+	"rialto/provider/sandbox/internal/keeper"
+)
+
+// SupervisorVerb is the first argument of the process that SupervisorMain serves.
+const SupervisorVerb = "sandbox-supervisor"
+
+// SupervisorMain is the life of a supervisor. The main function of every program that uses a Runtime calls
+// it before anything else when its first argument is SupervisorVerb, with the arguments after that, and
+// exits with what it returns.
+func SupervisorMain(args []string) int { return keeper.Main(args) }
+
+// Config says where sandboxes live.
+type Config struct {
+	StateDir string       // made if missing; readable by root only
+	RuncPath string       // a runc that CheckRunc accepts
+	Tag      string       // tells this agent's things from another's on the same host: 1 to 16 of a-z and 0-9
+	LogLimit int64        // bytes of output kept per sandbox, newest first; default 64 MiB
+	Logger   *slog.Logger // nil: discard
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.StateDir == "" || c.RuncPath == "" {
+		return c, errors.New("sandbox: state directory and runc path are needed")
+	}
+	if !word(c.Tag, 16) {
+		return c, fmt.Errorf("sandbox: tag %q: want 1 to 16 of a-z and 0-9", c.Tag)
+	}
+	var err error
+	if c.StateDir, err = filepath.Abs(c.StateDir); err != nil {
+		return c, err
+	}
+	if strings.ContainsAny(c.StateDir, `:,\`) {
+		return c, fmt.Errorf("sandbox: state directory %q: the characters ':', ',' and '\\' cannot be mounted", c.StateDir)
+	}
+	if c.RuncPath, err = filepath.Abs(c.RuncPath); err != nil {
+		return c, err
+	}
+	// Days of a chatty trainer, and small beside any image.
+	c.LogLimit = cmp.Or(c.LogLimit, 64<<20)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c, nil
+}
+
+// Error is what went wrong with a lease's sandbox.
+type Error struct {
+	Op    string
+	Lease broker.LeaseID
+	Err   error
+}
+
+func (e *Error) Error() string { return e.Op + " sandbox " + string(e.Lease) + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Runtime makes sandboxes on runc.
+type Runtime struct {
+	cfg Config
+
+	mu      sync.Mutex
+	checked bool // runc's version was found good
+	// cgroups is held while a cgroup is made or removed, because its parent goes with the last child.
+	cgroups sync.Mutex
+}
+
+var _ provider.Runtime = (*Runtime)(nil)
+
+// New returns a runtime. It starts nothing.
+func New(cfg Config) (*Runtime, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	return &Runtime{cfg: cfg}, nil
+}
+
+// Prepare implements [provider.Runtime].
+func (r *Runtime) Prepare(ctx context.Context, l provider.Launch) (provider.Sandbox, error) {
+	if !leaseName(l.Lease) {
+		return nil, &Error{"prepare", l.Lease, errors.New("not a lease id")}
+	}
+	if l.Hostname != "" && !hostname(l.Hostname) {
+		return nil, &Error{"prepare", l.Lease, fmt.Errorf("hostname %q is not valid", l.Hostname)}
+	}
+	if err := r.check(ctx); err != nil {
+		return nil, &Error{"prepare", l.Lease, err}
+	}
+	if err := os.MkdirAll(r.cfg.StateDir, 0o700); err != nil {
+		return nil, &Error{"prepare", l.Lease, err}
+	}
+	// The directory is made first and alone decides who owns the lease's names.
+	if err := os.Mkdir(r.dir(l.Lease), 0o700); err != nil {
+		return nil, &Error{"prepare", l.Lease, err}
+	}
+	if err := r.prepare(l); err != nil {
+		return nil, &Error{"prepare", l.Lease, errors.Join(err, r.remove(l.Lease))}
+	}
+	return r.box(l), nil
+}
+
+func (r *Runtime) prepare(l provider.Launch) error {
+	dir := r.dir(l.Lease)
+	for _, d := range []struct {
+		name string
+		mode fs.FileMode
+	}{{keeper.RootFSDir, 0o755}, {keeper.UpperDir, 0o755}, {keeper.WorkDir, 0o700}, {keeper.LogDir, 0o700}} {
+		if err := os.Mkdir(filepath.Join(dir, d.name), 0o700); err != nil {
+			return err
+		}
+		if err := os.Chmod(filepath.Join(dir, d.name), d.mode); err != nil { // whatever the umask
+			return err
+		}
+	}
+	if err := host.MakeNetns(r.netns(l.Lease)); err != nil {
+		return err
+	}
+	r.cgroups.Lock()
+	err := host.MakeCgroup(r.cgroup(l.Lease))
+	r.cgroups.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := r.supervise(l.Lease); err != nil {
+		return fmt.Errorf("start supervisor: %w", err)
+	}
+	b, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	// Last, and in one step: a directory with it is a whole sandbox.
+	if err := os.WriteFile(filepath.Join(dir, launchFile+".new"), b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(filepath.Join(dir, launchFile+".new"), filepath.Join(dir, launchFile))
+}
+
+// launchFile keeps what Prepare was told, for Start by a later agent process.
+const launchFile = "launch.json"
+
+// supervise starts the supervisor in a session and a PID namespace of its own, so that it outlives this
+// process, and takes everything that it started with it when it ends.
+func (r *Runtime) supervise(lease broker.LeaseID) error {
+	socket, err := keeper.Listen(r.dir(lease))
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	errs, err := keeper.OpenErrors(r.dir(lease))
+	if err != nil {
+		return err
+	}
+	defer errs.Close()
+	cmd := &exec.Cmd{
+		Path:        "/proc/self/exe", // this very binary, also after an upgrade has replaced its file
+		Args:        []string{"rialto-provider", SupervisorVerb, r.dir(lease)},
+		Env:         keeper.Environment(),
+		Dir:         "/",
+		Stderr:      errs,
+		ExtraFiles:  []*os.File{socket},
+		SysProcAttr: &unix.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWPID},
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	go func() { // ends with the supervisor; only so that the kernel can forget it
+		if err := cmd.Wait(); err != nil {
+			r.cfg.Logger.Debug("supervisor ended", "lease", lease, "err", err)
+		}
+	}()
+	return nil
+}
+
+// Adopt implements [provider.Runtime].
+func (r *Runtime) Adopt(_ context.Context, lease broker.LeaseID) (provider.Sandbox, error) {
+	if !leaseName(lease) {
+		return nil, &Error{"adopt", lease, provider.ErrNoSandbox}
+	}
+	b, err := os.ReadFile(filepath.Join(r.dir(lease), launchFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &Error{"adopt", lease, provider.ErrNoSandbox}
+	}
+	if err != nil {
+		return nil, &Error{"adopt", lease, err}
+	}
+	var l provider.Launch
+	if err := json.Unmarshal(b, &l); err != nil {
+		return nil, &Error{"adopt", lease, err}
+	}
+	return r.box(l), nil
+}
+
+// List implements [provider.Runtime].
+func (r *Runtime) List(context.Context) ([]broker.LeaseID, error) {
+	set := make(map[broker.LeaseID]struct{})
+	add := func(names []string) {
+		for _, n := range names {
+			if id := broker.LeaseID(n); leaseName(id) {
+				set[id] = struct{}{}
+			}
+		}
+	}
+	held, err := host.ListNetns(r.netns(""))
+	if err != nil {
+		return nil, err
+	}
+	add(held)
+	groups, err := host.ListCgroups(r.cgroup(""))
+	if err != nil {
+		return nil, err
+	}
+	add(groups)
+	dirs, err := os.ReadDir(r.cfg.StateDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, d := range dirs {
+		add([]string{d.Name()})
+	}
+	procs, err := host.Processes(SupervisorVerb, func(dir string) bool { return filepath.Dir(dir) == r.cfg.StateDir })
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range procs {
+		add([]string{filepath.Base(dir)})
+	}
+	return slices.Sorted(maps.Keys(set)), nil
+}
+
+// Remove implements [provider.Runtime].
+func (r *Runtime) Remove(_ context.Context, lease broker.LeaseID) error {
+	if !leaseName(lease) {
+		return &Error{"remove", lease, errors.New("not a lease id")}
+	}
+	if err := r.remove(lease); err != nil {
+		return &Error{"remove", lease, err}
+	}
+	return nil
+}
+
+// remove goes on after an error, to leave as little as it can. The directory goes last: while anything is
+// left of a lease, its names stay taken.
+func (r *Runtime) remove(lease broker.LeaseID) error {
+	errs := []error{host.KillProcesses(SupervisorVerb, r.dir(lease))}
+	r.cgroups.Lock()
+	errs = append(errs, host.RemoveCgroup(r.cgroup(lease)))
+	r.cgroups.Unlock()
+	errs = append(errs, host.RemoveNetns(r.netns(lease)))
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return os.RemoveAll(r.dir(lease))
+}
+
+func (r *Runtime) dir(lease broker.LeaseID) string {
+	return filepath.Join(r.cfg.StateDir, string(lease))
+}
+
+func (r *Runtime) netns(lease broker.LeaseID) string { return "rl-" + r.cfg.Tag + "-" + string(lease) }
+
+func (r *Runtime) cgroup(lease broker.LeaseID) string {
+	return filepath.Join("/rialto-"+r.cfg.Tag, string(lease))
+}
+
+// leaseName reports whether a lease id can be part of a path.
+func leaseName(id broker.LeaseID) bool {
+	rest, ok := strings.CutPrefix(string(id), "l-")
+	return ok && word(rest, 64)
+}
+
+// word reports whether s has 1 to most characters of a-z and 0-9.
+func word(s string, most int) bool {
+	return s != "" && len(s) <= most && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789") == ""
+}
+
+// hostname reports whether s is a label as RFC 1123 has it, in lower case.
+func hostname(s string) bool {
+	return len(s) <= 63 && word(strings.ReplaceAll(s, "-", ""), 63) && s[0] != '-' && s[len(s)-1] != '-'
+}
