@@ -1,0 +1,101 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"rialto/broker"
+)
+
+const notePrefix = "note/"
+
+// Books keeps a market's records in a [Store]: it takes the effects that [broker.Market.Step] wants saved.
+// Notes are small values beside them, written once, such as which token belongs to whom.
+type Books struct{ Store Store }
+
+// Campaign makes the caller the only writer.
+func (b Books) Campaign(ctx context.Context) (uint64, error) { return b.Store.Campaign(ctx) }
+
+// Load returns everything that was saved.
+func (b Books) Load(ctx context.Context) (broker.State, error) { return State(ctx, b.Store) }
+
+// Save makes effects and notes durable in one batch. Of several saves of one record the last counts. Other
+// effects than saves and posts are refused.
+func (b Books) Save(ctx context.Context, epoch uint64, id string, effects []broker.Effect, notes map[string][]byte) error {
+	last := map[string]int{} // key → index in batch
+	var batch []Mutation
+	add := func(m Mutation, err error) error {
+		if err != nil {
+			return err
+		}
+		if i, ok := last[m.Key]; ok && !m.New {
+			batch[i] = m
+			return nil
+		}
+		last[m.Key] = len(batch)
+		batch = append(batch, m)
+		return nil
+	}
+	for _, e := range effects {
+		if err := b.encode(ctx, e, last, add); err != nil {
+			return err
+		}
+	}
+	for key, value := range notes {
+		batch = append(batch, Mutation{Key: notePrefix + key, Value: value, New: true})
+	}
+	slices.SortFunc(batch[len(batch)-len(notes):], func(x, y Mutation) int { return strings.Compare(x.Key, y.Key) })
+	_, err := b.Store.Apply(ctx, epoch, id, batch)
+	return err
+}
+
+func (b Books) encode(ctx context.Context, e broker.Effect, batched map[string]int, add func(Mutation, error) error) error {
+	switch e := e.(type) {
+	case broker.SaveAccount:
+		return add(Account(e.Account))
+	case broker.SaveLease:
+		return add(Lease(e.Lease))
+	case broker.Post:
+		return add(Transfer(e.Transfer))
+	case broker.SaveJob:
+		if _, ok := batched[SpecKey(e.Job.ID)]; !ok {
+			_, err := b.Store.Get(ctx, JobKey(e.Job.ID))
+			if errors.Is(err, ErrNotFound) {
+				err = add(Spec(e.Job), nil)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return add(Job(e.Job))
+	case broker.SendHold, broker.SendConfirm, broker.SendRelease, broker.SendRenewal, broker.SignReceipt:
+	}
+	return fmt.Errorf("ledger: %T is nothing to save", e)
+}
+
+// Note returns a note, or an error that matches [broker.ErrNotFound].
+func (b Books) Note(ctx context.Context, key string) ([]byte, error) {
+	v, err := b.Store.Get(ctx, notePrefix+key)
+	if errors.Is(err, ErrNotFound) {
+		return nil, fmt.Errorf("%w: %w", broker.ErrNotFound, err)
+	}
+	return v, err
+}
+
+// Notes returns the notes whose key begins with prefix, by key.
+func (b Books) Notes(ctx context.Context, prefix string) (map[string][]byte, error) {
+	out := map[string][]byte{}
+	for e, err := range b.Store.Scan(ctx, notePrefix+prefix) {
+		if err != nil {
+			return nil, err
+		}
+		out[strings.TrimPrefix(e.Key, notePrefix)] = e.Value
+	}
+	return out, nil
+}
+
+// Room returns an error when no new work should be accepted.
+func (b Books) Room() error { return b.Store.Room() }

@@ -1,0 +1,152 @@
+package ledger
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"strings"
+
+	"rialto/broker"
+	"rialto/broker/wire"
+)
+
+const (
+	accountPrefix  = "account/"
+	jobPrefix      = "job/"
+	specPrefix     = "spec/"
+	leasePrefix    = "lease/"
+	transferPrefix = "transfer/"
+)
+
+// AccountKey, JobKey, SpecKey, LeaseKey and TransferKey say where the records of package broker are. An
+// account, job or lease is JSON and is overwritten as it changes; a transfer is JSON and a spec is the envelope
+// as the customer signed it, both written once.
+func AccountKey(id broker.AccountID) string { return accountPrefix + string(id) }
+
+// JobKey is the key of a job without its spec.
+func JobKey(id broker.JobID) string { return jobPrefix + string(id) }
+
+// SpecKey is the key of a job's signed spec.
+func SpecKey(id broker.JobID) string { return specPrefix + string(id) }
+
+// LeaseKey is the key of a lease.
+func LeaseKey(id broker.LeaseID) string { return leasePrefix + string(id) }
+
+// TransferKey is the key of a transfer; the keys sort like the numbers.
+func TransferKey(seq uint64) string { return fmt.Sprintf("%s%020d", transferPrefix, seq) }
+
+// jobRecord is a job without its spec, which is stored once beside it. Its fields shadow the job's.
+type jobRecord struct {
+	broker.Job
+	Spec     *struct{} `json:",omitempty"`
+	Envelope *struct{} `json:",omitempty"`
+	Stopping uint8     `json:",omitzero"` // the state's text has no word for none
+}
+
+// Account returns the mutation that stores an account.
+func Account(a broker.Account) (Mutation, error) { return record(AccountKey(a.ID), a, false) }
+
+// Job returns the mutation that stores a job; its spec is stored by [Spec].
+func Job(j broker.Job) (Mutation, error) {
+	return record(JobKey(j.ID), jobRecord{Job: j, Stopping: uint8(j.Stopping)}, false)
+}
+
+// Spec returns the mutation that stores a new job's signed spec.
+func Spec(j broker.Job) Mutation {
+	return Mutation{Key: SpecKey(j.ID), Value: j.Envelope, New: true}
+}
+
+// Lease returns the mutation that stores a lease.
+func Lease(l broker.Lease) (Mutation, error) { return record(LeaseKey(l.ID), l, false) }
+
+// Transfer returns the mutation that appends a transfer.
+func Transfer(t broker.Transfer) (Mutation, error) { return record(TransferKey(t.Seq), t, true) }
+
+func record(key string, v any, isNew bool) (Mutation, error) {
+	p, err := json.Marshal(v)
+	if err != nil {
+		return Mutation{}, fail("encode", key, err)
+	}
+	return Mutation{Key: key, Value: p, New: isNew}, nil
+}
+
+// State reads what [broker.Market.Restore] needs. The transfers are read while they are ranged over.
+func State(ctx context.Context, s Store) (broker.State, error) {
+	var st broker.State
+	var err error
+	if st.Accounts, err = all[broker.Account](ctx, s, accountPrefix); err != nil {
+		return broker.State{}, err
+	}
+	if st.Leases, err = all[broker.Lease](ctx, s, leasePrefix); err != nil {
+		return broker.State{}, err
+	}
+	records, err := all[jobRecord](ctx, s, jobPrefix)
+	if err != nil {
+		return broker.State{}, err
+	}
+	for _, r := range records {
+		j := r.Job
+		j.Stopping = broker.JobState(r.Stopping)
+		if j.Envelope, err = s.Get(ctx, SpecKey(j.ID)); err != nil {
+			return broker.State{}, err
+		}
+		if j.Spec, _, err = wire.OpenJobSpec(j.Envelope); err != nil {
+			return broker.State{}, fail("decode", SpecKey(j.ID), fmt.Errorf("%w: %w", ErrCorrupt, err))
+		}
+		st.Jobs = append(st.Jobs, j)
+	}
+	st.Transfers = transfers(ctx, s)
+	return st, nil
+}
+
+func transfers(ctx context.Context, s Store) iter.Seq2[broker.Transfer, error] {
+	return func(yield func(broker.Transfer, error) bool) {
+		for e, err := range s.Scan(ctx, transferPrefix) {
+			var t broker.Transfer
+			if err == nil {
+				err = decode(e, &t)
+			}
+			if err == nil && e.Key != TransferKey(t.Seq) {
+				err = fail("decode", e.Key, fmt.Errorf("transfer %d: %w", t.Seq, ErrCorrupt))
+			}
+			if !yield(t, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+func all[T any](ctx context.Context, s Store, prefix string) ([]T, error) {
+	var out []T
+	for e, err := range s.Scan(ctx, prefix) {
+		if err != nil {
+			return nil, err
+		}
+		var v T
+		if err := decode(e, &v); err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+// decode reads a record strictly: a field that this version does not know means that a newer one wrote it.
+func decode(e Entry, v any) error {
+	d := json.NewDecoder(bytes.NewReader(e.Value))
+	d.DisallowUnknownFields()
+	err := d.Decode(v)
+	if err == nil {
+		if _, extra := d.Token(); !errors.Is(extra, io.EOF) {
+			err = errors.New("data after the record")
+		}
+	}
+	if err != nil {
+		return fail("decode", strings.ToValidUTF8(e.Key, "?"), fmt.Errorf("%w: %w", ErrCorrupt, err))
+	}
+	return nil
+}

@@ -1,0 +1,212 @@
+// Package service runs a [broker.Market]: it owns the clock, the one goroutine that steps the market, and
+// the talk with the agents.
+//
+// # Order of things
+//
+// Whatever happens (a call of the API, a message of an agent, the outcome of a send, a tick) becomes an
+// event in one bounded queue. The writer takes as many as are there, steps the market for each, makes all
+// that the steps want saved durable in one batch, and only then shows the new state to readers, answers
+// callers and agents, and sends what is to be sent. So nothing is ever seen or said that a crash could
+// take back.
+//
+// Sends to a provider about one lease happen in order, about different leases at once; each has a time
+// limit and its outcome is an event again.
+//
+// A failed batch or a broken invariant of the market ends [Service.Run] with that error: the process must
+// end and read its state again. Leases go on meanwhile, because the providers are the authority over them.
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"rialto/broker"
+	"rialto/p2p/identity"
+	"rialto/pricing"
+)
+
+// Host is the broker's presence among its peers. Methods are safe for concurrent use.
+type Host interface {
+	// Handle answers requests of a protocol.
+	Handle(protocol string, maxRequest int, fn func(ctx context.Context, from identity.ID, request []byte) ([]byte, error))
+	// Request asks a connected peer.
+	Request(ctx context.Context, to identity.ID, protocol string, request []byte) ([]byte, error)
+	// OnDisconnect registers what to call, quickly, when the last connection to a peer has ended.
+	OnDisconnect(fn func(identity.ID))
+	// RemoteIP returns a connected peer's address.
+	RemoteIP(id identity.ID) (netip.Addr, bool)
+}
+
+// Store makes the market's effects durable. See rialto/broker/ledger.
+type Store interface {
+	// Campaign fences earlier writers.
+	Campaign(ctx context.Context) (epoch uint64, err error)
+	// Load returns all that was saved.
+	Load(ctx context.Context) (broker.State, error)
+	// Save makes saves, posts and new notes durable, all or none. After an error nothing may be assumed.
+	Save(ctx context.Context, epoch uint64, id string, effects []broker.Effect, notes map[string][]byte) error
+	// Note returns a note, or broker.ErrNotFound.
+	Note(ctx context.Context, key string) ([]byte, error)
+	// Notes returns the notes whose key begins with prefix.
+	Notes(ctx context.Context, prefix string) (map[string][]byte, error)
+	// Room returns an error when no new work should be accepted.
+	Room() error
+}
+
+// Config configures a Service. Key, Host and Store are required.
+type Config struct {
+	Key    identity.Key
+	Host   Host
+	Store  Store
+	Market broker.MarketConfig // Self is set from Key
+	// Source is the broker's own block exchange, given to providers of jobs with weights; nil: none.
+	Source func() broker.BlockSource
+	// Grant is what a new account gets unless the admin says otherwise.
+	Grant pricing.Money
+	// Tick is how often time passes for the market; default 250 ms, far below every limit that it keeps.
+	Tick time.Duration
+	// SendTimeout bounds one request to a provider; default 15 s, less than the time for which a hold is kept.
+	SendTimeout time.Duration
+	Metrics     prometheus.Registerer // nil: none
+	Logger      *slog.Logger          // nil: discard
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Key.IsZero() || c.Host == nil || c.Store == nil {
+		return c, errors.New("broker service: key, host and store are required")
+	}
+	if c.Grant < 0 {
+		return c, fmt.Errorf("broker service: grant %v is negative", c.Grant)
+	}
+	c.Market.Self = broker.PeerID(c.Key.ID())
+	if c.Tick == 0 {
+		c.Tick = 250 * time.Millisecond
+	}
+	if c.SendTimeout == 0 {
+		c.SendTimeout = 15 * time.Second
+	}
+	if c.Metrics == nil {
+		c.Metrics = prometheus.NewRegistry()
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c, nil
+}
+
+// Service is a running market. Its exported methods are safe for concurrent use; those that need the
+// market fail with [broker.ErrUnavailable] until [Service.Run] has restored it and after it has ended.
+type Service struct {
+	c       Config
+	market  *broker.Market // the writer's alone while Run runs
+	view    *view
+	metrics *metrics
+	queue   chan *op
+	sends   *outbox
+	gone    *goneSet
+	opened  chan struct{} // closed when the market is restored
+	stopped chan struct{} // closed when Run returns
+	started atomic.Bool
+	sending sync.WaitGroup
+}
+
+// New returns a service that does nothing yet.
+func New(c Config) (*Service, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	m, err := broker.NewMarket(c.Market)
+	if err != nil {
+		return nil, err
+	}
+	v := newView()
+	return &Service{
+		c: c, market: m, view: v, metrics: newMetrics(c.Metrics, v),
+		queue: make(chan *op, queueLength), sends: newOutbox(), gone: newGoneSet(),
+		opened: make(chan struct{}), stopped: make(chan struct{}),
+	}, nil
+}
+
+// Run restores the market and runs it until ctx ends (nil) or something fails that only a restart can mend.
+// It runs once.
+func (s *Service) Run(ctx context.Context) error {
+	if s.started.Swap(true) {
+		return errors.New("broker service: was run already")
+	}
+	defer close(s.stopped)
+	s.serveAgents()
+	epoch, err := s.restore(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("restore the market: %w", err)
+	}
+	sendCtx, cancel := context.WithCancel(ctx)
+	defer s.sending.Wait()
+	defer cancel()
+	close(s.opened)
+	s.c.Logger.Info("market is open", "broker", s.c.Key.ID(), "epoch", epoch)
+	w := &writer{s: s, epoch: epoch, started: time.Now()}
+	if err := w.run(ctx, sendCtx); err != nil {
+		s.c.Logger.Error("market stopped", "err", err)
+		return err
+	}
+	return nil
+}
+
+// Ready returns nil while the market can be used.
+func (s *Service) Ready() error {
+	select {
+	case <-s.stopped:
+		return fmt.Errorf("the market has closed: %w", broker.ErrUnavailable)
+	default:
+	}
+	select {
+	case <-s.opened:
+		return nil
+	default:
+		return fmt.Errorf("the market is not open yet: %w", broker.ErrUnavailable)
+	}
+}
+
+// open waits until the market can be used: an agent may be quicker than a restart.
+func (s *Service) open(ctx context.Context) error {
+	select {
+	case <-s.opened:
+		return nil
+	case <-s.stopped:
+		return s.Ready()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *Service) restore(ctx context.Context) (epoch uint64, err error) {
+	if epoch, err = s.c.Store.Campaign(ctx); err != nil {
+		return 0, err
+	}
+	state, err := s.c.Store.Load(ctx)
+	if err != nil {
+		return 0, err
+	}
+	tokens, err := s.c.Store.Notes(ctx, tokenNotes)
+	if err != nil {
+		return 0, err
+	}
+	if err := s.market.Restore(state); err != nil {
+		return 0, err
+	}
+	s.view.restore(state, tokens)
+	s.c.Logger.Info("state restored", "accounts", len(state.Accounts), "jobs", len(state.Jobs), "leases", len(state.Leases))
+	return epoch, nil
+}

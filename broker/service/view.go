@@ -1,0 +1,177 @@
+package service
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"rialto/broker"
+)
+
+// view is the durable state as readers see it: it changes only after a batch was saved.
+type view struct {
+	mu       sync.RWMutex
+	accounts map[broker.AccountID]broker.Account
+	jobs     map[broker.JobID]broker.Job
+	order    map[broker.AccountID][]broker.JobID // as accepted
+	leases   map[broker.LeaseID]broker.Lease
+	tokens   map[string]broker.AccountID // by note key
+	waiting  map[broker.JobID]chan struct{}
+}
+
+func newView() *view {
+	return &view{
+		accounts: map[broker.AccountID]broker.Account{},
+		jobs:     map[broker.JobID]broker.Job{},
+		order:    map[broker.AccountID][]broker.JobID{},
+		leases:   map[broker.LeaseID]broker.Lease{},
+		tokens:   map[string]broker.AccountID{},
+		waiting:  map[broker.JobID]chan struct{}{},
+	}
+}
+
+func (v *view) restore(st broker.State, tokens map[string][]byte) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, a := range st.Accounts {
+		v.accounts[a.ID] = a
+	}
+	jobs := slices.Clone(st.Jobs)
+	slices.SortStableFunc(jobs, func(a, b broker.Job) int { return a.Accepted.Compare(b.Accepted) })
+	for _, j := range jobs {
+		v.saveJob(j)
+	}
+	for _, l := range st.Leases {
+		v.leases[l.ID] = l
+	}
+	for key, account := range tokens {
+		v.tokens[key] = broker.AccountID(account)
+	}
+}
+
+// publish shows what was saved.
+func (v *view) publish(saves []broker.Effect, notes map[string][]byte) {
+	if len(saves) == 0 && len(notes) == 0 {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, e := range saves {
+		switch e := e.(type) {
+		case broker.SaveAccount:
+			v.accounts[e.Account.ID] = e.Account
+		case broker.SaveJob:
+			v.saveJob(e.Job)
+		case broker.SaveLease:
+			v.leases[e.Lease.ID] = e.Lease
+		case broker.Post, broker.SendHold, broker.SendConfirm, broker.SendRelease, broker.SendRenewal, broker.SignReceipt:
+		}
+	}
+	for key, value := range notes {
+		if strings.HasPrefix(key, tokenNotes) {
+			v.tokens[key] = broker.AccountID(value)
+		}
+	}
+}
+
+// saveJob needs v.mu.
+func (v *view) saveJob(j broker.Job) {
+	if _, known := v.jobs[j.ID]; !known {
+		v.order[j.Account] = append(v.order[j.Account], j.ID)
+	}
+	v.jobs[j.ID] = j
+	if c, ok := v.waiting[j.ID]; ok {
+		close(c)
+		delete(v.waiting, j.ID)
+	}
+}
+
+// job returns an account's job.
+func (v *view) job(account broker.AccountID, id broker.JobID) (broker.Job, error) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	j, ok := v.jobs[id]
+	if !ok || j.Account != account {
+		return broker.Job{}, fmt.Errorf("job %q: %w", id, broker.ErrNotFound)
+	}
+	return j, nil
+}
+
+// watch returns an account's job and a channel that is closed when it changes.
+func (v *view) watch(account broker.AccountID, id broker.JobID) (broker.Job, <-chan struct{}, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	j, ok := v.jobs[id]
+	if !ok || j.Account != account {
+		return broker.Job{}, nil, fmt.Errorf("job %q: %w", id, broker.ErrNotFound)
+	}
+	c, ok := v.waiting[id]
+	if !ok {
+		c = make(chan struct{})
+		v.waiting[id] = c
+	}
+	return j, c, nil
+}
+
+func (v *view) jobsOf(account broker.AccountID) []broker.Job {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	out := make([]broker.Job, 0, len(v.order[account]))
+	for _, id := range v.order[account] {
+		out = append(out, v.jobs[id])
+	}
+	return out
+}
+
+// leaseOf returns the current or last lease of an account's job.
+func (v *view) leaseOf(account broker.AccountID, id broker.JobID) (broker.Lease, error) {
+	j, err := v.job(account, id)
+	if err != nil {
+		return broker.Lease{}, err
+	}
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	l, ok := v.leases[j.Lease]
+	if !ok {
+		return broker.Lease{}, fmt.Errorf("job %q has no lease yet: %w", id, broker.ErrNotFound)
+	}
+	return l, nil
+}
+
+func (v *view) account(id broker.AccountID) (broker.Account, error) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	a, ok := v.accounts[id]
+	if !ok {
+		return broker.Account{}, fmt.Errorf("account %q: %w", id, broker.ErrNotFound)
+	}
+	return a, nil
+}
+
+func (v *view) allAccounts() []broker.Account {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return slices.SortedFunc(maps.Values(v.accounts), func(a, b broker.Account) int {
+		return strings.Compare(string(a.ID), string(b.ID))
+	})
+}
+
+func (v *view) token(key string) (broker.AccountID, bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	id, ok := v.tokens[key]
+	return id, ok
+}
+
+// states counts jobs by state.
+func (v *view) states() map[broker.JobState]int {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	n := map[broker.JobState]int{}
+	for _, j := range v.jobs {
+		n[j.State]++
+	}
+	return n
+}

@@ -1,0 +1,236 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"rialto/broker"
+	"rialto/broker/wire"
+)
+
+const (
+	// queueLength bounds the events that wait; when it is full, callers wait as long as their context allows.
+	queueLength = 1024
+	// batchBytes bounds what one batch takes from the queue, well below what a store takes.
+	batchBytes = 1 << 20
+	// opBytes is added to an op's own size for the records that it rewrites.
+	opBytes = 16 << 10
+	// observeEvery is how often the metrics read the market: as often as they are scraped, or so.
+	observeEvery = 5 * time.Second
+)
+
+// op is one turn of the writer.
+type op struct {
+	size int
+	// run steps the market. An error refuses the op; nothing of it may have been stepped then.
+	run  func(ctx context.Context, b *batch) error
+	err  error
+	done chan struct{} // closed when err is set and the batch is durable
+}
+
+// do runs fn in the writer's goroutine and returns when its batch is durable. When ctx ends first, the
+// outcome is unknown and what fn sets must not be read.
+func (s *Service) do(ctx context.Context, size int, fn func(ctx context.Context, b *batch) error) error {
+	if err := s.Ready(); err != nil {
+		return err
+	}
+	o := &op{size: size + opBytes, run: fn, done: make(chan struct{})}
+	select {
+	case s.queue <- o:
+	case <-s.stopped:
+		return fmt.Errorf("the market closed: %w", broker.ErrUnavailable)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-o.done:
+		return o.err
+	case <-s.stopped:
+		select {
+		case <-o.done: // answered just before the end
+			return o.err
+		default:
+			return fmt.Errorf("the market closed, the outcome is unknown: %w", broker.ErrUnavailable)
+		}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// event steps the market for one event.
+func (s *Service) event(ctx context.Context, size int, ev broker.Event) error {
+	return s.do(ctx, size, func(_ context.Context, b *batch) error { return b.step(ev) })
+}
+
+// batch collects what the steps of one turn want.
+type batch struct {
+	s       *Service
+	now     time.Time
+	saves   []broker.Effect
+	sends   []broker.Effect
+	notes   map[string][]byte
+	renewal *broker.Renewal // of the last step
+	fatal   error
+}
+
+// step steps the market. An error means that the event was refused and nothing changed.
+func (b *batch) step(ev broker.Event) error {
+	b.renewal = nil
+	effects, err := b.s.market.Step(b.now, ev)
+	if err != nil {
+		if _, broken := errors.AsType[*broker.InvariantError](err); broken {
+			b.fatal = err
+		}
+		b.s.metrics.refused.Inc()
+		return err
+	}
+	b.s.metrics.events.Inc()
+	for _, e := range effects {
+		switch e := e.(type) {
+		case broker.SaveAccount, broker.SaveJob, broker.SaveLease, broker.Post:
+			b.saves = append(b.saves, e)
+		case broker.SendHold, broker.SendConfirm, broker.SendRelease:
+			b.sends = append(b.sends, e)
+		case broker.SendRenewal:
+			b.renewal = new(e.Renewal)
+		case broker.SignReceipt:
+			if err := b.sign(e.Receipt); err != nil {
+				b.fatal = err
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sign seals a receipt and stores it with its lease in the same batch.
+func (b *batch) sign(r broker.Receipt) error {
+	envelope, err := wire.SealReceipt(b.s.c.Key, r)
+	if err != nil {
+		return fmt.Errorf("sign receipt of lease %s: %w", r.Lease, err)
+	}
+	renewal := b.renewal
+	err = b.step(broker.ReceiptSigned{Lease: r.Lease, Envelope: envelope})
+	if b.renewal == nil {
+		b.renewal = renewal
+	}
+	return err
+}
+
+// note returns what a note says, also one of this batch.
+func (b *batch) note(ctx context.Context, key string) ([]byte, error) {
+	if v, ok := b.notes[key]; ok {
+		return v, nil
+	}
+	return b.s.c.Store.Note(ctx, key)
+}
+
+// writer is the one goroutine that steps the market.
+type writer struct {
+	s       *Service
+	epoch   uint64
+	batches uint64
+	started time.Time
+
+	observed time.Time // when the metrics last read the market
+}
+
+// now is the wall clock of the start plus what the monotonic clock counted since, so that a clock that is
+// set while the broker runs moves no deadline.
+func (w *writer) now() time.Time { return w.started.Round(0).Add(time.Since(w.started)) }
+
+// run takes turns until ctx ends. Batches are saved under a context of their own, because one that was
+// begun must end.
+func (w *writer) run(ctx, sendCtx context.Context) error {
+	tick := time.NewTicker(w.s.c.Tick)
+	defer tick.Stop()
+	for {
+		var ops []*op
+		ticked := false
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			ticked = true
+		case <-w.s.gone.wake:
+		case o := <-w.s.queue:
+			ops = w.drain(o)
+		}
+		if err := w.turn(context.WithoutCancel(ctx), sendCtx, ops, ticked); err != nil {
+			return err
+		}
+	}
+}
+
+// drain takes what waits, up to the size of a batch.
+func (w *writer) drain(first *op) []*op {
+	ops := []*op{first}
+	for size := first.size; size < batchBytes; {
+		select {
+		case o := <-w.s.queue:
+			ops = append(ops, o)
+			size += o.size
+		default:
+			return ops
+		}
+	}
+	return ops
+}
+
+func (w *writer) turn(ctx, sendCtx context.Context, ops []*op, ticked bool) error {
+	b := &batch{s: w.s, now: w.now(), notes: map[string][]byte{}}
+	if ticked {
+		if err := b.step(broker.Ticked{}); err != nil {
+			return fmt.Errorf("tick: %w", err)
+		}
+	}
+	for _, id := range w.s.gone.take() {
+		if _, connected := w.s.c.Host.RemoteIP(id); connected {
+			continue // came back meanwhile, and may have sent offers already
+		}
+		if err := b.step(broker.ProviderGone{Provider: broker.PeerID(id)}); err != nil {
+			w.s.c.Logger.Debug("disconnect refused", "provider", id, "err", err)
+		}
+	}
+	for _, o := range ops {
+		o.err = o.run(ctx, b)
+		if b.fatal != nil {
+			break
+		}
+	}
+	if b.fatal != nil {
+		return b.fatal
+	}
+	if err := w.save(ctx, b); err != nil {
+		return err
+	}
+	w.s.view.publish(b.saves, b.notes)
+	for _, o := range ops {
+		close(o.done)
+	}
+	for _, e := range b.sends {
+		w.s.send(sendCtx, e)
+	}
+	if b.now.Sub(w.observed) >= observeEvery {
+		w.observed = b.now
+		w.s.metrics.observe(w.s.market, len(w.s.queue))
+	}
+	return nil
+}
+
+func (w *writer) save(ctx context.Context, b *batch) error {
+	if len(b.saves) == 0 && len(b.notes) == 0 {
+		return nil
+	}
+	w.batches++
+	id := fmt.Sprintf("%d-%d", w.epoch, w.batches)
+	begun := time.Now()
+	if err := w.s.c.Store.Save(ctx, w.epoch, id, b.saves, b.notes); err != nil {
+		return fmt.Errorf("save batch %s: %w", id, err)
+	}
+	w.s.metrics.commit.Observe(time.Since(begun).Seconds())
+	w.s.metrics.batch.Observe(float64(len(b.saves)))
+	return nil
+}
