@@ -138,7 +138,7 @@ func (SendRenewal) effect() {}
 func (SignReceipt) effect() {}
 
 // Account is a customer's or provider's money and the key that speaks for it.
-// A provider's account has its peer id as ID and earns into Payable.
+// A provider's account has its peer id as ID, which needs no bound key, and earns into Payable.
 type Account struct {
 	ID        AccountID
 	Name      string

@@ -1,7 +1,9 @@
 package broker
 
 import (
-	"iter"
+	"cmp"
+	"maps"
+	"slices"
 	"time"
 
 	"rialto/pricing"
@@ -18,53 +20,265 @@ type MarketConfig struct {
 	FeePPM         int64         // the broker's part of a bill, in millionths; default 0
 }
 
-// State is what the effects of earlier steps saved.
-type State struct {
-	Accounts []Account
-	Jobs     []Job
-	Leases   []Lease
-	// Transfers are all transfers, in order. Balances are recomputed from them and must agree.
-	Transfers iter.Seq2[Transfer, error]
+func (c MarketConfig) withDefaults() (MarketConfig, error) {
+	// A host answers a hold in well under a second; 20 s leaves room for a lost connection to come back.
+	c.HoldTTL = cmp.Or(c.HoldTTL, 20*time.Second)
+	// Agents renew every third of it: two lost reports do not end a lease.
+	c.LeaseTTL = cmp.Or(c.LeaseTTL, 45*time.Second)
+	c.QueueTimeout = cmp.Or(c.QueueTimeout, 5*time.Minute)
+	// A 100 GB image over 500 Mbit/s.
+	c.PrepareTimeout = cmp.Or(c.PrepareTimeout, 30*time.Minute)
+	var check checker
+	check.name("self", string(c.Self), maxName)
+	check.that(min(c.HoldTTL, c.LeaseTTL, c.QueueTimeout, c.PrepareTimeout) > 0, "timeouts", "below zero")
+	check.that(c.FeePPM >= 0 && c.FeePPM <= 1_000_000, "fee", "%d ppm: want 0 to 1000000", c.FeePPM)
+	return c, check.err
 }
+
+// Intervals of the market's own clock.
+const (
+	// resendAfter is how long an unanswered confirmation or release waits to be sent again.
+	resendAfter = 5 * time.Second
+	// maxAttempts ends a job that providers keep taking and losing.
+	maxAttempts = 32
+)
+
+// lapse is how long after the last renewal a lease is surely over at the provider: the provider counts
+// its time from when it asked, the market from when it answered, and clocks drift by less than 2 %.
+func (c *MarketConfig) lapse() time.Duration { return c.LeaseTTL + c.LeaseTTL/50 + 2*time.Second }
 
 // Market joins customers and providers. It is a pure state machine, not safe for concurrent use.
+// Values that it returns share memory with it and must not be changed.
+//
+// A job waits (queued) until an offer matches, then the provider is asked (holding). A grant makes it
+// leased; ready starts the meter; the first corroborated interval makes it running. A refusal or a
+// provider lost before ready leads to the next offer; a provider lost later fails the job. A job that is
+// stopped after ready stays open until the provider's last report or its lease's lapse, so that a
+// terminal state means settled: the bill charged, the rest of the hold returned, exactly once.
+//
+// Time must not jump: the caller adds monotonic time to the wall clock that it read at its start. Time
+// that goes backwards stands still.
 type Market struct {
-	cfg MarketConfig
+	cfg   MarketConfig
+	clock time.Time // of the last step
+	fault *InvariantError
+
+	accounts  map[AccountID]*Account
+	keys      map[PeerID]AccountID        // bound keys
+	deposits  map[string]Transfer         // by reference
+	committed map[AccountID]pricing.Money // sum of the holds of an account's jobs; equals Account.Held
+	world     pricing.Money
+	fee       pricing.Money
+	transfers uint64 // sequence of the last one
+
+	jobs      map[JobID]*Job
+	byAccount map[AccountID][]JobID // oldest first
+	nonces    map[nonce]JobID       // a signed spec is accepted once
+	queued    map[JobID]struct{}
+
+	leases map[LeaseID]*Lease
+	live   map[LeaseID]struct{}  // not ended, or its receipt not signed
+	sent   map[LeaseID]time.Time // when the message that the lease waits for was sent; not saved
+	leased map[string]LeaseID    // by GPU UUID, until the lease has ended
+	epochs map[gpuID]uint64      // highest granted
+	asked  map[offerKey]int      // GPUs in holds without answer
+
+	shops   map[PeerID]*shop
+	sellers map[string]PeerID // of each offered GPU, by UUID
+	offers  []*Offer          // of all shops, by provider and id
 }
 
-// NewMarket returns an empty market.
-func NewMarket(cfg MarketConfig) (*Market, error) { return &Market{cfg: cfg}, nil }
+type (
+	nonce struct {
+		customer PeerID
+		nonce    string
+	}
+	gpuID struct {
+		provider PeerID
+		uuid     string
+	}
+	offerKey struct {
+		provider PeerID
+		offer    OfferID
+	}
+	// shop is what a connected provider sells.
+	shop struct {
+		boot   string
+		seq    uint64
+		offers []*Offer
+	}
+)
 
-// Restore fills an empty market with saved state. The next Ticked sends again what was not answered.
-func (m *Market) Restore(s State) error { return nil }
+// NewMarket returns an empty market.
+func NewMarket(cfg MarketConfig) (*Market, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	return &Market{
+		cfg:       cfg,
+		accounts:  map[AccountID]*Account{},
+		keys:      map[PeerID]AccountID{},
+		deposits:  map[string]Transfer{},
+		committed: map[AccountID]pricing.Money{},
+		jobs:      map[JobID]*Job{},
+		byAccount: map[AccountID][]JobID{},
+		nonces:    map[nonce]JobID{},
+		queued:    map[JobID]struct{}{},
+		leases:    map[LeaseID]*Lease{},
+		live:      map[LeaseID]struct{}{},
+		sent:      map[LeaseID]time.Time{},
+		leased:    map[string]LeaseID{},
+		epochs:    map[gpuID]uint64{},
+		asked:     map[offerKey]int{},
+		shops:     map[PeerID]*shop{},
+		sellers:   map[string]PeerID{},
+	}, nil
+}
 
 // Step applies an event. An error means that the event was refused: nothing changed and nothing is to be
 // saved. An error that is a [*InvariantError] means that the market can no longer be trusted: crash.
-func (m *Market) Step(now time.Time, ev Event) ([]Effect, error) { return nil, nil }
+func (m *Market) Step(now time.Time, ev Event) ([]Effect, error) {
+	if m.fault != nil {
+		return nil, m.fault
+	}
+	now = now.Round(0).UTC() // what is saved has no monotonic part: equal histories, equal values
+	if now.Before(m.clock) {
+		now = m.clock
+	}
+	t := &turn{Market: m, now: now}
+	if err := t.apply(ev); err != nil {
+		return nil, err
+	}
+	m.clock = now
+	if t.changed {
+		t.serveQueue()
+	}
+	t.audit()
+	if m.fault != nil {
+		return nil, m.fault
+	}
+	return t.effects(), nil
+}
+
+func (t *turn) apply(ev Event) error {
+	switch ev := ev.(type) {
+	case OffersPosted:
+		return t.post(ev)
+	case ProviderGone:
+		return t.gone(ev)
+	case AccountOpened:
+		return t.open(ev)
+	case KeyBound:
+		return t.bind(ev)
+	case Deposited:
+		return t.deposit(ev)
+	case Submitted:
+		return t.submit(ev)
+	case CancelRequested:
+		return t.cancel(ev)
+	case HoldAnswered:
+		return t.answered(ev)
+	case ConfirmAnswered:
+		return t.confirmed(ev)
+	case ReleaseAnswered:
+		return t.released(ev)
+	case Reported:
+		return t.report(ev)
+	case ReceiptSigned:
+		return t.receipted(ev)
+	case Ticked:
+		t.tick()
+		return nil
+	}
+	return &FieldError{Field: "event", Problem: "missing"}
+}
+
+// turn is one step in the making. Its methods first check and then change: once something has changed,
+// nothing is refused any more.
+type turn struct {
+	*Market
+	now           time.Time
+	dirtyAccounts touched[*Account]
+	dirtyJobs     touched[*Job]
+	dirtyLeases   touched[*Lease]
+	before        pricing.Money // sum of the dirty accounts' balances before the step
+	posts         []Effect
+	sends         []Effect
+	changed       bool // offers or free GPUs: queued jobs may find a place
+}
+
+// touched lists what has to be saved, in the order of first touch.
+type touched[T comparable] struct {
+	list []T
+	seen map[T]struct{}
+}
+
+func (s *touched[T]) add(v T) bool {
+	if _, ok := s.seen[v]; ok {
+		return false
+	}
+	if s.seen == nil {
+		s.seen = map[T]struct{}{}
+	}
+	s.seen[v] = struct{}{}
+	s.list = append(s.list, v)
+	return true
+}
+
+func (t *turn) send(e Effect) { t.sends = append(t.sends, e) }
+
+func (t *turn) broken(rule string) {
+	if t.fault == nil {
+		t.fault = &InvariantError{Rule: rule}
+	}
+}
+
+func (t *turn) effects() []Effect {
+	var out []Effect
+	for _, a := range t.dirtyAccounts.list {
+		out = append(out, SaveAccount{*a})
+	}
+	for _, j := range t.dirtyJobs.list {
+		out = append(out, SaveJob{*j})
+	}
+	for _, l := range t.dirtyLeases.list {
+		out = append(out, SaveLease{*l})
+	}
+	return slices.Concat(out, t.posts, t.sends)
+}
 
 // Job returns a job.
-func (m *Market) Job(id JobID) (Job, bool) { return Job{}, false }
-
-// Jobs returns the jobs of an account, oldest first.
-func (m *Market) Jobs(account AccountID) []Job { return nil }
+func (m *Market) Job(id JobID) (Job, bool) { return deref(m.jobs[id]) }
 
 // Lease returns a lease.
-func (m *Market) Lease(id LeaseID) (Lease, bool) { return Lease{}, false }
+func (m *Market) Lease(id LeaseID) (Lease, bool) { return deref(m.leases[id]) }
 
 // Account returns an account.
-func (m *Market) Account(id AccountID) (Account, bool) { return Account{}, false }
+func (m *Market) Account(id AccountID) (Account, bool) { return deref(m.accounts[id]) }
 
 // AccountOf returns the account that a key is bound to.
-func (m *Market) AccountOf(key PeerID) (Account, bool) { return Account{}, false }
+func (m *Market) AccountOf(key PeerID) (Account, bool) { return deref(m.accounts[m.keys[key]]) }
 
-// Offers returns all live offers, ordered by provider and id. Free excludes GPUs under a lease here.
-func (m *Market) Offers() []Offer { return nil }
+func deref[T any](p *T) (T, bool) {
+	if p == nil {
+		return *new(T), false
+	}
+	return *p, true
+}
+
+// Jobs returns the jobs of an account, oldest first.
+func (m *Market) Jobs(account AccountID) []Job {
+	ids := m.byAccount[account]
+	out := make([]Job, len(ids))
+	for i, id := range ids {
+		out[i] = *m.jobs[id]
+	}
+	return out
+}
 
 // Books returns the balances of the world's and the broker's own book.
-func (m *Market) Books() (world, fee pricing.Money) { return 0, 0 }
+func (m *Market) Books() (world, fee pricing.Money) { return m.world, m.fee }
 
-// Search explains which offers match a query, cheapest expected cost first.
-func (m *Market) Search(q Query) (Search, error) { return Search{}, nil }
-
-// Quote prices a job on the offer that it would get now. The error is a [*NoOfferError] if none matches.
-func (m *Market) Quote(r QuoteRequest) (Quote, error) { return Quote{}, nil }
+// sortedKeys makes ranging over a map the same every time.
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

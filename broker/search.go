@@ -1,6 +1,9 @@
 package broker
 
 import (
+	"cmp"
+	"fmt"
+	"slices"
 	"time"
 
 	"rialto/pricing"
@@ -23,6 +26,7 @@ type Match struct {
 	Offer    Offer
 	Free     int          // GPUs that can be leased now
 	HasImage bool         // the host holds every block of the image
+	Weights  int          // how many of the query's weights the host holds
 	Rate     pricing.Rate // for all GPUs of the job, per hour
 }
 
@@ -30,7 +34,7 @@ type Match struct {
 type Elimination struct {
 	Predicate string // such as "max rate $0.30/h"
 	Count     int
-	Nearest   string // the nearest miss, such as "$0.40/h on alpha"
+	Nearest   string // the nearest miss, such as "$0.40/h on alpha"; empty: none is nearer than another
 }
 
 // Search is an explained answer to a query.
@@ -39,6 +43,8 @@ type Search struct {
 	Applied    []string // predicates in order
 	Eliminated []Elimination
 	Matches    []Match // cheapest expected cost first
+
+	busy []Match // what only lacks free GPUs
 }
 
 // QuoteRequest asks what a job would cost.
@@ -54,4 +60,281 @@ type Quote struct {
 	Cost   pricing.Money // for the whole duration
 	Hold   pricing.Money // what would be kept aside
 	Search Search
+}
+
+// Offers returns all live offers, ordered by provider and id. Free leaves out what is leased here.
+func (m *Market) Offers() []Offer {
+	out := make([]Offer, len(m.offers))
+	for i, o := range m.offers {
+		out[i] = *o
+		out[i].Free = m.free(o)
+	}
+	return out
+}
+
+// Search explains which offers match a query, cheapest expected cost first. The cost that is expected is
+// the rate for all GPUs; hosts that need to fetch less win ties, because waiting costs nothing yet.
+// The error is a [*FieldError].
+func (m *Market) Search(q Query) (Search, error) {
+	var c checker
+	q.GPU.check(&c)
+	c.region("region", q.Region)
+	c.that(q.CPUs >= 0 && q.MaxRate >= 0, "query", "below zero")
+	if c.err != nil {
+		return Search{}, c.err
+	}
+	if err := m.knows(q.GPU.Model); err != nil {
+		return Search{}, err
+	}
+	return m.search(q, nil), nil
+}
+
+// Quote prices a job on the offer that it would get now. The error is a [*NoOfferError] if none matches
+// and a [*FieldError] if the request makes no sense.
+func (m *Market) Quote(r QuoteRequest) (Quote, error) {
+	var c checker
+	c.that(r.Duration >= time.Second && r.Duration <= maxDuration, "duration", "%v: want 1s to %v", r.Duration, maxDuration)
+	c.that(r.MaxCost >= 0 && r.MaxCost <= maxMoney, "max_cost", "%v: want $0.00 to %v", r.MaxCost, maxMoney)
+	if c.err != nil {
+		return Quote{}, c.err
+	}
+	found, err := m.Search(r.Query)
+	if err != nil {
+		return Quote{}, err
+	}
+	if len(found.Matches) == 0 {
+		return Quote{}, &NoOfferError{Search: found}
+	}
+	best := found.Matches[0]
+	cost, err := best.Rate.Cost(r.Duration)
+	if err != nil {
+		return Quote{}, fmt.Errorf("quote: %w", err)
+	}
+	spec := JobSpec{GPU: r.GPU, MaxRate: r.MaxRate, MaxCost: r.MaxCost, MaxDuration: r.Duration}
+	hold, err := spec.holdAt(best.Offer.Rate)
+	if err != nil {
+		return Quote{}, fmt.Errorf("quote: %w", err)
+	}
+	return Quote{Best: best, Cost: min(cost, hold), Hold: hold, Search: found}, nil
+}
+
+// knows refuses a model that is neither on the list nor offered.
+func (m *Market) knows(model string) error {
+	if model == AnyModel || slices.ContainsFunc(Models(), func(k Model) bool { return k.Name == model }) {
+		return nil
+	}
+	var offered []string
+	for _, o := range m.offers {
+		if o.GPUs[0].Model == model {
+			return nil
+		}
+		offered = append(offered, o.GPUs[0].Model)
+	}
+	return unknownModel(model, offered)
+}
+
+// query is what the market looks for on behalf of a job.
+func (s *JobSpec) query() Query {
+	q := Query{
+		GPU: s.GPU, MemoryMiB: s.MemoryMiB, CPUs: s.CPUs, MaxRate: s.MaxRate,
+		Region: s.Region, Provider: s.Provider, Image: s.Digest,
+	}
+	for _, w := range s.Weights {
+		q.Weights = append(q.Weights, w.Root)
+	}
+	return q
+}
+
+// holdAt returns the money to keep aside for the job on an offer with this rate per GPU.
+func (s *JobSpec) holdAt(offered pricing.Rate) (pricing.Money, error) {
+	if s.MaxCost > 0 {
+		return s.MaxCost, nil
+	}
+	rate, err := cmp.Or(s.MaxRate, offered).MulInt(int64(s.GPU.Count))
+	if err != nil {
+		return 0, err
+	}
+	return rate.Cost(s.MaxDuration)
+}
+
+// predicate is one condition on offers. miss measures how far an offer is from it, if that can be said.
+type predicate struct {
+	name string
+	keep func(*Offer) bool
+	miss func(*Offer) (distance int64, text string)
+}
+
+// search applies the predicates one after the other, so that each offer is eliminated by exactly one.
+// Offers of the providers in tried are passed over.
+func (m *Market) search(q Query, tried []PeerID) Search {
+	s := Search{Offers: len(m.offers)}
+	left := slices.Clone(m.offers)
+	for _, p := range q.predicates(tried) {
+		var missed []*Offer
+		left, missed = split(left, p.keep)
+		s.note(p, missed)
+	}
+	count := q.GPU.Count
+	left, busy := split(left, func(o *Offer) bool { return len(m.free(o))-m.asked[keyOf(o)] >= count })
+	s.note(predicate{
+		name: fmt.Sprintf("%d × GPU free now", count),
+		miss: func(o *Offer) (int64, string) {
+			free := max(0, len(m.free(o))-m.asked[keyOf(o)])
+			return int64(-free), fmt.Sprintf("%d of %d free on %s", free, len(o.GPUs), o.Host)
+		},
+	}, busy)
+	s.Matches, s.busy = m.rank(q, left), m.rank(q, busy)
+	return s
+}
+
+func (s *Search) note(p predicate, missed []*Offer) {
+	s.Applied = append(s.Applied, p.name)
+	if len(missed) == 0 {
+		return
+	}
+	e := Elimination{Predicate: p.name, Count: len(missed)}
+	if p.miss != nil {
+		nearest := slices.MinFunc(missed, func(a, b *Offer) int {
+			x, _ := p.miss(a)
+			y, _ := p.miss(b)
+			return cmp.Compare(x, y)
+		})
+		_, e.Nearest = p.miss(nearest)
+	}
+	s.Eliminated = append(s.Eliminated, e)
+}
+
+func (q *Query) predicates(tried []PeerID) []predicate {
+	n := q.GPU.Count
+	var ps []predicate
+	add := func(wanted bool, p predicate) {
+		if wanted {
+			ps = append(ps, p)
+		}
+	}
+	add(len(tried) > 0, predicate{
+		name: "not tried before",
+		keep: func(o *Offer) bool { return !slices.Contains(tried, o.Provider) },
+	})
+	add(q.Provider != "", predicate{
+		name: "provider " + string(q.Provider),
+		keep: func(o *Offer) bool { return o.Provider == q.Provider },
+	})
+	add(q.Region != "", predicate{
+		name: "region " + q.Region,
+		keep: func(o *Offer) bool { return o.Region == q.Region },
+	})
+	add(q.GPU.Model != AnyModel, predicate{
+		name: "model " + q.GPU.Model,
+		keep: func(o *Offer) bool { return o.GPUs[0].Model == q.GPU.Model },
+		miss: func(o *Offer) (int64, string) {
+			model := o.GPUs[0].Model
+			return int64(edits(foldModel(q.GPU.Model), foldModel(model))), model + " on " + o.Host
+		},
+	})
+	add(q.GPU.MinMemoryMiB > 0, predicate{
+		name: "at least " + mib(q.GPU.MinMemoryMiB) + " per GPU",
+		keep: func(o *Offer) bool { return gpuMemory(o) >= q.GPU.MinMemoryMiB },
+		miss: func(o *Offer) (int64, string) { return -int64(gpuMemory(o)), mib(gpuMemory(o)) + " on " + o.Host },
+	})
+	add(n > 1, predicate{
+		name: fmt.Sprintf("%d GPUs on one host", n),
+		keep: func(o *Offer) bool { return len(o.GPUs) >= n },
+		miss: func(o *Offer) (int64, string) {
+			return -int64(len(o.GPUs)), fmt.Sprintf("%d on %s", len(o.GPUs), o.Host)
+		},
+	})
+	add(q.CPUs > 0, predicate{
+		name: fmt.Sprintf("%d CPUs", q.CPUs),
+		keep: func(o *Offer) bool { return o.CPUs*n >= q.CPUs },
+		miss: func(o *Offer) (int64, string) { return -int64(o.CPUs), fmt.Sprintf("%d on %s", o.CPUs*n, o.Host) },
+	})
+	add(q.MemoryMiB > 0, predicate{
+		name: mib(q.MemoryMiB) + " of host memory",
+		keep: func(o *Offer) bool { return o.MemoryMiB*uint64(n) >= q.MemoryMiB },
+		miss: func(o *Offer) (int64, string) {
+			return -int64(o.MemoryMiB), mib(o.MemoryMiB*uint64(n)) + " on " + o.Host
+		},
+	})
+	add(q.MaxRate > 0, predicate{
+		name: "max rate " + q.MaxRate.String(),
+		keep: func(o *Offer) bool { return o.Rate <= q.MaxRate },
+		miss: func(o *Offer) (int64, string) { return int64(o.Rate), o.Rate.String() + " on " + o.Host },
+	})
+	return ps
+}
+
+// rank orders offers by expected cost, then by what they hold already, then by provider and id.
+func (m *Market) rank(q Query, offers []*Offer) []Match {
+	matches := make([]Match, 0, len(offers))
+	for _, o := range offers {
+		rate, err := o.Rate.MulInt(int64(q.GPU.Count))
+		if err != nil {
+			continue // not with the bounds on offers and requests
+		}
+		x := Match{Offer: *o, Rate: rate}
+		x.Offer.Free = m.free(o)
+		x.Free = max(0, len(x.Offer.Free)-m.asked[keyOf(o)])
+		x.HasImage = q.Image != "" && slices.ContainsFunc(o.Images, func(i ImageHeld) bool { return i.Digest == q.Image })
+		for _, w := range q.Weights {
+			if slices.Contains(o.Weights, w) {
+				x.Weights++
+			}
+		}
+		matches = append(matches, x)
+	}
+	slices.SortStableFunc(matches, func(a, b Match) int {
+		return cmp.Or(cmp.Compare(a.Rate, b.Rate), -compareBool(a.HasImage, b.HasImage), cmp.Compare(b.Weights, a.Weights))
+	})
+	return matches
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
+}
+
+// free returns the GPUs of an offer that the provider calls free and usable and nobody leases here.
+func (m *Market) free(o *Offer) []string {
+	var out []string
+	for _, g := range o.GPUs {
+		if _, leased := m.leased[g.UUID]; !leased && !g.Busy && g.UnusableCause == "" && slices.Contains(o.Free, g.UUID) {
+			out = append(out, g.UUID)
+		}
+	}
+	return out
+}
+
+func keyOf(o *Offer) offerKey { return offerKey{o.Provider, o.ID} }
+
+func gpuMemory(o *Offer) uint64 {
+	least := o.GPUs[0].MemoryMiB
+	for _, g := range o.GPUs {
+		least = min(least, g.MemoryMiB)
+	}
+	return least
+}
+
+func mib(n uint64) string {
+	if n%1024 == 0 {
+		return fmt.Sprintf("%d GiB", n/1024)
+	}
+	return fmt.Sprintf("%d MiB", n)
+}
+
+// split parts offers by a condition and keeps their order.
+func split(offers []*Offer, keep func(*Offer) bool) (kept, missed []*Offer) {
+	for _, o := range offers {
+		if keep(o) {
+			kept = append(kept, o)
+		} else {
+			missed = append(missed, o)
+		}
+	}
+	return kept, missed
 }

@@ -1,0 +1,366 @@
+package broker
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"time"
+)
+
+// answered takes a provider's answer to a hold.
+func (t *turn) answered(ev HoldAnswered) error {
+	l := t.leases[ev.Lease]
+	if l == nil {
+		return fmt.Errorf("lease %s: %w", ev.Lease, ErrNotFound)
+	}
+	grant := ev.Answer.Grant
+	if l.State != LeaseHolding {
+		if over := l.State >= LeaseEnding; over && grant != nil {
+			t.sendRelease(l, "the hold has lapsed") // the provider must not keep GPUs that nobody wants
+		}
+		return nil
+	}
+	j := t.jobs[l.Job]
+	if grant == nil && ev.Answer.Refusal != "" {
+		t.end(l)
+		t.next(j, l, l.Host+" refused: "+clean(ev.Answer.Refusal))
+		return nil
+	}
+	if grant == nil {
+		t.noAnswer(l, j, cmp.Or(clean(ev.Error), "no answer"))
+		return nil
+	}
+	if why := t.flaw(l, j, &ev.Answer); why != "" {
+		t.release(l, why)
+		t.next(j, l, l.Host+" answered with a bad grant: "+why)
+		return nil
+	}
+
+	t.touchLease(l)
+	t.unask(l)
+	l.State = LeaseGranted
+	l.GPUs = slices.Clone(grant.GPUs)
+	l.Granted, l.Renewed = t.now, t.now
+	l.Answer = ev.Envelope
+	t.occupy(l)
+	j.State = JobLeased
+	t.log(j, "%s leased %d × %s at %v", l.Host, len(l.GPUs), l.Model, l.Rate)
+	t.sendConfirm(l, j)
+	return nil
+}
+
+// flaw says what is wrong with a grant.
+func (m *Market) flaw(l *Lease, j *Job, a *Answer) string {
+	g := a.Grant
+	switch {
+	case a.Lease != l.ID || g.Lease != l.ID || g.Job != l.Job:
+		return "it is for another lease"
+	case len(g.GPUs) != j.Spec.GPU.Count:
+		return fmt.Sprintf("%d GPUs, want %d", len(g.GPUs), j.Spec.GPU.Count)
+	case g.TunnelKey.IsZero():
+		return "no tunnel key"
+	case len(g.Endpoints) > maxJobGPUs:
+		return "too many endpoints"
+	}
+	for _, e := range g.Endpoints {
+		if _, _, err := net.SplitHostPort(e); err != nil || len(e) > 2*maxName || !printable(e) {
+			return "endpoint " + quoteClipped(e) + " is not host:port"
+		}
+	}
+	for i, gpu := range g.GPUs {
+		id := gpuID{l.Provider, gpu.UUID}
+		holder, leased := m.leased[gpu.UUID]
+		switch {
+		case !m.offered(l.Provider, l.Offer, gpu.UUID):
+			return "GPU " + quoteClipped(gpu.UUID) + " is not in the offer"
+		case slices.ContainsFunc(g.GPUs[:i], func(o GPULease) bool { return o.UUID == gpu.UUID }):
+			return "GPU " + gpu.UUID + " twice"
+		case leased:
+			return fmt.Sprintf("GPU %s is leased to %s", gpu.UUID, holder)
+		case gpu.Epoch <= m.epochs[id]:
+			return fmt.Sprintf("GPU %s: epoch %d is not above %d: %v", gpu.UUID, gpu.Epoch, m.epochs[id], ErrFencedEpoch)
+		}
+	}
+	return ""
+}
+
+// offered reports whether a GPU belongs to an offer. The provider may have left since it was asked: it
+// knows its own GPUs, so then only a GPU that another provider sells is foreign.
+func (m *Market) offered(p PeerID, o OfferID, uuid string) bool {
+	s := m.shops[p]
+	if s == nil {
+		_, foreign := m.sellers[uuid]
+		return !foreign && uuid != "" && len(uuid) <= maxName
+	}
+	return slices.ContainsFunc(s.offers, func(x *Offer) bool {
+		return x.ID == o && slices.ContainsFunc(x.GPUs, func(g GPU) bool { return g.UUID == uuid })
+	})
+}
+
+// occupy records that a lease has its GPUs.
+func (m *Market) occupy(l *Lease) {
+	for _, g := range l.GPUs {
+		m.leased[g.UUID] = l.ID
+	}
+	m.recall(l)
+}
+
+// recall records a lease's epochs, so that no later grant can repeat them.
+func (m *Market) recall(l *Lease) {
+	for _, g := range l.GPUs {
+		id := gpuID{l.Provider, g.UUID}
+		m.epochs[id] = max(m.epochs[id], g.Epoch)
+	}
+}
+
+// unask forgets the GPUs that an unanswered hold reserved.
+func (m *Market) unask(l *Lease) {
+	key := offerKey{l.Provider, l.Offer}
+	if m.asked[key] -= m.jobs[l.Job].Spec.GPU.Count; m.asked[key] <= 0 {
+		delete(m.asked, key)
+	}
+}
+
+func (t *turn) noAnswer(l *Lease, j *Job, why string) {
+	t.release(l, "the hold was not answered in time")
+	t.next(j, l, l.Host+" did not answer: "+why)
+}
+
+// limit is how long a lease may be ready: the job's duration, or less if its budget buys less.
+func (t *turn) limit(l *Lease, j *Job) time.Duration {
+	if j.Spec.MaxCost == 0 {
+		return j.Spec.MaxDuration // the hold was computed to cover it
+	}
+	rate, err := l.Rate.MulInt(int64(len(l.GPUs)))
+	if err != nil {
+		t.broken(fmt.Sprintf("lease %s: rate: %v", l.ID, err))
+		return 0
+	}
+	buys, err := rate.Buys(j.Hold)
+	if err != nil {
+		t.broken(fmt.Sprintf("lease %s: hold: %v", l.ID, err))
+		return 0
+	}
+	return min(j.Spec.MaxDuration, buys)
+}
+
+func (t *turn) sendConfirm(l *Lease, j *Job) {
+	t.sent[l.ID] = t.now
+	t.send(SendConfirm{Provider: l.Provider, Confirm: Confirm{Lease: l.ID, TTL: t.cfg.LeaseTTL, MaxDuration: t.limit(l, j)}})
+}
+
+// confirmed takes the outcome of a confirmation. One that got lost is sent again by tick.
+func (t *turn) confirmed(ev ConfirmAnswered) error {
+	l := t.leases[ev.Lease]
+	if l == nil {
+		return fmt.Errorf("lease %s: %w", ev.Lease, ErrNotFound)
+	}
+	if l.State == LeaseGranted && ev.Error == "" {
+		t.touchLease(l)
+		l.State = LeaseActive
+	}
+	return nil
+}
+
+// stop ends a job that has not ended by itself. Once ready it is billed up to now, by the provider's last
+// report, which the release makes it send.
+func (t *turn) stop(j *Job, state JobState, reason string) {
+	l := t.leases[j.Lease]
+	switch {
+	case j.State == JobQueued:
+		t.finish(j, nil, state, reason)
+	case l.Ready.IsZero():
+		t.finish(j, nil, state, reason)
+		t.release(l, reason)
+	default:
+		j.Stopping, j.Error = state, reason
+		t.log(j, "stopping on %s: %s", l.Host, reason)
+		t.release(l, reason)
+	}
+}
+
+// release wants a lease to end. Its GPUs stay taken until the provider says so or the lease has lapsed.
+func (t *turn) release(l *Lease, reason string) {
+	t.touchLease(l)
+	if l.State == LeaseHolding {
+		t.unask(l)
+	}
+	l.State = LeaseEnding
+	l.Ended = t.now
+	t.sendRelease(l, reason)
+}
+
+func (t *turn) sendRelease(l *Lease, reason string) {
+	t.sent[l.ID] = t.now
+	t.send(SendRelease{Provider: l.Provider, Release: Release{Lease: l.ID, Reason: reason}})
+}
+
+// released takes the outcome of a release. A job that is billed waits for the last report nevertheless.
+func (t *turn) released(ev ReleaseAnswered) error {
+	l := t.leases[ev.Lease]
+	if l == nil {
+		return fmt.Errorf("lease %s: %w", ev.Lease, ErrNotFound)
+	}
+	if l.State == LeaseEnding && ev.Error == "" && !t.billing(l) {
+		t.end(l)
+	}
+	return nil
+}
+
+// billing reports whether a lease's bill is still open.
+func (m *Market) billing(l *Lease) bool {
+	j := m.jobs[l.Job]
+	return j.Lease == l.ID && !j.State.Terminal() && j.State != JobQueued
+}
+
+// end frees a lease's GPUs. Its job is settled or has gone on to the next offer.
+func (t *turn) end(l *Lease) {
+	t.touchLease(l)
+	if l.State == LeaseHolding {
+		t.unask(l)
+	}
+	l.State = LeaseEnded
+	if l.Ended.IsZero() {
+		l.Ended = t.now
+	}
+	for _, g := range l.GPUs {
+		delete(t.leased, g.UUID)
+	}
+	t.changed = true
+	if len(l.GPUs) == 0 {
+		delete(t.live, l.ID)
+		delete(t.sent, l.ID)
+		return
+	}
+	t.signReceipt(l)
+}
+
+func (t *turn) signReceipt(l *Lease) {
+	j := t.jobs[l.Job]
+	t.sent[l.ID] = t.now
+	t.send(SignReceipt{Receipt{
+		Job: j.ID, Lease: l.ID, Customer: j.Spec.Customer, Provider: l.Provider, GPUs: l.GPUs, Model: l.Model,
+		Rate: l.Rate, Ready: l.Ready, Ended: l.Ended, Used: l.Used, Billed: l.Billed, Cost: l.Cost,
+		Fee: t.feeOf(l.Cost), Fetched: l.Fetched, ExitCode: j.ExitCode, Report: l.Report,
+	}})
+}
+
+func (t *turn) receipted(ev ReceiptSigned) error {
+	l := t.leases[ev.Lease]
+	switch {
+	case l == nil:
+		return fmt.Errorf("lease %s: %w", ev.Lease, ErrNotFound)
+	case l.State != LeaseEnded || len(l.GPUs) == 0:
+		return fmt.Errorf("lease %s: %w: it has no receipt yet", ev.Lease, ErrConflict)
+	case len(ev.Envelope) == 0:
+		return &FieldError{Field: "receipt", Problem: "empty"}
+	case len(l.Receipt) > 0:
+		return nil
+	}
+	t.touchLease(l)
+	l.Receipt = ev.Envelope
+	delete(t.live, l.ID)
+	delete(t.sent, l.ID)
+	return nil
+}
+
+// tick lets time pass for everything that waits.
+func (t *turn) tick() {
+	for _, id := range sortedKeys(t.live) {
+		l := t.leases[id]
+		switch l.State {
+		case LeaseHolding:
+			t.tickHolding(l)
+		case LeaseGranted, LeaseActive:
+			t.tickLeased(l)
+		case LeaseEnding:
+			t.tickEnding(l)
+		case LeaseEnded:
+			if t.due(l) {
+				t.signReceipt(l)
+			}
+		}
+	}
+	for _, id := range sortedKeys(t.queued) {
+		j := t.jobs[id]
+		since := j.Log[len(j.Log)-1].Time // the line that says it waits
+		if t.now.Sub(since) >= t.cfg.QueueTimeout {
+			t.finish(j, nil, JobFailed, fmt.Sprintf("no provider took it within %v", t.cfg.QueueTimeout))
+		}
+	}
+}
+
+// due reports whether the message that a lease waits for has to be sent again.
+func (t *turn) due(l *Lease) bool {
+	at, ok := t.sent[l.ID]
+	return !ok || t.now.Sub(at) >= resendAfter
+}
+
+func (t *turn) tickHolding(l *Lease) {
+	j := t.jobs[l.Job]
+	at, ok := t.sent[l.ID]
+	switch {
+	case !ok: // this process did not send it: a restart
+		t.sendHold(l, j)
+	case t.now.Sub(at) >= t.cfg.HoldTTL:
+		t.noAnswer(l, j, fmt.Sprintf("nothing for %v", t.cfg.HoldTTL))
+	}
+}
+
+func (t *turn) tickLeased(l *Lease) {
+	j := t.jobs[l.Job]
+	silent, ready := t.now.Sub(l.Renewed), !l.Ready.IsZero()
+	switch {
+	case silent >= t.cfg.lapse() && ready:
+		t.finish(j, l, JobFailed, fmt.Sprintf("provider lost: no report from %s for %v", l.Host, silent.Round(time.Second)))
+		t.end(l)
+	case silent >= t.cfg.lapse():
+		t.end(l)
+		t.next(j, l, fmt.Sprintf("lost %s: no report for %v", l.Host, silent.Round(time.Second)))
+	case l.State == LeaseGranted && t.now.Sub(l.Granted) >= t.cfg.HoldTTL:
+		// The provider has let the unconfirmed hold lapse by now, or will not answer anyway.
+		t.release(l, "the lease was not confirmed in time")
+		t.next(j, l, l.Host+" did not confirm the lease")
+	case l.State == LeaseGranted && t.due(l):
+		t.sendConfirm(l, j)
+	case !ready && t.now.Sub(l.Granted) >= t.cfg.PrepareTimeout:
+		t.finish(j, nil, JobFailed, fmt.Sprintf("not ready on %s within %v", l.Host, t.cfg.PrepareTimeout))
+		t.release(l, j.Error)
+	case ready && t.now.Sub(l.Ready) >= j.Spec.MaxDuration:
+		t.stop(j, JobExpired, fmt.Sprintf("maximum duration of %v reached", j.Spec.MaxDuration))
+	case ready && l.Billed+min(silent, t.cfg.LeaseTTL) >= t.limit(l, j):
+		t.stop(j, JobExpired, fmt.Sprintf("budget of %v spent", j.Hold))
+	}
+}
+
+func (t *turn) tickEnding(l *Lease) {
+	switch {
+	case t.now.Sub(l.Ended) >= t.cfg.lapse():
+		if j := t.jobs[l.Job]; t.billing(l) {
+			t.finish(j, l, j.Stopping, j.Error)
+		}
+		t.end(l)
+	case t.due(l):
+		t.sendRelease(l, cmp.Or(t.jobs[l.Job].Error, "the lease has ended"))
+	}
+}
+
+// summary says how a workload's start-up went, for people.
+func (l *Lease) summary() string {
+	f := l.Fetched
+	if f.Total == 0 {
+		return ""
+	}
+	var parts []string
+	for _, p := range []struct {
+		bytes int64
+		from  string
+	}{{f.Local, "on the host"}, {f.Peers, "from peers"}, {f.Registry, "from the registry"}} {
+		if p.bytes > 0 {
+			parts = append(parts, fmt.Sprintf("%.1f MiB %s", float64(p.bytes)/(1<<20), p.from))
+		}
+	}
+	return " (" + strings.Join(parts, ", ") + ")"
+}

@@ -1,0 +1,170 @@
+package broker
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// report takes a provider's word about a lease: it renews the lease, moves the job and feeds the meter.
+//
+// The meter bills only what both sides saw. It starts at the first ready report. Each report adds the
+// smaller of what the provider's meter grew by and the time since the report before, the latter at most
+// one lease TTL and not past the moment when the release was wanted. A replayed report changes nothing.
+func (t *turn) report(ev Reported) error {
+	r := &ev.Report
+	l := t.leases[r.Lease]
+	if l == nil {
+		return fmt.Errorf("lease %s: %w", r.Lease, ErrNotFound)
+	}
+	refuse := func(err error) error { return fmt.Errorf("report %d of lease %s: %w", r.Seq, l.ID, err) }
+	if l.Provider != ev.Provider {
+		return refuse(fmt.Errorf("%w: the lease is not with %s", ErrForbidden, ev.Provider))
+	}
+	if l.State == LeaseHolding {
+		return refuse(fmt.Errorf("%w: its grant has not arrived", ErrUnavailable))
+	}
+	if len(l.GPUs) > 0 && !sameGPUs(l.GPUs, r.GPUs) {
+		return refuse(fmt.Errorf("%w: GPUs or epochs are not those of the lease", ErrFencedEpoch))
+	}
+	if err := r.check(); err != nil {
+		return refuse(err)
+	}
+	if l.State == LeaseEnded || r.Seq <= l.Seq {
+		t.renew(l, r.Seq)
+		return nil
+	}
+	if r.Used < l.Used {
+		return refuse(&FieldError{Field: "report.used", Problem: fmt.Sprintf("%v is less than %v before", r.Used, l.Used)})
+	}
+	if r.Phase == PhasePreparing && !l.Ready.IsZero() {
+		return refuse(&FieldError{Field: "report.phase", Problem: "preparing after ready"})
+	}
+
+	t.touchLease(l)
+	t.learn(l.Provider, r.Held)
+	seen := t.corroborated(l, r)
+	l.Seq, l.Report, l.Used, l.Renewed = r.Seq, ev.Envelope, r.Used, t.now
+	l.Fetched, l.Steps = r.Fetched, slices.Clone(r.Steps)
+	if l.State == LeaseGranted && r.Phase >= PhaseReady {
+		l.State = LeaseActive // it can only have started because the confirmation arrived
+	}
+	if t.billing(l) {
+		t.follow(l, t.jobs[l.Job], r, seen)
+	} else if r.Phase >= PhaseExited {
+		t.end(l)
+	}
+	t.renew(l, r.Seq)
+	return nil
+}
+
+// follow moves a job along with its workload. What was seen is the time that the report corroborates.
+func (t *turn) follow(l *Lease, j *Job, r *Report, seen time.Duration) {
+	switch r.Phase {
+	case PhasePreparing: // the lease's bytes and steps tell how far it is
+	case PhaseReady:
+		if l.Ready.IsZero() {
+			l.Ready = t.now
+			if j.Stopping == 0 {
+				j.State = JobReady
+			}
+			t.log(j, "ready on %s%s", l.Host, l.summary())
+			return
+		}
+		t.meter(l, j, seen)
+		if j.State == JobReady && j.Stopping == 0 && l.Billed > 0 {
+			j.State = JobRunning
+			t.log(j, "running on %s", l.Host)
+		}
+	case PhaseExited:
+		t.meter(l, j, seen)
+		t.exited(l, j, r)
+	case PhaseBroken:
+		reason := clean(r.Message)
+		if l.Ready.IsZero() {
+			t.finish(j, nil, JobFailed, l.Host+" could not run it: "+reason)
+		} else {
+			t.meter(l, j, seen)
+			t.finish(j, l, JobFailed, "lost on "+l.Host+": "+reason)
+		}
+		t.end(l)
+	}
+}
+
+// exited ends a job whose workload has ended.
+func (t *turn) exited(l *Lease, j *Job, r *Report) {
+	j.ExitCode = r.ExitCode
+	reason := clean(r.Message)
+	state := JobDone
+	// The watchdog on the host ends a workload at its limit, a moment before or after the market does.
+	const slack = 2 * time.Second
+	switch {
+	case j.Stopping != 0:
+		state, reason = j.Stopping, j.Error
+	case reason != "" && r.Used+slack >= t.limit(l, j):
+		state = JobExpired
+	}
+	t.finish(j, l, state, reason)
+	t.end(l)
+}
+
+// corroborated returns how much ready time a report proves beyond the one before it.
+func (t *turn) corroborated(l *Lease, r *Report) time.Duration {
+	observed := t.until(l).Sub(l.Renewed)
+	return min(r.Used-l.Used, max(0, observed), t.cfg.LeaseTTL)
+}
+
+// until is the last moment that may be billed: now, or when the release was wanted.
+func (t *turn) until(l *Lease) time.Time {
+	if !l.Ended.IsZero() && l.Ended.Before(t.now) {
+		return l.Ended
+	}
+	return t.now
+}
+
+// meter adds corroborated time to the bill.
+func (t *turn) meter(l *Lease, j *Job, seen time.Duration) {
+	l.Billed = min(l.Billed+seen, t.limit(l, j))
+	if l.Ready.IsZero() { // it came and went between two reports
+		l.Ready = t.until(l).Add(-l.Billed)
+	}
+	rate, err := l.Rate.MulInt(int64(len(l.GPUs)))
+	if err == nil {
+		l.Cost, err = rate.Cost(l.Billed)
+	}
+	if err != nil {
+		t.broken(fmt.Sprintf("lease %s: cost of %v: %v", l.ID, l.Billed, err))
+	}
+}
+
+// renew answers a report. A replay gets only what is left, because the provider counts from when it asked.
+func (t *turn) renew(l *Lease, seq uint64) {
+	r := Renewal{Lease: l.ID, Seq: seq}
+	if l.State == LeaseGranted || l.State == LeaseActive {
+		r.TTL = max(0, t.cfg.LeaseTTL-t.now.Sub(l.Renewed))
+	}
+	t.send(SendRenewal{r})
+}
+
+// learn records images that became whole on a host, ahead of its next set of offers.
+func (t *turn) learn(p PeerID, held []ImageHeld) {
+	s := t.shops[p]
+	if s == nil {
+		return
+	}
+	for _, h := range held {
+		if !isDigest(h.Digest) || h.Root == "" || len(h.Root) > maxName {
+			continue
+		}
+		for _, o := range s.offers {
+			if len(o.Images) < maxList && !slices.Contains(o.Images, h) {
+				o.Images = append(slices.Clip(o.Images), h)
+			}
+		}
+	}
+}
+
+// sameGPUs reports whether two lists name the same GPUs under the same epochs, in any order.
+func sameGPUs(a, b []GPULease) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(a, func(g GPULease) bool { return !slices.Contains(b, g) })
+}

@@ -1,0 +1,372 @@
+package broker
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// post replaces what a provider sells.
+func (t *turn) post(ev OffersPosted) error {
+	if err := ev.Set.Validate(ev.Provider); err != nil {
+		return fmt.Errorf("offers of %s: %w", ev.Provider, err)
+	}
+	old := t.shops[ev.Provider]
+	if old != nil && old.boot == ev.Set.Boot && ev.Set.Seq < old.seq {
+		return nil
+	}
+	for _, o := range ev.Set.Offers {
+		for _, g := range o.GPUs {
+			if err := t.admits(ev.Provider, g); err != nil {
+				return fmt.Errorf("offers of %s: GPU %s: %w", ev.Provider, g.UUID, err)
+			}
+		}
+	}
+	s := &shop{boot: ev.Set.Boot, seq: ev.Set.Seq}
+	for _, o := range ev.Set.Offers {
+		s.offers = append(s.offers, &o)
+	}
+	t.closeShop(ev.Provider)
+	t.openShop(ev.Provider, s)
+	if old == nil || old.boot != s.boot || old.seq < s.seq {
+		t.forgive(ev.Provider)
+	}
+	t.changed = true
+	return nil
+}
+
+// admits refuses a GPU that another provider already sells or leases: a claim to a UUID cannot be
+// checked, and one GPU must not be sold twice.
+func (m *Market) admits(p PeerID, g GPU) error {
+	if g.Simulated && !m.cfg.AllowSimulated {
+		return fmt.Errorf("%w: this broker takes no simulated GPUs", ErrForbidden)
+	}
+	if other, ok := m.sellers[g.UUID]; ok && other != p {
+		return fmt.Errorf("%w: %s offers it", ErrConflict, other)
+	}
+	if l := m.leases[m.leased[g.UUID]]; l != nil && l.Provider != p {
+		return fmt.Errorf("%w: it is leased from %s", ErrConflict, l.Provider)
+	}
+	return nil
+}
+
+func (m *Market) openShop(p PeerID, s *shop) {
+	m.shops[p] = s
+	for _, o := range s.offers {
+		for _, g := range o.GPUs {
+			m.sellers[g.UUID] = p
+		}
+	}
+	m.offers = append(m.offers, s.offers...)
+	slices.SortFunc(m.offers, func(a, b *Offer) int {
+		return cmp.Or(cmp.Compare(a.Provider, b.Provider), cmp.Compare(a.ID, b.ID))
+	})
+}
+
+func (m *Market) closeShop(p PeerID) {
+	s := m.shops[p]
+	if s == nil {
+		return
+	}
+	for _, o := range s.offers {
+		for _, g := range o.GPUs {
+			delete(m.sellers, g.UUID)
+		}
+	}
+	delete(m.shops, p)
+	m.offers = slices.DeleteFunc(m.offers, func(o *Offer) bool { return o.Provider == p })
+}
+
+// forgive lets waiting jobs try a provider again whose offers changed.
+func (t *turn) forgive(p PeerID) {
+	for _, id := range sortedKeys(t.queued) {
+		if j := t.jobs[id]; slices.Contains(j.Tried, p) {
+			t.touchJob(j)
+			j.Tried = slices.DeleteFunc(slices.Clone(j.Tried), func(q PeerID) bool { return q == p })
+		}
+	}
+}
+
+func (t *turn) gone(ev ProviderGone) error {
+	t.closeShop(ev.Provider)
+	return nil
+}
+
+// submit accepts a job: checks it, holds its money and looks for its first provider.
+func (t *turn) submit(ev Submitted) error {
+	refuse := func(err error) error { return &JobError{Op: "submit", Job: ev.Job, Err: err} }
+	a := t.accounts[ev.Account]
+	spec := &ev.Spec
+	switch {
+	case ev.Job == "":
+		return refuse(&FieldError{Field: "job", Problem: "empty"})
+	case t.jobs[ev.Job] != nil:
+		return refuse(fmt.Errorf("%w: the id is taken", ErrConflict))
+	case a == nil:
+		return refuse(fmt.Errorf("account %s: %w", ev.Account, ErrNotFound))
+	}
+	if err := spec.Validate(); err != nil {
+		return refuse(err)
+	}
+	if earlier, ok := t.nonces[nonce{spec.Customer, spec.Nonce}]; ok {
+		return refuse(fmt.Errorf("%w: the same spec is job %s", ErrConflict, earlier))
+	}
+	if a.Key == "" || spec.Customer != a.Key {
+		return refuse(fmt.Errorf("%w: the spec is not signed by the key of account %s", ErrForbidden, a.ID))
+	}
+	if spec.Broker != t.cfg.Self {
+		return refuse(fmt.Errorf("%w: the spec is meant for broker %s", ErrForbidden, spec.Broker))
+	}
+	if err := t.knows(spec.GPU.Model); err != nil {
+		return refuse(err)
+	}
+	found := t.search(spec.query(), nil)
+	within := append(found.Matches, found.busy...)
+	if len(within) == 0 {
+		return refuse(&NoOfferError{Search: found})
+	}
+	best := within[0]
+	hold, err := spec.holdAt(best.Offer.Rate)
+	if err != nil {
+		return refuse(err)
+	}
+	if buys, err := best.Rate.Buys(hold); err != nil || buys < time.Second {
+		return refuse(&FieldError{Field: "max_cost", Problem: fmt.Sprintf("%v buys %v at %v: want at least 1s", hold, buys, best.Rate)})
+	}
+	if hold > a.Available {
+		return refuse(fmt.Errorf("%w: need %v to hold, %v available", ErrNoFunds, hold, a.Available))
+	}
+
+	j := &Job{ID: ev.Job, Account: a.ID, Spec: *spec, Envelope: ev.Envelope, State: JobQueued, Accepted: t.now}
+	t.touchJob(j)
+	t.addJob(j)
+	t.hold(j, hold)
+	t.place(j)
+	return nil
+}
+
+func (m *Market) addJob(j *Job) {
+	m.jobs[j.ID] = j
+	m.byAccount[j.Account] = append(m.byAccount[j.Account], j.ID)
+	m.nonces[nonce{j.Spec.Customer, j.Spec.Nonce}] = j.ID
+	m.committed[j.Account] += j.Hold
+	if j.State == JobQueued {
+		m.queued[j.ID] = struct{}{}
+	}
+}
+
+// serveQueue looks for places for all waiting jobs, first come first served.
+func (t *turn) serveQueue() {
+	ids := sortedKeys(t.queued)
+	slices.SortStableFunc(ids, func(a, b JobID) int { return t.jobs[a].Accepted.Compare(t.jobs[b].Accepted) })
+	for _, id := range ids {
+		t.place(t.jobs[id])
+	}
+}
+
+// place asks the best provider that was not tried yet; failing that the job waits.
+func (t *turn) place(j *Job) {
+	found := t.search(j.Spec.query(), j.Tried)
+	for _, x := range found.Matches {
+		if t.covers(j, x) {
+			t.ask(j, &x.Offer)
+			return
+		}
+	}
+	if waits := len(j.Log) > 0 && j.Log[len(j.Log)-1].State == JobQueued; waits {
+		return
+	}
+	why := "no offer that the money on hold covers"
+	if len(found.Matches) == 0 {
+		why = (&NoOfferError{Search: found}).Error()
+	}
+	t.log(j, "waiting up to %v: %s", t.cfg.QueueTimeout, why)
+}
+
+// covers makes sure that the hold is enough for an offer, and keeps more aside if it was computed from
+// a cheaper one.
+func (t *turn) covers(j *Job, x Match) bool {
+	need, err := j.Spec.holdAt(x.Offer.Rate)
+	if err != nil {
+		return false
+	}
+	more := max(0, need-j.Hold)
+	if buys, err := x.Rate.Buys(j.Hold + more); err != nil || buys < time.Second || more > t.accounts[j.Account].Available {
+		return false
+	}
+	if more > 0 {
+		t.hold(j, more)
+		t.log(j, "held %v more for a dearer offer", more)
+	}
+	return true
+}
+
+// ask opens a lease and asks its provider for GPUs.
+func (t *turn) ask(j *Job, o *Offer) {
+	t.touchJob(j)
+	delete(t.queued, j.ID)
+	j.Attempts++
+	l := &Lease{
+		ID: leaseID(j.ID, j.Attempts), Job: j.ID, Account: j.Account,
+		Offer: o.ID, Provider: o.Provider, Host: o.Host, Model: o.GPUs[0].Model, Rate: o.Rate,
+		State: LeaseHolding, Simulated: o.Simulated(),
+	}
+	j.Lease = l.ID
+	j.State = JobHolding
+	t.touchLease(l)
+	t.leases[l.ID] = l
+	t.live[l.ID] = struct{}{}
+	t.asked[offerKey{l.Provider, l.Offer}] += j.Spec.GPU.Count
+	simulated := ""
+	if l.Simulated {
+		simulated = " (simulated)"
+	}
+	t.log(j, "asking %s for %d × %s%s at %v", l.Host, j.Spec.GPU.Count, l.Model, simulated, l.Rate)
+	t.sendHold(l, j)
+}
+
+func (t *turn) sendHold(l *Lease, j *Job) {
+	root, sources := t.sources(&j.Spec, l.Provider)
+	t.sent[l.ID] = t.now
+	t.send(SendHold{Provider: l.Provider, Hold: Hold{
+		Lease: l.ID, Job: j.ID, Offer: l.Offer, Rate: l.Rate, Spec: j.Envelope, TTL: t.cfg.HoldTTL,
+		Root: root, Sources: sources,
+	}})
+}
+
+// sources returns the block manifest of a job's image that most providers name, and up to eight others
+// that hold the image or weights. It is a hint: every block is verified by its hash, and the agent checks
+// the manifest against the digest that the customer signed.
+func (m *Market) sources(spec *JobSpec, self PeerID) (root string, sources []BlockSource) {
+	const most = 8
+	votes := map[string]int{}
+	for _, p := range sortedKeys(m.shops) {
+		for _, r := range m.rootsAt(p, spec.Digest) {
+			votes[r]++
+		}
+	}
+	for _, r := range sortedKeys(votes) {
+		if votes[r] > votes[root] {
+			root = r
+		}
+	}
+	for _, p := range sortedKeys(m.shops) {
+		if p == self || len(sources) == most {
+			continue
+		}
+		holds := func(o *Offer) bool {
+			return root != "" && slices.Contains(m.rootsAt(p, spec.Digest), root) ||
+				slices.ContainsFunc(spec.Weights, func(w WeightsMount) bool { return slices.Contains(o.Weights, w.Root) })
+		}
+		if offers := m.shops[p].offers; slices.ContainsFunc(offers, holds) {
+			sources = append(sources, BlockSource{Peer: p, Addrs: offers[0].Addrs})
+		}
+	}
+	return root, sources
+}
+
+// rootsAt returns the manifests that a provider names for an image, each once.
+func (m *Market) rootsAt(p PeerID, digest string) []string {
+	var roots []string
+	for _, o := range m.shops[p].offers {
+		for _, i := range o.Images {
+			if i.Digest == digest && !slices.Contains(roots, i.Root) {
+				roots = append(roots, i.Root)
+			}
+		}
+	}
+	return roots
+}
+
+// leaseID names an attempt to place a job. It is derived, so that the market needs no randomness.
+func leaseID(j JobID, attempt int) LeaseID {
+	sum := sha256.Sum256(fmt.Appendf(nil, "rialto lease 1\x00%s\x00%d", j, attempt))
+	return LeaseID("l-" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:16])))
+}
+
+// cancel ends a job at its customer's wish.
+func (t *turn) cancel(ev CancelRequested) error {
+	j := t.jobs[ev.Job]
+	refuse := func(err error) error { return &JobError{Op: "cancel", Job: ev.Job, Err: err} }
+	switch {
+	case j == nil:
+		return refuse(ErrNotFound)
+	case j.State.Terminal():
+		return refuse(ErrJobTerminal)
+	case j.Stopping != 0:
+		return nil
+	}
+	t.stop(j, JobCancelled, cmp.Or(clean(ev.Reason), "cancelled by the customer"))
+	return nil
+}
+
+// next gives a job back to the queue after a provider did not serve it.
+func (t *turn) next(j *Job, l *Lease, why string) {
+	t.touchJob(j)
+	if !slices.Contains(j.Tried, l.Provider) {
+		j.Tried = append(slices.Clip(j.Tried), l.Provider)
+	}
+	t.log(j, "%s", why)
+	t.changed = true
+	if j.Attempts >= maxAttempts {
+		t.finish(j, nil, JobFailed, fmt.Sprintf("given up after %d attempts: %s", j.Attempts, why))
+		return
+	}
+	j.State = JobQueued
+	t.queued[j.ID] = struct{}{}
+}
+
+// finish settles a job and makes it terminal. The lease is the one to bill; nil if there is nothing to bill.
+func (t *turn) finish(j *Job, l *Lease, state JobState, reason string) {
+	if j.State.Terminal() {
+		t.broken(fmt.Sprintf("job %s: %v cannot become %v", j.ID, j.State, state))
+		return
+	}
+	t.settle(j, l)
+	j.State, j.Error, j.Ended, j.Stopping = state, reason, t.now, 0
+	delete(t.queued, j.ID)
+	var text []string
+	if state == JobDone {
+		text = append(text, fmt.Sprintf("exit code %d", j.ExitCode))
+	}
+	if reason != "" {
+		text = append(text, reason)
+	}
+	if l != nil {
+		text = append(text, fmt.Sprintf("%v for %v", l.Cost, l.Billed.Round(time.Millisecond)))
+	} else {
+		text = append(text, "nothing charged")
+	}
+	t.log(j, "%s", strings.Join(text, "; "))
+}
+
+func (t *turn) log(j *Job, format string, args ...any) {
+	t.touchJob(j)
+	j.Log = append(j.Log, JobEvent{Seq: uint64(len(j.Log) + 1), Time: t.now, State: j.State, Text: fmt.Sprintf(format, args...)})
+}
+
+func (t *turn) touchJob(j *Job)     { t.dirtyJobs.add(j) }
+func (t *turn) touchLease(l *Lease) { t.dirtyLeases.add(l) }
+
+// IsRefusal reports whether an error of [Market.Step] only refuses the event. Any other error is fatal.
+func IsRefusal(err error) bool {
+	_, fatal := errors.AsType[*InvariantError](err)
+	return err != nil && !fatal
+}
+
+// clean makes a peer's text fit for a log line.
+func clean(s string) string {
+	const most = 512
+	s = strings.Map(func(r rune) rune {
+		if !printable(string(r)) {
+			return ' '
+		}
+		return r
+	}, s[:min(len(s), most)])
+	return strings.Join(strings.Fields(s), " ")
+}
