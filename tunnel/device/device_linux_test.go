@@ -1,0 +1,425 @@
+package device
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"rialto/tunnel"
+	"rialto/tunnel/client"
+	"rialto/tunnel/tunneltest"
+)
+
+func TestConformanceUserspace(t *testing.T) {
+	needRoot(t)
+	netns := newNetns(t)
+	tunneltest.Device(t, func(t *testing.T, c tunnel.Config) tunnel.Device {
+		return openDevice(t, netns, "rlconf0", c)
+	})
+}
+
+func TestConformanceKernel(t *testing.T) {
+	needRoot(t)
+	if _, err := openKernel(newNetns(t), "rlprobe0"); errors.Is(err, errNoKernel) {
+		t.Skip("needs a kernel with wireguard")
+	}
+	netns := newNetns(t)
+	tunneltest.Device(t, func(t *testing.T, c tunnel.Config) tunnel.Device {
+		d, err := Open(t.Context(), Config{Netns: netns, Name: "rlconf1", Tunnel: c})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { d.Close() })
+		return d
+	})
+}
+
+// job is a device in a namespace with an echo server on port 7 and the customer's configuration for it.
+type job struct {
+	netns    string
+	plan     tunnel.Plan
+	config   tunnel.Config
+	customer tunnel.Config
+	device   *Device
+}
+
+func newJob(t *testing.T, name string) *job {
+	t.Helper()
+	j := &job{netns: newNetns(t)}
+	j.plan, j.config, j.customer = tunneltest.Configs(t, t.Name()+name)
+	j.device = openDevice(t, j.netns, name, j.config)
+	j.customer.Peer.Endpoint = tunneltest.Loopback(t, j.device)
+	echo(t, listen(t, j.netns, "[::]:7"))
+	return j
+}
+
+func (j *job) echoAddress() string { return netip.AddrPortFrom(j.plan.Job, 7).String() }
+
+// echo serves until the test ends, and then closes its connections too: their peers may be gone unheard.
+func echo(t *testing.T, ln net.Listener) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wait.Go(func() {
+				defer c.Close()
+				defer context.AfterFunc(ctx, func() { c.Close() })()
+				_, _ = io.Copy(c, c)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		cancel()
+		wait.Wait()
+	})
+}
+
+func openClient(t *testing.T, c client.Config) *client.Client {
+	t.Helper()
+	cl, err := client.Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cl.Close() })
+	return cl
+}
+
+// roundTrip sends n bytes to an echo server, ends the writing side and expects the same bytes back.
+func roundTrip(t *testing.T, c net.Conn, n int) {
+	t.Helper()
+	sent := strings.Repeat("rialto bridge ", n/14+1)[:n]
+	go func() {
+		_, _ = io.WriteString(c, sent)
+		_ = c.(interface{ CloseWrite() error }).CloseWrite()
+	}()
+	got, err := io.ReadAll(c)
+	if err != nil || string(got) != sent {
+		t.Fatalf("echo: %d bytes, %v; want the %d that were sent", len(got), err, len(sent))
+	}
+}
+
+func TestCustomerReachesJob(t *testing.T) {
+	needRoot(t)
+	j := newJob(t, "rljob0")
+	c := openClient(t, client.Config{Tunnel: j.customer})
+	conn, err := c.DialContext(t.Context(), "tcp", j.echoAddress())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	roundTrip(t, conn, 1<<20)
+}
+
+func TestJobReachesCustomer(t *testing.T) {
+	needRoot(t)
+	netns := newNetns(t)
+	plan, config, customer := tunneltest.Configs(t, t.Name())
+	d := openDevice(t, netns, "rlback0", config)
+	customer.Peer.Endpoint = tunneltest.Loopback(t, d)
+	far := newNetns(t)
+	openDevice(t, far, "rlback1", customer)
+	echo(t, listen(t, far, "[::]:7"))
+	// The customer's end has a keepalive, so the provider learns its endpoint before it has to send.
+	waitHandshake(t, d)
+	var conn net.Conn
+	do(t, netns, func() (err error) {
+		conn, err = net.Dial("tcp", netip.AddrPortFrom(plan.Customer, 7).String())
+		return err
+	})
+	defer conn.Close()
+	roundTrip(t, conn, 1<<16)
+}
+
+func waitHandshake(t testing.TB, d *Device) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+		s, err := d.Stats()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !s.LastHandshake.IsZero() {
+			return
+		}
+	}
+	t.Fatal("no handshake")
+}
+
+// The customer of one job must not reach another, nor may a job reach anything but its customer.
+func TestJobsAreApart(t *testing.T) {
+	needRoot(t)
+	a, b := newJob(t, "rljob1"), newJob(t, "rljob2")
+	c := openClient(t, client.Config{Tunnel: a.customer})
+	if _, err := c.DialContext(t.Context(), "tcp", b.echoAddress()); err == nil {
+		t.Error("a customer dialled another job's address")
+	}
+	do(t, a.netns, func() error {
+		for _, to := range []string{b.echoAddress(), "[2001:db8::1]:7", "127.0.0.2:9", "192.0.2.1:7"} {
+			conn, err := net.DialTimeout("tcp", to, 5*time.Second)
+			if err == nil {
+				conn.Close()
+			}
+			if !errors.Is(err, syscall.ENETUNREACH) && !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("from inside job a, dial %s: %v; want no route", to, err)
+			}
+		}
+		links, err := netlink.LinkList()
+		if err != nil {
+			return err
+		}
+		if len(links) != 2 {
+			t.Errorf("job a sees %d links, want lo and its tunnel", len(links))
+		}
+		return nil
+	})
+}
+
+// A customer who holds a valid key but writes another source address is not heard. The right customer of the
+// same tunnel proves that packets flow at all.
+func TestSpoofedSourceIsDropped(t *testing.T) {
+	needRoot(t)
+	j := newJob(t, "rlspoof0")
+	spoof := j.customer
+	spoof.Address = tunnel.NewPlan("someone else").Customer
+	seen := make(chan netip.AddrPort, 16)
+	var pc net.PacketConn
+	do(t, j.netns, func() (err error) {
+		pc, err = net.ListenPacket("udp6", netip.AddrPortFrom(j.plan.Job, 9).String())
+		return err
+	})
+	defer pc.Close()
+	go func() {
+		buf := make([]byte, 64)
+		for {
+			_, from, err := pc.ReadFrom(buf)
+			if err != nil {
+				close(seen)
+				return
+			}
+			seen <- from.(*net.UDPAddr).AddrPort()
+		}
+	}()
+
+	far := newNetns(t)
+	d := openDevice(t, far, "rlspoof1", spoof)
+	waitHandshake(t, d)
+	// The same end then gets its true address too, and sends from both, the false one first: a tunnel keeps
+	// the order.
+	do(t, far, func() error {
+		link, err := netlink.LinkByName(d.Name())
+		if err != nil {
+			return err
+		}
+		own := &netlink.Addr{IPNet: netlink.NewIPNet(j.plan.Customer.AsSlice()), Flags: ifaNoDAD}
+		if err := netlink.AddrAdd(link, own); err != nil {
+			return err
+		}
+		for _, from := range []netip.Addr{spoof.Address, j.plan.Customer} {
+			c, err := net.DialUDP("udp6", net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0)),
+				net.UDPAddrFromAddrPort(netip.AddrPortFrom(j.plan.Job, 9)))
+			if err != nil {
+				return err
+			}
+			for range 3 {
+				if _, err := c.Write([]byte("canary")); err != nil {
+					return err
+				}
+			}
+			c.Close()
+		}
+		return nil
+	})
+	if from := <-seen; from.Addr() != j.plan.Customer {
+		t.Errorf("first packet heard is from %v, want %v only", from.Addr(), j.plan.Customer)
+	}
+}
+
+func TestReopenedDeviceIsFoundByOpenClient(t *testing.T) {
+	needRoot(t)
+	j := newJob(t, "rlagain0")
+	c := openClient(t, client.Config{Tunnel: j.customer})
+	conn, err := c.DialContext(t.Context(), "tcp", j.echoAddress())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "before "); err != nil {
+		t.Fatal(err)
+	}
+	if got := readN(t, conn, 7); got != "before " {
+		t.Fatal(got)
+	}
+	j.config.ListenPort = j.customer.Peer.Endpoint.Port()
+	if err := j.device.Close(); err != nil {
+		t.Fatal(err)
+	}
+	j.device = openDevice(t, j.netns, "rlagain0", j.config)
+	other, err := c.DialContext(t.Context(), "tcp", j.echoAddress())
+	if err != nil {
+		t.Fatal("dial after the agent's restart:", err)
+	}
+	defer other.Close()
+	roundTrip(t, other, 1<<10)
+	// The address moved to a new interface of the same namespace: the old connection is alive as well.
+	if _, err := io.WriteString(conn, "after"); err != nil {
+		t.Fatal(err)
+	}
+	if got := readN(t, conn, 5); got != "after" {
+		t.Fatal(got)
+	}
+}
+
+func readN(t *testing.T, r io.Reader, n int) string {
+	t.Helper()
+	buf := make([]byte, n)
+	if _, err := io.ReadFull(r, buf); err != nil {
+		t.Fatal(err)
+	}
+	return string(buf)
+}
+
+func TestCloseLeavesNothing(t *testing.T) {
+	needRoot(t)
+	netns := newNetns(t)
+	_, config, _ := tunneltest.Configs(t, t.Name())
+	for i := range 5 {
+		d, err := Open(t.Context(), Config{Netns: netns, Name: "rlclean0", Tunnel: config, Userspace: true})
+		if err != nil {
+			t.Fatalf("open %d: %v", i, err)
+		}
+		config.ListenPort = tunneltest.Loopback(t, d).Port()
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if files, _ := os.ReadDir(socketDir); len(files) != 0 {
+			t.Fatalf("left in %s: %v", socketDir, files)
+		}
+		do(t, netns, func() error {
+			if link, err := netlink.LinkByName("rlclean0"); err == nil {
+				return fmt.Errorf("left behind: %v", link.Attrs())
+			}
+			return nil
+		})
+	}
+}
+
+func TestOpenErrors(t *testing.T) {
+	needRoot(t)
+	netns := newNetns(t)
+	_, config, _ := tunneltest.Configs(t, t.Name())
+	busy, err := net.ListenUDP("udp4", &net.UDPAddr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	taken := config
+	taken.ListenPort = uint16(busy.LocalAddr().(*net.UDPAddr).Port)
+	openDevice(t, netns, "rlbusy0", config)
+	for _, tt := range []struct {
+		name string
+		c    Config
+		want string
+	}{
+		{"no namespace", Config{Netns: "/nonexistent", Name: "rlerr0", Tunnel: config}, "/nonexistent"},
+		{"long name", Config{Netns: netns, Name: "abcdefghijklmnop", Tunnel: config}, "1 to 15"},
+		{"path in name", Config{Netns: netns, Name: "../x", Tunnel: config}, "character"},
+		{"no key", Config{Netns: netns, Name: "rlerr0"}, "private key"},
+		{"port in use", Config{Netns: netns, Name: "rlerr0", Tunnel: taken, Userspace: true}, "address already in use"},
+		{"name in use", Config{Netns: netns, Name: "rlbusy0", Tunnel: config, Userspace: true}, "in use"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := Open(t.Context(), tt.c)
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want an error with %q", err, tt.want)
+			}
+		})
+	}
+	if files, _ := os.ReadDir(socketDir); len(files) != 1 {
+		t.Errorf("in %s: %v, want only rlbusy0", socketDir, files)
+	}
+}
+
+func TestStaleSocketIsReplaced(t *testing.T) {
+	needRoot(t)
+	if err := os.MkdirAll(socketDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: socketDir + "/rlstale0.sock", Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false) // as after a crash
+	stale.Close()
+	_, config, _ := tunneltest.Configs(t, t.Name())
+	openDevice(t, newNetns(t), "rlstale0", config)
+	info, err := os.Stat(socketDir + "/rlstale0.sock")
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("control socket: %v, %v; want mode 0600", info, err)
+	}
+}
+
+// What crosses the underlay is ciphertext: a canary that the tunnel carries is seen inside and not outside.
+func TestUnderlayShowsNoPlaintext(t *testing.T) {
+	needRoot(t)
+	const canary = "the-doge-keeps-a-secret-0123456789"
+	j := newJob(t, "rlspy0")
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_ALL)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 200_000}); err != nil {
+		t.Fatal(err)
+	}
+	c := openClient(t, client.Config{Tunnel: j.customer})
+	conn, err := c.DialContext(t.Context(), "tcp", j.echoAddress())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for range 20 {
+		if _, err := io.WriteString(conn, canary); err != nil {
+			t.Fatal(err)
+		}
+		if got := readN(t, conn, len(canary)); got != canary {
+			t.Fatal(got)
+		}
+	}
+	buf := make([]byte, 64<<10)
+	packets := 0
+	for {
+		n, _, err := unix.Recvfrom(fd, buf, 0)
+		if errors.Is(err, unix.EAGAIN) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		packets++
+		if strings.Contains(string(buf[:n]), "doge") {
+			t.Fatal("the canary crossed the underlay in the clear")
+		}
+	}
+	if packets < 40 {
+		t.Errorf("captured %d packets, want at least 40", packets)
+	}
+}
+
+func htons(v uint16) uint16 { return v<<8 | v>>8 }
