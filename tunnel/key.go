@@ -4,6 +4,7 @@ import (
 	"crypto/ecdh"
 	"crypto/rand"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"log/slog"
 )
@@ -13,6 +14,8 @@ type Key [32]byte
 
 // PrivateKey is a WireGuard private key. It prints as "redacted".
 type PrivateKey [32]byte
+
+var errSecret = errors.New("tunnel key: a private key is not marshalled; use Base64")
 
 // NewPrivateKey makes a fresh key from the operating system's random source.
 func NewPrivateKey() (PrivateKey, error) {
@@ -35,11 +38,14 @@ func (k PrivateKey) Public() (Key, error) {
 // String hides the key.
 func (PrivateKey) String() string { return "redacted" }
 
-// GoString hides the key from %#v.
-func (PrivateKey) GoString() string { return "redacted" }
+// Format hides the key from every verb.
+func (PrivateKey) Format(s fmt.State, _ rune) { fmt.Fprint(s, "redacted") }
 
 // LogValue hides the key from logs.
 func (PrivateKey) LogValue() slog.Value { return slog.StringValue("redacted") }
+
+// MarshalText keeps the key out of JSON: who has to store it calls Base64, on purpose.
+func (PrivateKey) MarshalText() ([]byte, error) { return nil, errSecret }
 
 // Base64 returns the key as WireGuard's tools write it. Never log the result.
 func (k PrivateKey) Base64() string { return base64.StdEncoding.EncodeToString(k[:]) }
@@ -78,7 +84,7 @@ func ParsePrivateKey(s string) (PrivateKey, error) {
 func parse32(s string) ([32]byte, error) {
 	var k [32]byte
 	b, err := base64.StdEncoding.Strict().DecodeString(s)
-	if err != nil || len(b) != len(k) {
+	if err != nil || len(b) != len(k) || len(s) != base64.StdEncoding.EncodedLen(len(k)) {
 		return k, fmt.Errorf("tunnel key: want 32 bytes in base64")
 	}
 	copy(k[:], b)
