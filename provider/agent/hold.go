@@ -113,17 +113,11 @@ func checkSpec(spec broker.JobSpec, customer, from, self broker.PeerID) error {
 	case spec.GPU.Count < 1:
 		return refusal("the job asks for no GPU")
 	}
-	var taken []string
 	for _, m := range spec.Weights {
-		if path.Clean(m.Path) != m.Path || m.Path == "/" || slices.ContainsFunc([]string{"/proc", "/sys", "/dev"}, func(dir string) bool {
-			return m.Path == dir || strings.HasPrefix(m.Path, dir+"/")
-		}) {
+		inside := func(dir string) bool { return m.Path == dir || strings.HasPrefix(m.Path, dir+"/") }
+		if path.Clean(m.Path) != m.Path || m.Path == "/" || slices.ContainsFunc([]string{"/proc", "/sys", "/dev"}, inside) {
 			return refusal(fmt.Sprintf("weights cannot be mounted at %q", m.Path))
 		}
-		if slices.Contains(taken, m.Path) {
-			return refusal(fmt.Sprintf("two weights are to be mounted at %q", m.Path))
-		}
-		taken = append(taken, m.Path)
 	}
 	return nil
 }
