@@ -33,15 +33,18 @@ import (
 
 	"rialto/broker"
 	"rialto/broker/wire"
+	"rialto/p2p"
 	"rialto/p2p/identity"
 	"rialto/pricing"
 	"rialto/provider"
 )
 
-// Network is the part of the p2p host that the agent uses.
+var _ Network = (*p2p.Host)(nil)
+
+// Network is the part of the p2p host that the agent uses. Methods are safe for concurrent use.
 type Network interface {
 	Addrs() []string
-	Handle(protocol string, maxRequest int, fn func(ctx context.Context, from identity.ID, request []byte) ([]byte, error))
+	Handle(protocol string, maxRequest int, fn p2p.Handler)
 	Request(ctx context.Context, to identity.ID, protocol string, request []byte) ([]byte, error)
 	Keep(ctx context.Context, addr string, up func(ctx context.Context, id identity.ID)) error
 	OnDisconnect(fn func(identity.ID))

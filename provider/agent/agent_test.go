@@ -14,6 +14,7 @@ import (
 
 	"rialto/broker"
 	"rialto/broker/wire"
+	"rialto/p2p"
 	"rialto/p2p/identity"
 	"rialto/pricing"
 	"rialto/provider"
@@ -74,7 +75,7 @@ func (w *world) start() {
 	w.t.Helper()
 	w.net = &fakeNet{
 		broker: w.broker, up: make(chan struct{}),
-		handlers: map[string]func(context.Context, identity.ID, []byte) ([]byte, error){},
+		handlers: map[string]p2p.Handler{},
 	}
 	w.config.Network = w.net
 	a, err := New(w.config)

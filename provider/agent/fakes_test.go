@@ -16,6 +16,7 @@ import (
 
 	"rialto/broker"
 	"rialto/broker/wire"
+	"rialto/p2p"
 	"rialto/p2p/identity"
 	"rialto/provider"
 	"rialto/tunnel"
@@ -26,7 +27,7 @@ type fakeNet struct {
 	broker *fakeBroker
 
 	mu       sync.Mutex
-	handlers map[string]func(context.Context, identity.ID, []byte) ([]byte, error)
+	handlers map[string]p2p.Handler
 	gone     func(identity.ID)
 	up       chan struct{} // each value is a reconnection
 }
@@ -35,7 +36,7 @@ func (*fakeNet) Addrs() []string {
 	return []string{"/ip4/127.0.0.1/tcp/7072/p2p/x", "/ip4/192.0.2.7/udp/7072/quic-v1/p2p/x", "/ip4/192.0.2.7/tcp/7072/p2p/x"}
 }
 
-func (n *fakeNet) Handle(protocol string, _ int, fn func(context.Context, identity.ID, []byte) ([]byte, error)) {
+func (n *fakeNet) Handle(protocol string, _ int, fn p2p.Handler) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.handlers[protocol] = fn

@@ -71,6 +71,10 @@ func (s *site) sandbox(ctx context.Context) (provider.Sandbox, error) {
 		if s.record().State == provider.StateRunning {
 			return nil, fmt.Errorf("the sandbox was lost while no agent ran: %w", err)
 		}
+		// The earlier agent may have died while it was making one.
+		if err := s.agent.Runtime.Remove(ctx, s.lease); err != nil {
+			return nil, err
+		}
 	}
 	cpus, memory := s.spec.CPUs, s.spec.MemoryMiB
 	if cpus == 0 {

@@ -12,29 +12,30 @@ import (
 func TestParse(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]Spec{
-		"RTX 4090":     {"RTX 4090", 1},
-		"rtx 4090:2":   {"RTX 4090", 2},
-		" H100 : 16":   {"H100", 16},
-		"RTX 4090:0":   {},
-		"RTX 4090:17":  {},
-		"RTX 4090:":    {},
-		"RTX 4091":     {},
-		":3":           {},
-		"RTX 4090:2:2": {},
+		"RTX 4090":       {"RTX 4090", 1},
+		"rtx 4090:2":     {"RTX 4090", 2},
+		" h100-sxm : 16": {"H100 SXM", 16},
+		"RTX 4090:0":     {},
+		"RTX 4090:17":    {},
+		"RTX 4090:":      {},
+		"RTX 4091":       {},
+		"any":            {},
+		":3":             {},
+		"RTX 4090:2:2":   {},
 	} {
 		got, err := Parse(text)
 		if (err != nil) != (want == Spec{}) || got != want {
 			t.Errorf("%q: got %v, %v, want %v", text, got, err, want)
 		}
 	}
-	if _, err := Parse("GTX 9"); !errors.Is(err, ErrModel) {
-		t.Errorf("got %v, want %v", err, ErrModel)
+	if _, err := Parse("RTX 409"); err == nil || !strings.Contains(err.Error(), "RTX 4090") {
+		t.Errorf("got %v, want the nearest model", err)
 	}
 }
 
 func TestInventorySaysWhatItIs(t *testing.T) {
 	t.Parallel()
-	specs := []Spec{{"RTX 4090", 2}, {"H100", 1}}
+	specs := []Spec{{"RTX 4090", 2}, {"L4", 1}}
 	a, err := New("host-a", specs)
 	if err != nil {
 		t.Fatal(err)
@@ -72,7 +73,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("H100")
 	f.Fuzz(func(t *testing.T, s string) {
 		spec, err := Parse(s)
-		if err == nil && (!slices.Contains(Models(), spec.Model) || spec.Count < 1 || spec.Count > MaxGPUs) {
+		if err == nil && (!slices.ContainsFunc(broker.Models(), func(m broker.Model) bool { return m.Name == spec.Model }) || spec.Count < 1 || spec.Count > MaxGPUs) {
 			t.Fatalf("%q: got %+v", s, spec)
 		}
 	})
