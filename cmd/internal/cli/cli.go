@@ -117,8 +117,13 @@ func Hint(err error, format string, args ...any) error {
 func hints(err error) []string {
 	var all []string
 	for err != nil {
-		if h, ok := err.(*hintError); ok { //nolint:errorlint // each link of the chain is looked at by itself
-			all = append(all, h.hint)
+		switch link := err.(type) { //nolint:errorlint // each link of the chain is looked at by itself
+		case *hintError:
+			all = append(all, link.hint)
+		case interface{ Unwrap() []error }:
+			for _, e := range link.Unwrap() {
+				all = append(all, hints(e)...)
+			}
 		}
 		err = errors.Unwrap(err)
 	}

@@ -32,6 +32,15 @@ func (p *Progress) Close() {
 	}
 }
 
+// Say prints a line above the bars.
+func (p *Progress) Say(line string) {
+	if p.bars == nil {
+		fmt.Fprintln(p.out, line)
+		return
+	}
+	_, _ = p.bars.Write([]byte(line + "\n")) // the bars have ended: there is nobody to read it
+}
+
 // Bar is one transfer.
 type Bar struct {
 	out  io.Writer
@@ -39,6 +48,7 @@ type Bar struct {
 	bar  *mpb.Bar
 
 	mu   sync.Mutex
+	text string // name, as it was last renamed
 	note string
 	done int64
 	end  bool
@@ -46,19 +56,30 @@ type Bar struct {
 
 // Bar starts a transfer of total bytes; total zero means not known yet.
 func (p *Progress) Bar(name string, total int64) *Bar {
-	b := &Bar{out: p.out, name: name}
+	b := &Bar{out: p.out, name: name, text: name}
 	if p.bars == nil {
 		return b
 	}
 	b.bar = p.bars.New(total, mpb.BarStyle().Lbound("").Filler("━").Tip("━").Padding("─").Rbound(""),
 		mpb.BarRemoveOnComplete(),
-		mpb.PrependDecorators(decor.Name(name, decor.WCSyncSpaceR)),
+		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.text
+		}, decor.WCSyncSpaceR)),
 		mpb.AppendDecorators(decor.CountersKibiByte(" % .0f / % .0f"), decor.Any(func(decor.Statistics) string {
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			return b.note
 		})))
 	return b
+}
+
+// Rename changes what a moving bar says in front.
+func (b *Bar) Rename(text string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.text = text
 }
 
 // Set moves the bar to done of total bytes with a note behind it, such as where the bytes come from.

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"rialto/broker"
+	"rialto/broker/api"
+	"rialto/cmd/internal/cli"
+	"rialto/pricing"
+)
+
+func (a *app) accountCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "account",
+		Short:   "Show the account's money and key",
+		Example: "  rialto account\n  rialto account login https://broker.example TOKEN",
+		Args:    cli.Args(0, 0),
+	}
+	p := a.jsonFlag(c)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		m, err := a.connect()
+		if err != nil {
+			return err
+		}
+		account, err := m.Account(c.Context())
+		if err != nil {
+			return explain(err)
+		}
+		key, err := m.home.key()
+		if err != nil {
+			return err
+		}
+		return p.Print(account, func(w io.Writer) error { return writeAccount(w, m.url, account, string(key.ID())) })
+	}
+	login := &cobra.Command{
+		Use:   "login URL TOKEN",
+		Short: "Use an account on this machine",
+		Long: "Use an account on this machine: makes the key that signs jobs, binds it to the account, and remembers\n" +
+			"broker and token. A token of \"-\" is read from stdin, so that it stays out of the shell's history.",
+		Example: "  rialto account login https://broker.example TOKEN\n  pass broker | rialto account login https://broker.example -",
+		Args:    cli.Args(2, 2),
+		RunE:    a.login,
+	}
+	c.AddCommand(login)
+	return c
+}
+
+func (a *app) login(c *cobra.Command, args []string) error {
+	address, token := args[0], args[1]
+	if token == "-" {
+		text, err := io.ReadAll(io.LimitReader(a.stdin, 4096))
+		if err != nil {
+			return fmt.Errorf("read token: %w", err)
+		}
+		token = strings.TrimSpace(string(text))
+	}
+	client, err := api.NewClient(address, token, nil)
+	if err != nil {
+		return err
+	}
+	h, err := openHome(a.getenv)
+	if err != nil {
+		return err
+	}
+	key, err := h.key()
+	if err != nil {
+		return err
+	}
+	account, err := client.BindKey(c.Context(), broker.PeerID(key.ID()))
+	switch {
+	case errors.Is(err, broker.ErrForbidden):
+		return cli.Hint(err, "the operator of %s gives out tokens: rialto-broker account create NAME", address)
+	case errors.Is(err, broker.ErrConflict):
+		return cli.Hint(err, "an account speaks with one key: copy %s from the machine that logged in first", h.path("key"))
+	case err != nil:
+		return explain(err)
+	}
+	if err := h.save(config{Broker: address, Token: token}, "config.json"); err != nil {
+		return err
+	}
+	if plaintext(address) {
+		a.say("%s %s is not encrypted: whoever sees the network sees the token. Jobs need your key as well, and tunnels are encrypted.",
+			cli.Paint(a.stderr, cli.Warn, "warning:"), address)
+	}
+	return writeAccount(a.stdout, address, account, string(key.ID()))
+}
+
+func writeAccount(w io.Writer, address string, account api.Account, key string) error {
+	fmt.Fprintf(w, "account    %s (%s)\n", cli.Clean(account.Name), account.ID)
+	fmt.Fprintf(w, "broker     %s\n", address)
+	switch account.Key {
+	case "":
+		fmt.Fprintf(w, "key        %s, not bound yet: `rialto account login` binds it\n", key)
+	case key:
+		fmt.Fprintf(w, "key        %s\n", key)
+	default:
+		fmt.Fprintf(w, "key        %s; this machine's is another, so it cannot sign jobs\n", account.Key)
+	}
+	fmt.Fprintf(w, "available  %s\n", pricing.Money(account.AvailableNanoUSD))
+	fmt.Fprintf(w, "held       %s\n", pricing.Money(account.HeldNanoUSD))
+	_, err := fmt.Fprintf(w, "spent      %s\n", pricing.Money(account.SpentNanoUSD))
+	return err
+}

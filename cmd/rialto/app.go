@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"rialto/broker"
+	"rialto/broker/api"
+	"rialto/cmd/internal/cli"
+)
+
+// defaultBroker is where a broker on this machine listens.
+const defaultBroker = "http://127.0.0.1:7070"
+
+// app is one run of the command.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	getenv         func(string) string
+
+	brokerFlag string
+}
+
+// say prints a line of talk.
+func (a *app) say(format string, args ...any) { fmt.Fprintf(a.stderr, format+"\n", args...) }
+
+// jsonFlag adds --json to a command and returns the printer that obeys it.
+func (a *app) jsonFlag(c *cobra.Command) *cli.Printer {
+	p := &cli.Printer{Out: a.stdout}
+	c.Flags().BoolVar(&p.JSON, "json", false, "print JSON for programs")
+	return p
+}
+
+// market is a broker and what this machine knows to speak to it.
+type market struct {
+	*api.Client
+	home home
+	url  string
+}
+
+// connect finds the broker and the token. It sends nothing yet.
+func (a *app) connect() (*market, error) {
+	h, err := openHome(a.getenv)
+	if err != nil {
+		return nil, err
+	}
+	c, err := h.config()
+	if err != nil {
+		return nil, err
+	}
+	address := firstOf(a.brokerFlag, a.getenv("RIALTO_BROKER"), c.Broker, defaultBroker)
+	token := a.getenv("RIALTO_TOKEN")
+	if token == "" && (address == c.Broker || c.Broker == "") {
+		token = c.Token // a token is shown only to the broker that it is for
+	}
+	client, err := api.NewClient(address, token, nil)
+	if err != nil {
+		return nil, err
+	}
+	return &market{Client: client, home: h, url: address}, nil
+}
+
+func firstOf(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// explain adds to an error of the market what to do next.
+func explain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, broker.ErrNoOffer):
+		return cli.Hint(err, "`rialto offers` shows what there is; `rialto run --wait` waits for a matching offer")
+	case errors.Is(err, broker.ErrNoFunds):
+		return cli.Hint(err, "lower --max-cost or --for; `rialto account` shows the balance")
+	case errors.Is(err, broker.ErrForbidden):
+		return cli.Hint(err, "`rialto account login URL TOKEN` uses an account's token and binds this machine's key to it")
+	}
+	if _, ok := errors.AsType[*api.UnreachableError](err); ok {
+		return cli.Hint(err, "jobs that run keep running; --broker, $RIALTO_BROKER or `rialto account login` name another broker")
+	}
+	return err
+}
+
+// transient reports whether sending the same again may help.
+func transient(err error) bool {
+	if _, ok := errors.AsType[*api.UnreachableError](err); ok {
+		return true
+	}
+	p, ok := errors.AsType[*api.Problem](err)
+	return ok && (p.Status >= 500 || p.Status == 429)
+}
+
+// backoff waits longer each time: 100 ms, 200 ms, … 3 s. It returns false when ctx ended.
+func backoff(ctx context.Context, attempt int) bool {
+	const first, most = 100 * time.Millisecond, 3 * time.Second
+	t := time.NewTimer(min(first<<min(attempt, 10), most))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// plaintext reports whether a token would cross a network in the clear.
+func plaintext(address string) bool {
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "http" {
+		return false
+	}
+	if ip, err := netip.ParseAddr(u.Hostname()); err == nil {
+		return !ip.IsLoopback()
+	}
+	return u.Hostname() != "localhost"
+}
+
+// closed reports errors that only say that a connection was ended.
+func closed(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+// hostName names a provider for people: the name that its owner chose, and the end of its id, which nobody chose.
+func hostName(host, provider string) string {
+	host = cli.Clean(host)
+	if len(provider) <= 8 {
+		return firstOf(host, provider)
+	}
+	return strings.TrimSpace(host + " …" + provider[len(provider)-8:])
+}

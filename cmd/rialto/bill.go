@@ -1,0 +1,225 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"rialto/broker"
+	"rialto/broker/api"
+	"rialto/broker/wire"
+	"rialto/cmd/internal/cli"
+	"rialto/pricing"
+)
+
+// bill is a receipt that was checked: the broker signed it for this customer, the provider signed the
+// usage inside, and the cost is what the rate makes of the billed time.
+type bill struct {
+	Job                string    `json:"job"`
+	Lease              string    `json:"lease"`
+	Provider           string    `json:"provider"`
+	Model              string    `json:"model"`
+	GPUs               int       `json:"gpus"`
+	RateNanoUSDPerHour int64     `json:"rate_nanousd_per_hour"` // per GPU
+	UsedMS             int64     `json:"used_ms"`
+	BilledMS           int64     `json:"billed_ms"`
+	CostNanoUSD        int64     `json:"cost_nanousd"`
+	FeeNanoUSD         int64     `json:"fee_nanousd"`
+	Fetched            fetched   `json:"fetched"`
+	ExitCode           int       `json:"exit_code"`
+	Ended              time.Time `json:"ended"`
+	Verified           bool      `json:"verified"`
+
+	billed time.Duration
+}
+
+type fetched struct {
+	LocalBytes    int64 `json:"local_bytes"`
+	PeersBytes    int64 `json:"peers_bytes"`
+	RegistryBytes int64 `json:"registry_bytes"`
+	TotalBytes    int64 `json:"total_bytes"`
+}
+
+func (a *app) billCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "bill [JOB]",
+		Short: "Show what jobs cost, from signed receipts",
+		Long: "Show what a job cost, or all jobs. A receipt is signed by the broker and holds the provider's signed\n" +
+			"report of the usage; both signatures are checked here, and the cost is computed again.",
+		Example:           "  rialto bill\n  rialto bill --last\n  rialto bill j-4k2 --json",
+		ValidArgsFunction: a.completeJobs(false),
+		Args:              cli.Args(0, 1),
+	}
+	ref := newJobRef(c)
+	p := a.jsonFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		m, err := a.connect()
+		if err != nil {
+			return err
+		}
+		if len(args) == 0 && !ref.last {
+			return a.allBills(c.Context(), m, p)
+		}
+		word, _, err := ref.split(c, args, 0, 0)
+		if err != nil {
+			return err
+		}
+		job, err := m.find(c.Context(), word)
+		if err != nil {
+			return err
+		}
+		b, err := m.billOf(c.Context(), job)
+		if err != nil {
+			return err
+		}
+		return p.Print(b, func(w io.Writer) error { return writeBill(w, b) })
+	}
+	return c
+}
+
+// billOf returns the bill of a job; one that never had a container cost nothing.
+func (m *market) billOf(ctx context.Context, job api.Job) (bill, error) {
+	b, err := m.bill(ctx, broker.JobID(job.ID))
+	if !errors.Is(err, broker.ErrNotFound) {
+		return b, explain(err)
+	}
+	if job.Ended == nil {
+		return bill{}, cli.Hint(fmt.Errorf("job %s: no bill yet, it is %s", job.ID, job.State),
+			"%s so far, for %s", pricing.Money(job.CostNanoUSD), cli.FormatDuration(time.Duration(job.BilledMS)*time.Millisecond))
+	}
+	if job.CostNanoUSD != 0 {
+		return bill{}, fmt.Errorf("job %s: the broker has no receipt for %s", job.ID, pricing.Money(job.CostNanoUSD))
+	}
+	return bill{Job: job.ID, Lease: job.Lease, Provider: job.Provider, Model: job.GPUModel, GPUs: job.GPUCount, Ended: *job.Ended}, nil
+}
+
+// bill fetches a receipt and checks it.
+func (m *market) bill(ctx context.Context, id broker.JobID) (bill, error) {
+	answer, err := m.Receipt(ctx, id)
+	if err != nil {
+		return bill{}, err
+	}
+	info, err := m.Market(ctx)
+	if err != nil {
+		return bill{}, err
+	}
+	key, err := m.home.key()
+	if err != nil {
+		return bill{}, err
+	}
+	r, err := checkReceipt(answer.Envelope, id, broker.PeerID(info.Broker), broker.PeerID(key.ID()))
+	if err != nil {
+		return bill{}, fmt.Errorf("receipt of job %s: %w", id, err)
+	}
+	return bill{
+		Job: string(r.Job), Lease: string(r.Lease), Provider: string(r.Provider), Model: r.Model, GPUs: len(r.GPUs),
+		RateNanoUSDPerHour: int64(r.Rate), UsedMS: r.Used.Milliseconds(), BilledMS: r.Billed.Milliseconds(),
+		CostNanoUSD: int64(r.Cost), FeeNanoUSD: int64(r.Fee), ExitCode: r.ExitCode, Ended: r.Ended, Verified: true, billed: r.Billed,
+		Fetched: fetched{r.Fetched.Local, r.Fetched.Peers, r.Fetched.Registry, r.Fetched.Total},
+	}, nil
+}
+
+// checkReceipt opens a receipt and believes only what is signed and adds up.
+func checkReceipt(envelope []byte, job broker.JobID, market, customer broker.PeerID) (broker.Receipt, error) {
+	r, signer, err := wire.OpenReceipt(envelope)
+	if err != nil {
+		return r, err
+	}
+	switch {
+	case signer != market:
+		return r, fmt.Errorf("signed by %s, not by the broker %s", signer, market)
+	case r.Job != job:
+		return r, fmt.Errorf("it is for job %s", r.Job)
+	case r.Customer != customer:
+		return r, cli.Hint(fmt.Errorf("it is for customer %s", r.Customer), "this machine's key is %s; the job was signed elsewhere", customer)
+	}
+	most, err := costOf(r.Rate, len(r.GPUs), r.Billed)
+	switch {
+	case err != nil:
+		return r, err
+	case r.Cost > most:
+		return r, fmt.Errorf("it says %s, but %s of %d × %s is %s", r.Cost, r.Billed, len(r.GPUs), r.Rate, most)
+	case r.Fee > r.Cost:
+		return r, fmt.Errorf("its fee %s is more than its cost %s", r.Fee, r.Cost)
+	case r.Billed > r.Used:
+		return r, fmt.Errorf("it bills %s, but the provider reported %s", r.Billed, r.Used)
+	case len(r.Report) == 0 && r.Cost == 0:
+		return r, nil
+	}
+	report, reporter, err := wire.OpenReport(r.Report)
+	switch {
+	case err != nil:
+		return r, fmt.Errorf("the provider's report: %w", err)
+	case reporter != r.Provider:
+		return r, fmt.Errorf("the provider's report is signed by %s, not by %s", reporter, r.Provider)
+	case report.Lease != r.Lease:
+		return r, fmt.Errorf("the provider's report is for lease %s", report.Lease)
+	case report.Used < r.Billed:
+		return r, fmt.Errorf("it bills %s, but the provider reported %s", r.Billed, report.Used)
+	}
+	return r, nil
+}
+
+// costOf is what a time costs on a number of GPUs, rounded once.
+func costOf(rate pricing.Rate, gpus int, d time.Duration) (pricing.Money, error) {
+	all, err := rate.MulInt(int64(gpus))
+	if err != nil {
+		return 0, err
+	}
+	return all.Cost(d)
+}
+
+// line is the bill in one line.
+func (b *bill) line() string {
+	gpus := "GPU"
+	if b.GPUs != 1 {
+		gpus = "GPUs"
+	}
+	return fmt.Sprintf("%s × %s × %d %s = %s, fee included", cli.FormatDuration(b.billed), pricing.Rate(b.RateNanoUSDPerHour), b.GPUs, gpus,
+		pricing.Money(b.CostNanoUSD))
+}
+
+func writeBill(w io.Writer, b bill) error {
+	if !b.Verified {
+		_, err := fmt.Fprintf(w, "job %s cost nothing: its container never became ready\n", b.Job)
+		return err
+	}
+	f := b.Fetched
+	fmt.Fprintf(w, "job       %s\n", b.Job)
+	fmt.Fprintf(w, "provider  %s\n", b.Provider)
+	fmt.Fprintf(w, "GPUs      %d × %s\n", b.GPUs, cli.Clean(b.Model))
+	fmt.Fprintf(w, "bytes     %s from peers, %s from the registry, %s already on the host\n",
+		cli.FormatBytes(f.PeersBytes), cli.FormatBytes(f.RegistryBytes), cli.FormatBytes(f.LocalBytes))
+	fmt.Fprintf(w, "cost      %s\n", b.line())
+	_, err := fmt.Fprintf(w, "          %s: both signatures are right, and the cost adds up\n", cli.Paint(w, cli.Good, "checked"))
+	return err
+}
+
+// allBills lists what all jobs of the account cost.
+func (a *app) allBills(ctx context.Context, m *market, p *cli.Printer) error {
+	jobs, err := m.Jobs(ctx)
+	if err != nil {
+		return explain(err)
+	}
+	t := cli.Table{Columns: []cli.Column{
+		{Title: "JOB"}, {Title: "STATE", Tone: stateTone}, {Title: "HOST"}, {Title: "BILLED", Align: cli.Right}, {Title: "$", Align: cli.Decimal},
+	}}
+	total := pricing.Money(0)
+	for _, j := range jobs {
+		t.Add(j.ID, j.State, hostName(j.Host, j.Provider), cli.FormatDuration(time.Duration(j.BilledMS)*time.Millisecond), dollars(j.CostNanoUSD))
+		if total, err = total.Add(pricing.Money(j.CostNanoUSD)); err != nil {
+			return err
+		}
+	}
+	return p.Print(api.Jobs{Jobs: jobs}, func(w io.Writer) error {
+		if err := t.Write(w); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintf(w, "%s in all; `rialto bill JOB` checks a receipt\n", total)
+		return err
+	})
+}

@@ -1,0 +1,345 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"os"
+
+	"rialto/broker"
+	"rialto/broker/api"
+	"rialto/cmd/internal/cli"
+	"rialto/tunnel/console"
+)
+
+const (
+	// brokerPatience is how long a silent broker is asked again. Its restart takes seconds; a running job
+	// does not need it.
+	brokerPatience = 10 * time.Minute
+	// settlePatience is how long the end of a container waits for the broker to say the same.
+	settlePatience = time.Minute
+	// drainPatience is how long the end of a job waits for output that still flows: this long after the
+	// last byte.
+	drainPatience = 10 * time.Second
+	// cancelPatience is how long a cancelled job may take to end.
+	cancelPatience = time.Minute
+)
+
+// follower stays with a job until it has ended.
+type follower struct {
+	*app
+	market *market
+	record record
+	flags  *runFlags
+	view   *view
+
+	begin       time.Time    // when the command started
+	firstOutput atomic.Int64 // nanoseconds since begin; zero: none yet
+
+	events  []api.Event
+	session *session // the lease that we are inside of; nil: none
+	job     api.Job  // once it has ended
+}
+
+func newFollower(a *app, m *market, r record, f *runFlags, begin time.Time) *follower {
+	return &follower{app: a, market: m, record: r, flags: f, begin: begin, view: newView(a.stderr, f.quiet || f.out.JSON)}
+}
+
+func (f *follower) id() broker.JobID { return broker.JobID(f.record.Job) }
+
+// follow streams the job's output and returns its end as an error: nil, an exit code, or what went wrong.
+// When ctx ends, it cancels the job.
+func (f *follower) follow(ctx context.Context) error {
+	defer f.view.close()
+	// What follows outlives the first Ctrl-C, because cancelling takes a moment.
+	live, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	defer func() {
+		if f.session != nil {
+			f.session.close()
+		}
+	}()
+	ended, err := f.watch(ctx, live)
+	switch {
+	case errors.Is(err, errInterrupted):
+		return f.cancel(ctx, live)
+	case err != nil:
+		return err
+	}
+	f.view.close()
+	if ended {
+		f.drain(live)
+	}
+	return f.conclude(live)
+}
+
+var errInterrupted = errors.New("interrupted")
+
+// watch follows the broker's events and the container's output until either says that the job has ended;
+// ended says whether the broker knows.
+func (f *follower) watch(ctx, live context.Context) (ended bool, err error) {
+	streaming, stop := context.WithCancel(live)
+	defer stop()
+	events := f.stream(streaming)
+	progress := time.NewTicker(300 * time.Millisecond)
+	defer progress.Stop()
+	var settle <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return false, errInterrupted
+		case e, ok := <-events:
+			if !ok {
+				return true, nil
+			}
+			if e.err != nil && f.session == nil {
+				return false, explain(e.err)
+			}
+			if e.err != nil { // the output still flows and will tell the end
+				events = nil
+				continue
+			}
+			if err := f.event(live, e.Event); err != nil {
+				return false, err
+			}
+		case <-f.session.ended():
+			f.session.exited = true
+			settle = time.After(settlePatience)
+			if events == nil {
+				return false, nil
+			}
+		case <-settle:
+			return false, nil
+		case <-progress.C:
+			f.progress(live)
+		}
+	}
+}
+
+type eventOrError struct {
+	api.Event
+	err error
+}
+
+// stream sends the job's events, over as many connections as it takes, and closes the channel after the
+// last one. An error is the last thing that it sends.
+func (f *follower) stream(ctx context.Context) <-chan eventOrError {
+	out := make(chan eventOrError)
+	go func() { // ends with ctx, with the job, or when the broker is silent for too long
+		defer close(out)
+		send := func(e eventOrError) bool {
+			select {
+			case out <- e:
+				return true
+			case <-ctx.Done():
+				return false
+			}
+		}
+		var after uint64
+		heard, attempt := time.Now(), 0
+		for {
+			var broke error
+			for e, err := range f.market.Events(ctx, f.id(), after) {
+				if broke = err; err != nil {
+					break
+				}
+				if attempt > 0 {
+					f.view.say("the broker answers again")
+				}
+				after, heard, attempt = e.Seq, time.Now(), 0
+				if !send(eventOrError{Event: e}) {
+					return
+				}
+			}
+			if broke == nil || ctx.Err() != nil {
+				return
+			}
+			if _, lost := errors.AsType[*api.Problem](broke); (lost && !transient(broke)) || time.Since(heard) > brokerPatience {
+				send(eventOrError{err: broke})
+				return
+			}
+			if attempt == 0 {
+				f.view.say("%v; the job goes on, asking again for %s", broke, cli.FormatDuration(brokerPatience))
+			}
+			if !backoff(ctx, attempt) {
+				return
+			}
+			attempt++
+		}
+	}()
+	return out
+}
+
+// event takes one line of the job's history.
+func (f *follower) event(ctx context.Context, e api.Event) error {
+	f.events = append(f.events, e)
+	f.view.event(e)
+	var state broker.JobState
+	if err := state.UnmarshalText([]byte(e.State)); err != nil {
+		return fmt.Errorf("broker's answer: %w", err)
+	}
+	switch state {
+	case broker.JobLeased, broker.JobReady, broker.JobRunning:
+	case broker.JobQueued, broker.JobHolding, broker.JobDone, broker.JobFailed, broker.JobExpired, broker.JobCancelled:
+		return nil
+	}
+	if state != broker.JobLeased && f.session != nil {
+		return nil
+	}
+	lease, err := retry(ctx, func() (api.Lease, error) { return f.market.Lease(ctx, f.id()) })
+	if err != nil {
+		return explain(err)
+	}
+	if f.session != nil {
+		if f.session.lease.ID == lease.ID {
+			return nil
+		}
+		f.session.close()
+		f.session = nil
+	}
+	if lease.State == leaseHolding || lease.State == leaseEnded {
+		return nil // this line is old: the job has gone on since
+	}
+	return f.enter(ctx, lease)
+}
+
+// Words of the broker for a lease that cannot be entered: not granted yet, or over.
+const (
+	leaseHolding = "holding"
+	leaseEnded   = "ended"
+)
+
+// enter opens the tunnel of a new lease and follows the container's output.
+func (f *follower) enter(ctx context.Context, lease api.Lease) error {
+	s, err := f.market.enter(f.record, lease)
+	if err != nil {
+		return cli.Hint(err, "do not trust this provider; `rialto stop %s` ends the job", f.record.Job)
+	}
+	f.view.leased(lease)
+	silent := atomic.Bool{}
+	s.console.GiveUp = time.Hour // the broker notices sooner
+	s.console.Retrying = func(err error) {
+		if s.heard.Load() && !silent.Swap(true) {
+			f.view.say("provider %s does not answer: %v; the broker ends or moves the job if it stays away, trying again until then",
+				hostName(lease.Host, lease.Provider), err)
+		}
+	}
+	if err := s.publish(ctx, f.flags.publish, f.view.say); err != nil {
+		s.close()
+		return err
+	}
+	s.follow(ctx, func(stream byte, p []byte) error {
+		f.firstOutput.CompareAndSwap(0, int64(time.Since(f.begin)))
+		silent.Store(false)
+		f.view.close()
+		w := f.stdout
+		if stream == console.Stderr {
+			w = f.stderr
+		}
+		_, err := w.Write(p)
+		return err
+	})
+	f.session = s
+	return nil
+}
+
+// progress shows how far the host is with the image.
+func (f *follower) progress(ctx context.Context) {
+	if f.session == nil || !f.view.moving() {
+		return
+	}
+	if lease, err := f.market.Lease(ctx, f.id()); err == nil {
+		f.view.fetched(lease.Fetched)
+	}
+}
+
+// drain waits for output that the host still holds after the job's end.
+func (f *follower) drain(ctx context.Context) {
+	if f.session == nil || f.session.exited {
+		return
+	}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	start := time.Now()
+	for {
+		select {
+		case <-f.session.ended():
+			return
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			last := time.Unix(0, f.session.lastByte.Load())
+			if last.Before(start) {
+				last = start
+			}
+			if time.Since(last) > drainPatience {
+				f.view.say("provider %s does not answer: the end of the output may be missing; `rialto logs %s` asks again",
+					hostName(f.session.lease.Host, f.session.lease.Provider), f.record.Job)
+				return
+			}
+		}
+	}
+}
+
+// cancel ends the job because ctx has ended, and says so.
+func (f *follower) cancel(ctx, live context.Context) error {
+	again, stop := signal.NotifyContext(live, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	limited, done := context.WithTimeout(again, cancelPatience)
+	defer done()
+	f.view.close()
+	f.say("cancelling job %s; Ctrl-C again leaves at once", f.record.Job)
+	_, err := retry(limited, func() (api.Job, error) { return f.market.Cancel(limited, f.id()) })
+	if err != nil && !errors.Is(err, broker.ErrJobTerminal) {
+		return f.left(again, err)
+	}
+	for e := range f.stream(limited) {
+		if e.err != nil {
+			return f.left(again, e.err)
+		}
+		f.events = append(f.events, e.Event)
+	}
+	if limited.Err() != nil {
+		return f.left(again, limited.Err())
+	}
+	f.say("job %s %s", f.record.Job, f.events[len(f.events)-1].State)
+	if err := f.conclude(live); err != nil {
+		if _, ok := errors.AsType[*cli.ExitError](err); !ok && !errors.Is(err, errNotDone) {
+			return err
+		}
+	}
+	return &cli.ExitError{Code: interruptCode(ctx)}
+}
+
+// left says where a job stands whose end was not waited for.
+func (f *follower) left(again context.Context, err error) error {
+	if again.Err() != nil {
+		f.say("left while job %s is being cancelled; `rialto stop %s` makes sure", f.record.Job, f.record.Job)
+	} else {
+		f.say("job %s may still run: %v; `rialto stop %s` ends it", f.record.Job, err, f.record.Job)
+	}
+	return &cli.ExitError{Code: 128 + int(syscall.SIGINT)}
+}
+
+func interruptCode(ctx context.Context) int {
+	if i, ok := errors.AsType[*cli.InterruptError](context.Cause(ctx)); ok {
+		return 128 + int(i.Signal)
+	}
+	return 128 + int(syscall.SIGINT)
+}
+
+// retry repeats a call that failed because the broker was away.
+func retry[T any](ctx context.Context, call func() (T, error)) (T, error) {
+	since := time.Now()
+	for attempt := 0; ; attempt++ {
+		v, err := call()
+		if err == nil || !transient(err) || time.Since(since) > settlePatience || !backoff(ctx, attempt) {
+			return v, err
+		}
+	}
+}

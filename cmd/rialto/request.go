@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"rialto/broker"
+	"rialto/broker/api"
+	"rialto/cmd/internal/cli"
+	"rialto/pricing"
+)
+
+// request is what `run` and `quote` ask the market for.
+type request struct {
+	gpu      broker.GPURequest
+	gpuMiB   uint64
+	maxRate  pricing.Rate
+	maxCost  pricing.Money
+	duration time.Duration
+	env      []pair
+	workdir  string
+	cpus     int
+	memory   uint64
+	region   string
+	provider string
+	weights  []mount
+}
+
+// defaultDuration ends a forgotten job before it costs much.
+const defaultDuration = time.Hour
+
+// newRequest declares the flags of a request.
+func newRequest(c *cobra.Command) *request {
+	r := &request{gpu: broker.GPURequest{Model: anyModel, Count: 1}, duration: defaultDuration}
+	f := c.Flags()
+	f.SortFlags = false
+	f.Var(&value[broker.GPURequest]{to: &r.gpu, parse: parseGPU, kind: "MODEL[:N]", text: "any"}, "gpu", "GPU model and count, such as 'RTX 4090:2' or any:2")
+	f.Var(&value[uint64]{to: &r.gpuMiB, parse: cli.ParseMiB, kind: "size"}, "gpu-memory", "least memory of each GPU, such as 24GiB")
+	f.Var(&value[pricing.Rate]{to: &r.maxRate, parse: pricing.ParseRate, kind: "price"}, "max-price", "highest price of one GPU, such as 0.50/h")
+	f.Var(&value[pricing.Money]{to: &r.maxCost, parse: pricing.ParseMoney, kind: "dollars"}, "max-cost", "never pay more than this; kept aside while the job runs")
+	f.Var(&value[time.Duration]{to: &r.duration, parse: cli.ParseDuration, kind: "duration", text: "1h"}, "for", "end the job after running this long")
+	f.VarP(&list[pair]{to: &r.env, parse: parseEnv, kind: "KEY=VALUE"}, "env", "e", "set a variable in the container (may be repeated)")
+	f.StringVarP(&r.workdir, "workdir", "w", "", "working directory in the container")
+	f.IntVar(&r.cpus, "cpus", 0, "CPU cores that the host must grant")
+	f.Var(&value[uint64]{to: &r.memory, parse: cli.ParseMiB, kind: "size"}, "memory", "host memory that the host must grant, such as 16GiB")
+	f.Var(&value[string]{to: &r.region, parse: parseRegion, kind: "country"}, "region", "country of the host, such as DE")
+	f.StringVar(&r.provider, "provider", "", "only this host, by name or provider id")
+	f.Var(&list[mount]{to: &r.weights, parse: parseMount, kind: "NAME:PATH"}, "weights", "mount weights read-only at a path (may be repeated)")
+	return r
+}
+
+// check finds what no broker could accept.
+func (r *request) check() error {
+	switch {
+	case r.cpus < 0:
+		return fmt.Errorf("--cpus %d: must not be negative", r.cpus)
+	case r.workdir != "" && !strings.HasPrefix(r.workdir, "/"):
+		return cli.Hint(fmt.Errorf("--workdir %q: must be absolute", r.workdir), "did you mean /%s?", r.workdir)
+	case r.maxCost < 0:
+		return fmt.Errorf("--max-cost %v: must not be negative", r.maxCost)
+	}
+	return nil
+}
+
+// mounts resolves names of weights to their roots.
+func (r *request) mounts(known map[string]weights) ([]broker.WeightsMount, error) {
+	var all []broker.WeightsMount
+	for _, m := range r.weights {
+		w, ok := known[m.name]
+		if !ok {
+			err := fmt.Errorf("weights %q: not known on this machine", m.name)
+			if near, ok := cli.Nearest(m.name, slices.Sorted(maps.Keys(known))); ok {
+				return nil, cli.Hint(err, "did you mean %s?", near)
+			}
+			return nil, cli.Hint(err, "`rialto weights add DIR --name %s` adds them", m.name)
+		}
+		all = append(all, broker.WeightsMount{Name: m.name, Root: w.Root, Path: m.path})
+	}
+	return all, nil
+}
+
+// providerOf finds the provider that a host name or provider id means among live offers.
+func providerOf(name string, offers []api.Offer) (string, error) {
+	var found, hosts []string
+	for _, o := range offers {
+		if o.Provider == name || strings.EqualFold(o.Host, name) {
+			found = append(found, o.Provider)
+		}
+		hosts = append(hosts, o.Host)
+	}
+	slices.Sort(found)
+	found = slices.Compact(found)
+	switch {
+	case len(found) == 1:
+		return found[0], nil
+	case len(found) > 1:
+		return "", cli.Hint(fmt.Errorf("provider %q: %d hosts have this name", name, len(found)), "use a provider id: %s", strings.Join(found, ", "))
+	}
+	err := fmt.Errorf("provider %q: no such host offers anything now", name)
+	if near, ok := cli.Nearest(name, hosts); ok {
+		return "", cli.Hint(err, "did you mean %s?", near)
+	}
+	return "", cli.Hint(err, "`rialto offers` lists the hosts")
+}
+
+// modelOf finds the canonical name of a GPU model among live offers.
+func modelOf(model string, offers []api.Offer) (string, error) {
+	var models []string
+	for _, o := range offers {
+		if strings.EqualFold(o.Model, model) {
+			return o.Model, nil
+		}
+		models = append(models, o.Model)
+	}
+	slices.Sort(models)
+	models = slices.Compact(models)
+	err := fmt.Errorf("GPU %q: no such model is offered now", model)
+	if near, ok := cli.Nearest(model, models); ok {
+		return "", cli.Hint(err, "did you mean '%s'?", near)
+	}
+	if len(models) == 0 {
+		return "", cli.Hint(err, "no provider is connected to the broker")
+	}
+	return "", cli.Hint(err, "offered now: %s", strings.Join(models, ", "))
+}
+
+// resolve replaces names in the request by what they mean in the market now.
+func (r *request) resolve(ctx context.Context, market *api.Client) error {
+	if r.provider == "" && r.gpu.Model == anyModel {
+		return nil
+	}
+	live, err := market.Offers(ctx, api.Query{})
+	if err != nil {
+		return err
+	}
+	if r.provider != "" {
+		if r.provider, err = providerOf(r.provider, live.Offers); err != nil {
+			return err
+		}
+	}
+	if r.gpu.Model != anyModel {
+		r.gpu.Model, err = modelOf(r.gpu.Model, live.Offers)
+	}
+	return err
+}
+
+// query is the part of a request that offers are matched by.
+func (r *request) query(digest string, mounts []broker.WeightsMount) api.Query {
+	q := api.Query{
+		Model: r.gpu.Model, Count: r.gpu.Count, MinGPUMemoryMiB: r.gpuMiB, MemoryMiB: r.memory, CPUs: r.cpus,
+		MaxRateNanoUSDPerHour: int64(r.maxRate), Region: r.region, Provider: r.provider, ImageDigest: digest,
+	}
+	for _, m := range mounts {
+		q.WeightRoots = append(q.WeightRoots, m.Root)
+	}
+	return q
+}
+
+// quote asks what the job would cost now. The error explains why no offer matches.
+func (r *request) quote(ctx context.Context, market *api.Client, q api.Query) (api.Quote, error) {
+	return market.Quote(ctx, api.QuoteRequest{Query: q, MaxCostNanoUSD: int64(r.maxCost), DurationMS: r.duration.Milliseconds()})
+}
+
+// spec fills the job that the customer signs.
+func (r *request) spec(image, digest string, mounts []broker.WeightsMount, command []string) broker.JobSpec {
+	gpu := r.gpu
+	gpu.MinMemoryMiB = r.gpuMiB
+	return broker.JobSpec{
+		Image: image, Digest: digest, Command: command, Env: environment(r.env), Workdir: r.workdir,
+		GPU: gpu, MemoryMiB: r.memory, CPUs: r.cpus,
+		MaxRate: r.maxRate, MaxCost: r.maxCost, MaxDuration: r.duration,
+		Region: r.region, Provider: broker.PeerID(r.provider), Weights: mounts,
+		Created: time.Now().UTC(), Nonce: rand.Text(),
+	}
+}

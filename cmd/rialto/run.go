@@ -1,0 +1,216 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"rialto/broker"
+	"rialto/broker/api"
+	"rialto/broker/wire"
+	"rialto/cmd/internal/cli"
+	"rialto/pricing"
+	"rialto/tunnel"
+)
+
+// runFlags are the flags of `rialto run` beside those of a request.
+type runFlags struct {
+	*request
+	publish []forward
+	detach  bool
+	wait    bool
+	quiet   bool
+	key     string
+	out     *cli.Printer
+}
+
+func (a *app) runCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "run [flags] IMAGE [-- CMD…]",
+		Short: "Run a container on a GPU of the market",
+		Long: "Run a container on the cheapest offer that matches, stream its output, and print how it started and\n" +
+			"what it cost. Its exit code becomes the command's; 125 is an error of Rialto's own.\n\n" +
+			"Ctrl-C cancels the job. Nothing is paid for a container that never became ready.\n" +
+			"With --json, the summary goes to stderr as one JSON object; stdout stays the container's.",
+		Example: "  rialto run --gpu any python:3.13 -- python3 -c 'print(6*7)'\n" +
+			"  rialto run --gpu 'RTX 4090:2' --max-price 0.50/h --for 30m ghcr.io/me/train:1\n" +
+			"  rialto run -p 8080:80 --weights llama:/models ghcr.io/me/serve:1\n" +
+			"  rialto run -d --gpu-memory 24GiB ghcr.io/me/batch:1 -- ./batch --all",
+		Args: imageAndCommand,
+	}
+	r := &runFlags{request: newRequest(c)}
+	f := c.Flags()
+	f.VarP(&list[forward]{to: &r.publish, parse: parseForward, kind: "LOCAL:REMOTE"}, "publish", "p", "lead a local port to one in the container (may be repeated)")
+	f.BoolVarP(&r.detach, "detach", "d", false, "print the job's id and leave; follow later with rialto logs -f")
+	f.BoolVar(&r.wait, "wait", false, "wait for a matching offer if there is none now")
+	f.StringVar(&r.key, "idempotency-key", "", "name the submission: the same key never starts a second job, but continues with the first")
+	f.BoolVarP(&r.quiet, "quiet", "q", false, "print nothing but the container's output and errors")
+	r.out = a.jsonFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error { return a.run(c.Context(), r, args) }
+	a.completeRequest(c)
+	return c
+}
+
+// imageAndCommand wants one image and everything else behind "--".
+func imageAndCommand(c *cobra.Command, args []string) error {
+	before := len(args)
+	if dash := c.ArgsLenAtDash(); dash >= 0 {
+		before = dash
+	}
+	if before > 1 && before == len(args) {
+		err := fmt.Errorf("`rialto run` takes one image; %q is not expected", args[1])
+		return cli.Hint(err, "put the command behind --: rialto run %s -- %s", args[0], strings.Join(args[1:], " "))
+	}
+	return cli.Args(1, 1)(c, args[:before])
+}
+
+func (a *app) run(ctx context.Context, f *runFlags, args []string) error {
+	if f.detach && len(f.publish) > 0 {
+		return cli.Hint(errors.New("--publish needs the command to stay, --detach makes it leave"), "use `rialto forward JOB %s` later", f.publish[0])
+	}
+	if err := f.check(); err != nil {
+		return err
+	}
+	m, err := a.connect()
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	r, err := a.prepare(ctx, m, f, args)
+	if err != nil {
+		return err
+	}
+	job := api.Job{ID: r.Job}
+	if r.Job == "" {
+		if job, err = a.submit(ctx, m, r); err != nil {
+			return err
+		}
+		r.Job = job.ID
+		if err := m.home.saveJob(r); err != nil {
+			return cli.Hint(err, "the job runs all the same; `rialto stop %s` ends it", job.ID)
+		}
+	}
+	if f.detach {
+		return f.out.Print(job, func(w io.Writer) error { _, err := fmt.Fprintln(w, r.Job); return err })
+	}
+	return newFollower(a, m, r, f, begin).follow(ctx)
+}
+
+// prepare returns a submission that is signed and written down. With an idempotency key that was used
+// before, that is the earlier one.
+func (a *app) prepare(ctx context.Context, m *market, f *runFlags, args []string) (record, error) {
+	if f.key == "" {
+		f.key = strings.ToLower(rand.Text())
+	} else {
+		if err := checkIdempotencyKey(f.key); err != nil {
+			return record{}, err
+		}
+		r, ok, err := m.home.submitted(f.key)
+		if err != nil || ok {
+			return r, err
+		}
+	}
+	spec, err := f.specFor(ctx, m, args)
+	if err != nil {
+		return record{}, err
+	}
+	key, err := m.home.key()
+	if err != nil {
+		return record{}, err
+	}
+	private, err := tunnel.NewPrivateKey()
+	if err != nil {
+		return record{}, err
+	}
+	if spec.TunnelKey, err = private.Public(); err != nil {
+		return record{}, err
+	}
+	spec.Customer = broker.PeerID(key.ID())
+	envelope, err := wire.SealJobSpec(key, spec)
+	if err != nil {
+		return record{}, err
+	}
+	r := record{Broker: m.url, IdempotencyKey: f.key, Image: spec.Image, Envelope: envelope, TunnelKey: private.Base64(), Created: spec.Created}
+	return r, m.home.savePending(r)
+}
+
+// specFor asks registry and market at once for what the spec must say.
+func (f *runFlags) specFor(ctx context.Context, m *market, args []string) (broker.JobSpec, error) {
+	known, err := m.home.weights()
+	if err != nil {
+		return broker.JobSpec{}, err
+	}
+	mounts, err := f.mounts(known)
+	if err != nil {
+		return broker.JobSpec{}, err
+	}
+	if f.wait && f.maxCost == 0 {
+		if f.maxRate == 0 {
+			return broker.JobSpec{}, errors.New("--wait needs --max-price or --max-cost, because it takes offers that are not known yet")
+		}
+		if f.maxCost, err = f.dearest(); err != nil {
+			return broker.JobSpec{}, err
+		}
+	}
+	var digest string
+	var info api.MarketInfo
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) { digest, err = resolveImage(ctx, args[0]); return err })
+	g.Go(func() (err error) { info, err = m.Market(ctx); return explain(err) })
+	g.Go(func() error {
+		if err := f.resolve(ctx, m.Client); err != nil || f.wait {
+			return explain(err)
+		}
+		quote, err := f.quote(ctx, m.Client, f.query("", mounts))
+		if f.maxCost == 0 {
+			f.maxCost = pricing.Money(quote.HoldNanoUSD)
+		}
+		return explain(err)
+	})
+	if err := g.Wait(); err != nil {
+		return broker.JobSpec{}, err
+	}
+	spec := f.spec(args[0], digest, mounts, args[1:])
+	spec.Broker = broker.PeerID(info.Broker)
+	return spec, nil
+}
+
+// dearest is what the job costs at the highest price that it takes.
+func (r *request) dearest() (pricing.Money, error) {
+	rate, err := r.maxRate.MulInt(int64(r.gpu.Count))
+	if err != nil {
+		return 0, err
+	}
+	return rate.Cost(r.duration)
+}
+
+// submitPatience is how long an unanswered submission is sent again.
+const submitPatience = 60 * time.Second
+
+// submit sends a submission until the broker answers. It does not stop in the middle of an attempt, so
+// that a job is not left behind unnoticed.
+func (a *app) submit(ctx context.Context, m *market, r record) (api.Job, error) {
+	unanswered := time.Now()
+	for attempt := 0; ; attempt++ {
+		job, err := m.Submit(context.WithoutCancel(ctx), r.Envelope, r.IdempotencyKey)
+		if err == nil {
+			return job, nil
+		}
+		if !transient(err) {
+			return api.Job{}, explain(errors.Join(err, m.home.dropPending(r.IdempotencyKey)))
+		}
+		if attempt == 0 {
+			a.say("%v; sending the same again for %s", err, cli.FormatDuration(submitPatience))
+		}
+		if time.Since(unanswered) > submitPatience || !backoff(ctx, attempt) {
+			return api.Job{}, cli.Hint(err, "whether the job was accepted is not known: the same command with --idempotency-key %s finds out and never starts a second one", r.IdempotencyKey)
+		}
+	}
+}

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"rialto/broker"
+	"rialto/broker/api"
+	"rialto/cmd/internal/cli"
+)
+
+// errNotDone is the end of a job whose container did not exit by itself.
+var errNotDone = errors.New("the container did not exit by itself")
+
+// step is one part of how a job started.
+type step struct {
+	Name   string  `json:"name"`
+	TookMS float64 `json:"took_ms"`
+	Note   string  `json:"note,omitempty"`
+}
+
+// summary is all that `rialto run` says at the end.
+type summary struct {
+	Job       string  `json:"job"`
+	State     string  `json:"state"`
+	ExitCode  *int    `json:"exit_code,omitempty"`
+	Error     string  `json:"error,omitempty"`
+	Host      string  `json:"host,omitempty"`
+	Simulated bool    `json:"simulated"`
+	Steps     []step  `json:"steps"`
+	TotalMS   float64 `json:"total_ms"` // from the command to its first output
+	Bill      *bill   `json:"bill,omitempty"`
+}
+
+// conclude prints how the job started and what it cost, and turns its end into an exit code.
+func (f *follower) conclude(ctx context.Context) error {
+	job, err := retry(ctx, func() (api.Job, error) { return f.market.Job(ctx, f.id()) })
+	if err != nil {
+		return f.unsettled(err)
+	}
+	s := summary{Job: job.ID, State: job.State, ExitCode: job.ExitCode, Error: job.Error, Host: job.Host, Simulated: job.Simulated}
+	if job.Lease != "" {
+		lease, err := retry(ctx, func() (api.Lease, error) { return f.market.Lease(ctx, f.id()) })
+		if err != nil {
+			return f.unsettled(err)
+		}
+		first := time.Duration(f.firstOutput.Load())
+		s.Steps, s.TotalMS = timeline(f.events, lease, first), ms(first)
+		if job.Ended != nil && lease.Ready != nil {
+			s.Bill = f.settle(ctx)
+		}
+	}
+	f.print(s)
+	return ending(job)
+}
+
+// unsettled is the end of a job about which the broker says nothing.
+func (f *follower) unsettled(err error) error {
+	f.view.say("%v", err)
+	if s := f.session; s != nil && s.known {
+		f.view.say("the container exited with %d; `rialto bill %s` shows the cost once the broker answers", s.exit, f.record.Job)
+		if s.exit == 0 {
+			return nil
+		}
+		return &cli.ExitError{Code: s.exit}
+	}
+	return cli.Hint(fmt.Errorf("job %s: how it ended is not known", f.record.Job), "`rialto ps -a` shows it once the broker answers")
+}
+
+// settle waits a moment for the receipt, which follows the end by the blink of an eye.
+func (f *follower) settle(ctx context.Context) *bill {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for attempt := 0; ; attempt++ {
+		b, err := f.market.bill(ctx, f.id())
+		if err == nil {
+			return &b
+		}
+		if !errors.Is(err, broker.ErrNotFound) && !transient(err) {
+			f.view.say("bill of job %s: %v", f.record.Job, err)
+			return nil
+		}
+		if !backoff(ctx, attempt) {
+			f.view.say("not settled yet; `rialto bill %s` shows the cost later", f.record.Job)
+			return nil
+		}
+	}
+}
+
+func (f *follower) print(s summary) {
+	if f.flags.out.JSON {
+		b, err := json.Marshal(s)
+		if err == nil {
+			fmt.Fprintf(f.stderr, "%s\n", b)
+		}
+		return
+	}
+	if f.flags.quiet {
+		return
+	}
+	if len(s.Steps) > 0 && s.TotalMS > 0 {
+		fmt.Fprintln(f.stderr, cli.Paint(f.stderr, cli.Dim, timelineText(s.Steps, s.TotalMS)))
+	}
+	if s.Bill != nil {
+		fmt.Fprintln(f.stderr, s.Bill.line())
+	}
+}
+
+// ending turns a job's end into the command's.
+func ending(job api.Job) error {
+	what := cli.Clean(job.Error)
+	if job.State == broker.JobDone.String() {
+		switch {
+		case job.ExitCode == nil || *job.ExitCode == 0:
+			return nil
+		default:
+			return &cli.ExitError{Code: *job.ExitCode}
+		}
+	}
+	text := fmt.Sprintf("job %s %s", job.ID, job.State)
+	if what != "" {
+		text += ": " + what
+	}
+	if job.Host != "" {
+		text += fmt.Sprintf(" (provider %s)", hostName(job.Host, job.Provider))
+	}
+	return &endError{text}
+}
+
+// endError says how a job ended that did not end by itself.
+type endError struct{ text string }
+
+func (e *endError) Error() string { return e.text }
+
+func (e *endError) Unwrap() error { return errNotDone }
+
+// timeline puts together what broker, provider and this machine measured; each by its own clock, so the
+// parts may overlap and need not add up to the whole.
+func timeline(events []api.Event, lease api.Lease, first time.Duration) []step {
+	at := func(state broker.JobState) time.Time {
+		var t time.Time
+		for _, e := range events {
+			if e.State == state.String() {
+				t = e.Time
+			}
+		}
+		return t
+	}
+	var steps []step
+	queued, holding, leased := at(broker.JobQueued), at(broker.JobHolding), at(broker.JobLeased)
+	known := time.Duration(0)
+	if !queued.IsZero() && !holding.IsZero() {
+		known += holding.Sub(queued)
+		steps = append(steps, step{Name: "match", TookMS: ms(holding.Sub(queued))})
+	}
+	if !holding.IsZero() && !leased.IsZero() {
+		steps = append(steps, step{Name: "hold", TookMS: ms(leased.Sub(holding))})
+	}
+	prepared := int64(0)
+	for _, s := range lease.Steps {
+		note := ""
+		if s.Name == "image" {
+			note = sources(lease.Fetched)
+		}
+		steps = append(steps, step{Name: cli.Clean(s.Name), TookMS: float64(s.TookMS), Note: note})
+		prepared = max(prepared, s.StartMS+s.TookMS)
+	}
+	known += time.Duration(prepared) * time.Millisecond
+	if first > 0 {
+		steps = append(steps, step{Name: "first output", TookMS: ms(max(0, first-known))})
+	}
+	return steps
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// timelineText is a timeline in one line: "match 1 ms · image 340 ms (212 MiB from peers) — 460 ms".
+func timelineText(steps []step, totalMS float64) string {
+	parts := make([]string, len(steps))
+	for i, s := range steps {
+		parts[i] = s.Name + " " + milliseconds(s.TookMS)
+		if s.Note != "" {
+			parts[i] += " (" + s.Note + ")"
+		}
+	}
+	return strings.Join(parts, " · ") + " — " + milliseconds(totalMS)
+}
+
+func milliseconds(v float64) string {
+	return cli.FormatDuration(time.Duration(v * float64(time.Millisecond)))
+}

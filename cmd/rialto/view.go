@@ -1,0 +1,117 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+
+	"rialto/broker/api"
+	"rialto/cmd/internal/cli"
+	"rialto/pricing"
+)
+
+// view shows how a job starts: one moving line on a terminal, plain lines otherwise. Methods are safe
+// for concurrent use.
+type view struct {
+	out   io.Writer
+	quiet bool
+
+	mu       sync.Mutex
+	progress *cli.Progress // nil: plain lines, or closed
+	bar      *cli.Bar
+}
+
+func newView(w io.Writer, quiet bool) *view {
+	v := &view{out: w, quiet: quiet}
+	if !quiet && cli.IsTerminal(w) {
+		v.progress = cli.NewProgress(w)
+		v.bar = v.progress.Bar("submitting", 0)
+	}
+	return v
+}
+
+// say prints a line of talk that matters even when the view is quiet about the start.
+func (v *view) say(format string, args ...any) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	text := fmt.Sprintf(format, args...)
+	if v.progress != nil {
+		v.progress.Say(text)
+		return
+	}
+	fmt.Fprintln(v.out, "rialto: "+text)
+}
+
+// event shows a line of the job's history.
+func (v *view) event(e api.Event) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	text := cli.Clean(e.Text)
+	if text == "" {
+		text = e.State
+	}
+	switch {
+	case v.quiet:
+	case v.bar != nil:
+		v.bar.Rename(text)
+	case v.progress == nil:
+		fmt.Fprintln(v.out, "rialto: "+text)
+	}
+}
+
+// leased says who will run the job, and for how much.
+func (v *view) leased(l api.Lease) {
+	if v.quiet {
+		return
+	}
+	simulated := ""
+	if l.Simulated {
+		simulated = " (SIMULATED)"
+	}
+	v.say("job %s on %s: %d × %s%s at %s each", l.Job, hostName(l.Host, l.Provider), len(l.GPUs), cli.Clean(l.Model), simulated,
+		pricing.Rate(l.RateNanoUSDPerHour))
+}
+
+// moving reports whether progress would be seen.
+func (v *view) moving() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.progress != nil
+}
+
+// fetched shows how far the image is, by source.
+func (v *view) fetched(f api.Fetched) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.bar != nil && f.TotalBytes > 0 {
+		v.bar.Set(f.LocalBytes+f.PeerBytes+f.RegistryBytes, f.TotalBytes, sources(f))
+	}
+}
+
+// close takes the moving line away, because the container speaks now or never will. It is idempotent.
+func (v *view) close() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.progress != nil {
+		v.progress.Close()
+		v.progress, v.bar = nil, nil
+	}
+}
+
+// sources says where bytes came from.
+func sources(f api.Fetched) string {
+	var parts []string
+	for _, s := range []struct {
+		bytes int64
+		from  string
+	}{{f.PeerBytes, "from peers"}, {f.RegistryBytes, "from the registry"}} {
+		if s.bytes > 0 {
+			parts = append(parts, cli.FormatBytes(s.bytes)+" "+s.from)
+		}
+	}
+	if len(parts) == 0 {
+		return "already on the host"
+	}
+	return strings.Join(parts, ", ")
+}
