@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"rialto/broker"
 	"rialto/broker/api"
 	"rialto/cmd/internal/cli"
 )
@@ -108,7 +109,7 @@ func (a *app) completeJobs(live bool) cobra.CompletionFunc {
 
 // completeModels completes GPU models that are on offer.
 func (a *app) completeModels(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-	all := []string{anyModel}
+	all := []string{broker.AnyModel}
 	for _, o := range a.liveOffers(c.Context()) {
 		all = append(all, o.Model)
 	}

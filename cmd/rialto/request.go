@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -38,7 +39,7 @@ const defaultDuration = time.Hour
 
 // newRequest declares the flags of a request.
 func newRequest(c *cobra.Command) *request {
-	r := &request{gpu: broker.GPURequest{Model: anyModel, Count: 1}, duration: defaultDuration}
+	r := &request{gpu: broker.GPURequest{Model: broker.AnyModel, Count: 1}, duration: defaultDuration}
 	f := c.Flags()
 	f.SortFlags = false
 	f.Var(&value[broker.GPURequest]{to: &r.gpu, parse: parseGPU, kind: "MODEL[:N]", text: "any"}, "gpu", "GPU model and count, such as 'RTX 4090:2' or any:2")
@@ -110,30 +111,22 @@ func providerOf(name string, offers []api.Offer) (string, error) {
 	return "", cli.Hint(err, "`rialto offers` lists the hosts")
 }
 
-// modelOf finds the canonical name of a GPU model among live offers.
+// modelOf finds the canonical name of a GPU model, among those that are known or offered.
 func modelOf(model string, offers []api.Offer) (string, error) {
-	var models []string
+	var offered []string
 	for _, o := range offers {
-		if strings.EqualFold(o.Model, model) {
-			return o.Model, nil
-		}
-		models = append(models, o.Model)
+		offered = append(offered, o.Model)
 	}
-	slices.Sort(models)
-	models = slices.Compact(models)
-	err := fmt.Errorf("GPU %q: no such model is offered now", model)
-	if near, ok := cli.Nearest(model, models); ok {
-		return "", cli.Hint(err, "did you mean '%s'?", near)
+	canonical, err := broker.ParseModel(model, offered...)
+	if field, ok := errors.AsType[*broker.FieldError](err); ok {
+		return "", cli.Hint(fmt.Errorf("--gpu: GPU model %q is not known", model), "did you mean '%s'? `rialto offers` lists what there is", field.Nearest)
 	}
-	if len(models) == 0 {
-		return "", cli.Hint(err, "no provider is connected to the broker")
-	}
-	return "", cli.Hint(err, "offered now: %s", strings.Join(models, ", "))
+	return canonical, err
 }
 
 // resolve replaces names in the request by what they mean in the market now.
 func (r *request) resolve(ctx context.Context, market *api.Client) error {
-	if r.provider == "" && r.gpu.Model == anyModel {
+	if r.provider == "" && r.gpu.Model == broker.AnyModel {
 		return nil
 	}
 	live, err := market.Offers(ctx, api.Query{})
@@ -145,7 +138,7 @@ func (r *request) resolve(ctx context.Context, market *api.Client) error {
 			return err
 		}
 	}
-	if r.gpu.Model != anyModel {
+	if r.gpu.Model != broker.AnyModel {
 		r.gpu.Model, err = modelOf(r.gpu.Model, live.Offers)
 	}
 	return err

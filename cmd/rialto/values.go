@@ -61,9 +61,6 @@ func (l *list[T]) Type() string { return l.kind }
 // maxGPUs is the most GPUs that one job can ask for on one host.
 const maxGPUs = 16
 
-// anyModel asks for a GPU of whatever model.
-const anyModel = "any"
-
 // parseGPU reads "MODEL", "MODEL:COUNT", "any" or "any:COUNT".
 func parseGPU(s string) (broker.GPURequest, error) {
 	model, count, counted := strings.Cut(s, ":")
@@ -71,8 +68,8 @@ func parseGPU(s string) (broker.GPURequest, error) {
 	if model == "" {
 		return broker.GPURequest{}, fmt.Errorf("%q: want MODEL, MODEL:COUNT or any:COUNT, such as 'RTX 4090:2'", s)
 	}
-	if strings.EqualFold(model, anyModel) {
-		model = anyModel
+	if strings.EqualFold(model, broker.AnyModel) {
+		model = broker.AnyModel
 	}
 	r := broker.GPURequest{Model: model, Count: 1}
 	if counted {
