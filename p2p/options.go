@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -8,6 +9,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/connmgr"
 	"github.com/libp2p/go-libp2p/core/control"
 	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
@@ -20,16 +22,29 @@ import (
 	"rialto/p2p/identity"
 )
 
-// options says all that makes a libp2p host ours. libp2p fills in a default for what is left out, so
-// what we do not want is switched off by name.
-func options(c Config) ([]libp2p.Option, error) {
-	key, err := crypto.UnmarshalEd25519PrivateKey(c.Key.Private())
-	if err != nil {
-		return nil, fmt.Errorf("key: %w", err)
-	}
+// newLibp2p opens a libp2p host that is ours.
+func newLibp2p(c Config) (host.Host, error) {
 	manager, err := c.Limits.resourceManager()
 	if err != nil {
 		return nil, err
+	}
+	opts, err := options(c, manager)
+	if err != nil {
+		return nil, errors.Join(err, manager.Close())
+	}
+	h, err := libp2p.New(opts...)
+	if err != nil {
+		return nil, errors.Join(err, manager.Close()) // libp2p owns it only if it succeeds
+	}
+	return h, nil
+}
+
+// options says all that makes a libp2p host ours. libp2p fills in a default for what is left out, so
+// what we do not want is switched off by name.
+func options(c Config, manager network.ResourceManager) ([]libp2p.Option, error) {
+	key, err := crypto.UnmarshalEd25519PrivateKey(c.Key.Private())
+	if err != nil {
+		return nil, fmt.Errorf("key: %w", err)
 	}
 	mux := *yamux.DefaultTransport
 	mux.InitialStreamWindowSize = c.Limits.StreamWindow

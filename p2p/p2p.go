@@ -29,7 +29,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -132,11 +131,7 @@ func New(c Config) (*Host, error) {
 	if h.metrics, err = newMetrics(c.Metrics); err != nil {
 		return nil, fmt.Errorf("p2p: metrics: %w", err)
 	}
-	options, err := options(c)
-	if err != nil {
-		return nil, fmt.Errorf("p2p: %w", err)
-	}
-	if h.host, err = libp2p.New(options...); err != nil {
+	if h.host, err = newLibp2p(c); err != nil {
 		return nil, fmt.Errorf("p2p: %w", err)
 	}
 	h.events, err = h.host.EventBus().Subscribe(new(event.EvtPeerConnectednessChanged))

@@ -66,4 +66,3 @@ func TestHandlerError(t *testing.T) {
 		t.Errorf("got %#v, want a RemoteError with %q", err, want)
 	}
 }
-
