@@ -1,0 +1,40 @@
+package sandbox
+
+import (
+	"testing"
+
+	"rialto/provider"
+)
+
+// BenchmarkStart measures the time from Start of a prepared sandbox until its process exists, and until
+// its first output is read.
+func BenchmarkStart(b *testing.B) {
+	r, root := newRuntime(b), image(b)
+	for b.Loop() {
+		b.StopTimer()
+		s := prepare(b, r, provider.Launch{CPUs: 1, MemoryMiB: 256})
+		b.StartTimer()
+		if err := s.Start(b.Context(), program(root, "print", "1", "x")); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		finish(b, s)
+		if err := s.Delete(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+}
+
+// BenchmarkPrepare measures what happens while the image is still on its way.
+func BenchmarkPrepare(b *testing.B) {
+	r := newRuntime(b)
+	for b.Loop() {
+		s := prepare(b, r, provider.Launch{})
+		b.StopTimer()
+		if err := s.Delete(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+}
