@@ -6,7 +6,7 @@
 // Stock Bitswap is bound by latency: a server keeps one 1 MiB block in flight per peer, which at 50 ms
 // is 7 MB/s. Here it keeps 16 MiB. A want-list beyond 1024 entries stalls, so that a fetch never has more
 // than 512 wants out, and never more than 64 MiB, which bounds memory. There is no content routing: who has
-// blocks is given with each fetch, and only those peers are asked.
+// blocks is given with each fetch; those peers are asked, and connected ones that have no public address.
 //
 // # What is not trusted
 //
@@ -43,7 +43,8 @@ const (
 	outstanding    = 16 << 20 // per peer, on the serving side
 	workers        = 32
 	connectTimeout = 10 * time.Second
-	strikes        = 3 // wrong blocks until a peer is not asked any more
+	searchDelay    = time.Millisecond // until Bitswap asks the finder, which knows at once
+	strikes        = 3                // wrong blocks until a peer is not asked any more
 )
 
 var (
@@ -92,6 +93,7 @@ type Exchange struct {
 	cfg     Config
 	ready   chan struct{} // closed once bitswap is set
 	bitswap *bitswap.Bitswap
+	asked   *asked
 
 	servedBlocks, servedBytes atomic.Int64
 
@@ -115,6 +117,7 @@ func New(cfg Config) (*Exchange, error) {
 	return &Exchange{
 		cfg:     cfg,
 		ready:   make(chan struct{}),
+		asked:   &asked{fetches: make(map[peer.ID]int)},
 		fetches: make(map[*fetch]struct{}),
 		wrong:   make(map[peer.ID]int),
 	}, nil
@@ -122,18 +125,19 @@ func New(cfg Config) (*Exchange, error) {
 
 // Run serves blocks, and lets Fetch work, until the context ends. It may be called once.
 func (x *Exchange) Run(ctx context.Context) error {
-	net := bsnet.NewFromIpfsHost(x.cfg.Host, bsnet.Prefix(Prefix))
-	x.bitswap = bitswap.New(context.WithoutCancel(ctx), net, nil, served{x.cfg.Store},
+	net := bsnet.NewFromIpfsHost(askingHost{x.cfg.Host, x.asked}, bsnet.Prefix(Prefix))
+	x.bitswap = bitswap.New(context.WithoutCancel(ctx), net, finder{x}, served{x.cfg.Store},
 		bitswap.MaxOutstandingBytesPerPeer(outstanding),
 		bitswap.EngineTaskWorkerCount(workers),
 		bitswap.TaskWorkerCount(workers),
 		bitswap.EngineBlockstoreWorkerCount(workers),
 		bitswap.MaxCidSize(64),
+		bitswap.ProviderSearchDelay(searchDelay),
 		bitswap.WithoutDuplicatedBlockStats(),
 		bitswap.WithTracer(tracer{x}),
 		bitswap.WithClientOption(client.WithTraceBlock(true)),
-		bitswap.WithClientOption(client.BroadcastControlEnable(x.protects())),
-		bitswap.WithClientOption(client.BroadcastControlLocalPeers(true)),
+		bitswap.WithClientOption(client.BroadcastControlEnable(true)),
+		bitswap.WithClientOption(client.WithDefaultProviderQueryManager(false)),
 	)
 	close(x.ready)
 	<-ctx.Done()
@@ -143,16 +147,4 @@ func (x *Exchange) Run(ctx context.Context) error {
 // Stats returns the counters.
 func (x *Exchange) Stats() Stats {
 	return Stats{ServedBlocks: x.servedBlocks.Load(), ServedBytes: x.servedBytes.Load()}
-}
-
-// peeringTag marks peers that Bitswap always tells its wants; boxo's name for them.
-const peeringTag = "ipfs-peering"
-
-// protects reports whether the host's connection manager remembers tags. If it does, only the peers of
-// a fetch are asked; if not, all connected ones are.
-func (x *Exchange) protects() bool {
-	m, self := x.cfg.Host.ConnManager(), x.cfg.Host.ID()
-	m.Protect(self, peeringTag)
-	defer m.Unprotect(self, peeringTag)
-	return m.IsProtected(self, peeringTag)
 }

@@ -100,19 +100,19 @@ func (f *fetch) run(ctx context.Context, refs iter.Seq[blockstore.Ref], sink fun
 	if err := f.connect(ctx, &background); err != nil {
 		return err
 	}
-	defer f.unprotect()
+	defer f.leave()
 	background.Go(func() { f.watch(ctx) })
 	session := f.x.bitswap.NewSession(ctx)
-	g, ctx := errgroup.WithContext(ctx)
+	g, batches := errgroup.WithContext(ctx)
 	g.SetLimit(maxWants / batchWants)
 	window := semaphore.NewWeighted(windowBytes)
-	for batch, size := range batches(refs) {
-		if err := window.Acquire(ctx, size); err != nil {
+	for batch, size := range inBatches(refs) {
+		if err := window.Acquire(batches, size); err != nil {
 			break
 		}
 		g.Go(func() error {
 			defer window.Release(size)
-			return f.batch(ctx, session, batch, sink)
+			return f.batch(batches, session, batch, sink)
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -121,8 +121,8 @@ func (f *fetch) run(ctx context.Context, refs iter.Seq[blockstore.Ref], sink fun
 	return context.Cause(ctx)
 }
 
-// batches groups refs so that a few of them fill the window.
-func batches(refs iter.Seq[blockstore.Ref]) iter.Seq2[[]cid.Cid, int64] {
+// inBatches groups refs so that a few of them fill the window.
+func inBatches(refs iter.Seq[blockstore.Ref]) iter.Seq2[[]cid.Cid, int64] {
 	return func(yield func([]cid.Cid, int64) bool) {
 		var batch []cid.Cid
 		var size int64
@@ -192,7 +192,7 @@ func (f *fetch) connect(ctx context.Context, background *sync.WaitGroup) error {
 	results := make(chan error, len(f.peers))
 	f.dialing.Store(int32(len(f.peers))) //nolint:gosec // a handful
 	for _, p := range f.peers {
-		f.x.cfg.Host.ConnManager().Protect(p.ID, peeringTag)
+		f.x.asked.add(p.ID, 1)
 		background.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 			defer cancel()
@@ -209,13 +209,13 @@ func (f *fetch) connect(ctx context.Context, background *sync.WaitGroup) error {
 		}
 		failed = append(failed, err)
 	}
-	f.unprotect()
+	f.leave()
 	return fmt.Errorf("%w: %w", ErrNoPeers, errors.Join(failed...))
 }
 
-func (f *fetch) unprotect() {
+func (f *fetch) leave() {
 	for _, p := range f.peers {
-		f.x.cfg.Host.ConnManager().Unprotect(p.ID, peeringTag)
+		f.x.asked.add(p.ID, -1)
 	}
 }
 
