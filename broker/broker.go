@@ -61,13 +61,13 @@ func (e *NoOfferError) Error() string {
 	}
 	var why []string
 	for _, x := range e.Search.Eliminated {
-		w := fmt.Sprintf("%d by %s", x.Count, x.Predicate)
+		w := fmt.Sprintf("%d fail on %q", x.Count, x.Predicate)
 		if x.Nearest != "" {
 			w += " (nearest: " + x.Nearest + ")"
 		}
 		why = append(why, w)
 	}
-	return fmt.Sprintf("%v: of %d eliminated %s", ErrNoOffer, e.Search.Offers, strings.Join(why, ", "))
+	return fmt.Sprintf("%v among %d: %s", ErrNoOffer, e.Search.Offers, strings.Join(why, ", "))
 }
 
 // Unwrap returns [ErrNoOffer].

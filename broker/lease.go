@@ -71,14 +71,14 @@ func (m *Market) flaw(l *Lease, j *Job, a *Answer) string {
 	}
 	for i, gpu := range g.GPUs {
 		id := gpuID{l.Provider, gpu.UUID}
-		holder, leased := m.leased[gpu.UUID]
+		_, leased := m.leased[gpu.UUID]
 		switch {
 		case !m.offered(l.Provider, l.Offer, gpu.UUID):
 			return "GPU " + quoteClipped(gpu.UUID) + " is not in the offer"
 		case slices.ContainsFunc(g.GPUs[:i], func(o GPULease) bool { return o.UUID == gpu.UUID }):
 			return "GPU " + gpu.UUID + " twice"
 		case leased:
-			return fmt.Sprintf("GPU %s is leased to %s", gpu.UUID, holder)
+			return "GPU " + gpu.UUID + " is leased already"
 		case gpu.Epoch <= m.epochs[id]:
 			return fmt.Sprintf("GPU %s: epoch %d is not above %d: %v", gpu.UUID, gpu.Epoch, m.epochs[id], ErrFencedEpoch)
 		}

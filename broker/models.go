@@ -176,23 +176,27 @@ func foldModel(s string) string {
 	}, s[:min(len(s), 64)])
 }
 
-// edits is the Levenshtein distance of two short ASCII strings.
+// edits is the distance of two short ASCII strings in insertions, deletions, substitutions and swaps of
+// neighbours ("4900" is one edit from "4090").
 func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	before, last := make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range last {
+		last[j] = j
 	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			substituted := diagonal
-			if a[i] != b[j] {
-				substituted++
+	for i := 1; i <= len(a); i++ {
+		row := make([]int, len(b)+1)
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			substitution := last[j-1]
+			if a[i-1] != b[j-1] {
+				substitution++
 			}
-			diagonal = row[j+1]
-			row[j+1] = min(row[j]+1, diagonal+1, substituted)
+			row[j] = min(last[j]+1, row[j-1]+1, substitution)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
 		}
+		before, last = last, row
 	}
-	return row[len(b)]
+	return last[len(b)]
 }

@@ -213,7 +213,7 @@ func (q *Query) predicates(tried []PeerID) []predicate {
 		}
 	}
 	add(len(tried) > 0, predicate{
-		name: "not tried before",
+		name: "provider not tried yet",
 		keep: func(o *Offer) bool { return !slices.Contains(tried, o.Provider) },
 	})
 	add(q.Provider != "", predicate{

@@ -1,0 +1,462 @@
+package broker_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"rialto/broker"
+	"rialto/broker/markettest"
+	"rialto/pricing"
+)
+
+var update = flag.Bool("update", false, "write the market's answers into the stories")
+
+// TestStories plays testdata/*.txt. A story is a transcript: lines at the margin are events, indented
+// lines are what the market did, lines with # are for the reader. -update writes the indented lines anew.
+func TestStories(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no stories: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := tell(t, string(want))
+			if got == string(want) {
+				return
+			}
+			if *update {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			t.Errorf("the market answered otherwise (go test -update writes it):\n%s", firstDifference(got, string(want)))
+		})
+	}
+}
+
+func firstDifference(got, want string) string {
+	g, w := strings.Split(got, "\n"), strings.Split(want, "\n")
+	for i := range g {
+		if i >= len(w) || g[i] != w[i] {
+			return fmt.Sprintf("line %d\n got  %s\n want %s", i+1, g[i], strings.Join(w[min(i, len(w)):min(i+1, len(w))], ""))
+		}
+	}
+	return fmt.Sprintf("%d lines, want %d", len(g), len(w))
+}
+
+// teller plays one story.
+type teller struct {
+	*testing.T
+	world  *markettest.World
+	out    strings.Builder
+	labels map[broker.LeaseID]string // such as j1/2, the second lease of job j1
+	epochs map[string]uint64         // by GPU UUID
+	seqs   map[broker.LeaseID]uint64
+	sets   map[string]uint64 // offer set sequence by host
+}
+
+func tell(t *testing.T, story string) string {
+	t.Helper()
+	w, err := markettest.NewWorld(broker.MarketConfig{FeePPM: 50_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &teller{
+		T: t, world: w,
+		labels: map[broker.LeaseID]string{}, epochs: map[string]uint64{}, seqs: map[broker.LeaseID]uint64{}, sets: map[string]uint64{},
+	}
+	for _, line := range strings.Split(strings.TrimSuffix(story, "\n"), "\n") {
+		if strings.HasPrefix(line, "\t") {
+			continue
+		}
+		s.out.WriteString(line + "\n")
+		if line != "" && !strings.HasPrefix(line, "#") {
+			s.play(line)
+		}
+	}
+	return s.out.String()
+}
+
+func (s *teller) say(format string, args ...any) {
+	fmt.Fprintf(&s.out, "\t"+format+"\n", args...)
+}
+
+// command is an event line: words, options such as max=0.50/h, and all that follows the first word.
+type command struct {
+	verb  string
+	words []string
+	opts  map[string]string
+}
+
+func parse(line string) command {
+	fields := strings.Fields(line)
+	c := command{verb: fields[0], opts: map[string]string{}}
+	for _, f := range fields[1:] {
+		if k, v, ok := strings.Cut(f, "="); ok {
+			c.opts[k] = v
+		} else {
+			c.words = append(c.words, f)
+		}
+	}
+	return c
+}
+
+func (c command) rest(from int) string { return strings.Join(c.words[min(from, len(c.words)):], " ") }
+
+func (s *teller) play(line string) {
+	s.Helper()
+	c := parse(line)
+	name := c.words
+	if len(name) == 0 {
+		name = []string{""}
+	}
+	switch c.verb {
+	case "broker":
+		w, err := markettest.NewWorld(broker.MarketConfig{AllowSimulated: true, FeePPM: 50_000})
+		s.must(err)
+		s.world = w
+	case "account":
+		s.must(s.world.Open(name[0], must(pricing.ParseMoney(name[1]))))
+	case "deposit":
+		s.step(broker.Deposited{Account: broker.AccountID(name[0]), Amount: must(pricing.ParseMoney(name[1])), Ref: c.opts["ref"]})
+	case "offer":
+		s.step(s.offer(c))
+	case "gone":
+		s.step(broker.ProviderGone{Provider: broker.PeerID(name[0])})
+	case "submit":
+		s.step(s.submission(c))
+	case "cancel":
+		s.step(broker.CancelRequested{Job: broker.JobID(name[0]), Reason: c.rest(1)})
+	case "grant":
+		s.step(s.grant(c))
+	case "refuse":
+		s.step(broker.HoldAnswered{Lease: s.lease(name[0]), Answer: broker.Answer{Lease: s.lease(name[0]), Refusal: c.rest(1)}})
+	case "noanswer":
+		s.step(broker.HoldAnswered{Lease: s.lease(name[0]), Error: c.rest(1)})
+	case "confirmed":
+		s.step(broker.ConfirmAnswered{Lease: s.lease(name[0]), Error: c.rest(1)})
+	case "released":
+		s.step(broker.ReleaseAnswered{Lease: s.lease(name[0]), Error: c.rest(1)})
+	case "report":
+		s.step(s.report(c))
+	case "signed":
+		s.step(broker.ReceiptSigned{Lease: s.lease(name[0]), Envelope: []byte("receipt")})
+	case "after":
+		s.world.Now = s.world.Now.Add(must(time.ParseDuration(name[0])))
+		if c.rest(1) == "tick" {
+			s.step(broker.Ticked{})
+		}
+	case "tick":
+		s.step(broker.Ticked{})
+	case "restart":
+		s.must(s.world.Restart())
+	case "search":
+		s.search(c)
+	case "quote":
+		s.quote(c)
+	case "log":
+		j, _ := s.world.Market.Job(broker.JobID(name[0]))
+		for _, e := range j.Log {
+			s.say("%d %v %s", e.Seq, e.State, e.Text)
+		}
+	case "books":
+		s.books()
+	default:
+		s.Fatalf("story: unknown event %q", line)
+	}
+}
+
+func (s *teller) must(err error) {
+	s.Helper()
+	if err != nil {
+		s.Fatal(err)
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func (c command) number(key string, otherwise int) int {
+	if v, ok := c.opts[key]; ok {
+		return must(strconv.Atoi(v))
+	}
+	return otherwise
+}
+
+// offer HOST MODEL RATE [gpus=N] [free=N] [region=XX] [image=NAME] [mem=GiB] [uuid=OTHERHOST]
+func (s *teller) offer(c command) broker.Event {
+	host, model := c.words[0], strings.ReplaceAll(c.words[1], "_", " ")
+	o := markettest.Offer(host, model, c.number("gpus", 1), must(pricing.ParseRate(c.words[2])))
+	o.Region = c.opts["region"]
+	o.Free = o.Free[:c.number("free", len(o.Free))]
+	if image := c.opts["image"]; image != "" {
+		o.Images = []broker.ImageHeld{{Digest: markettest.Digest(image), Root: "root-of-" + image}}
+	}
+	for i := range o.GPUs {
+		g := &o.GPUs[i]
+		g.MemoryMiB = uint64(c.number("mem", 24)) << 10
+		if c.opts["simulated"] != "" {
+			g.Simulated, g.Level, g.UUID = true, broker.LevelClaimed, "SIM-"+host
+			o.Free = []string{g.UUID}
+		}
+		if other := c.opts["uuid"]; other != "" {
+			g.UUID = "GPU-" + other + "-0"
+			o.Free = []string{g.UUID}
+		}
+	}
+	s.sets[host]++
+	set := broker.OfferSet{Boot: "boot", Seq: uint64(c.number("seq", int(s.sets[host]))), Offers: []broker.Offer{o}}
+	return broker.OffersPosted{Provider: broker.PeerID(host), Set: set}
+}
+
+func (c command) query() broker.Query {
+	q := broker.Query{GPU: broker.GPURequest{Model: broker.AnyModel, Count: c.number("gpus", 1), MinMemoryMiB: uint64(c.number("mem", 0)) << 10}}
+	if m := c.opts["model"]; m != "" {
+		q.GPU.Model = strings.ReplaceAll(m, "_", " ")
+	}
+	if m := c.opts["max"]; m != "" {
+		q.MaxRate = must(pricing.ParseRate(m))
+	}
+	q.Region, q.Provider = c.opts["region"], broker.PeerID(c.opts["provider"])
+	if image := c.opts["image"]; image != "" {
+		q.Image = markettest.Digest(image)
+	}
+	return q
+}
+
+// submit JOB CUSTOMER [QUERY] [budget=MONEY] [for=DURATION] [broker=ID] [signer=KEY] [nonce=N]
+func (s *teller) submission(c command) broker.Event {
+	id, customer := c.words[0], c.words[1]
+	spec := markettest.Spec(customer, "nonce of "+id)
+	q := c.query()
+	spec.GPU, spec.MaxRate, spec.Region, spec.Provider = q.GPU, q.MaxRate, q.Region, q.Provider
+	if q.Image != "" {
+		spec.Digest = q.Image
+	}
+	for k, v := range c.opts {
+		switch k {
+		case "budget":
+			spec.MaxCost = must(pricing.ParseMoney(v))
+		case "for":
+			spec.MaxDuration = must(time.ParseDuration(v))
+		case "broker":
+			spec.Broker = broker.PeerID(v)
+		case "signer":
+			spec.Customer = broker.PeerID(v)
+		case "nonce":
+			spec.Nonce = "nonce of " + v
+		}
+	}
+	return broker.Submitted{Job: broker.JobID(id), Account: broker.AccountID(customer), Spec: spec, Envelope: []byte("spec")}
+}
+
+// lease finds a lease by its label, or a job's latest by the job's name.
+func (s *teller) lease(name string) broker.LeaseID {
+	for id, label := range s.labels {
+		if label == name {
+			return id
+		}
+	}
+	j, ok := s.world.Market.Job(broker.JobID(name))
+	if !ok {
+		return broker.LeaseID(name)
+	}
+	return j.Lease
+}
+
+// grant LEASE [gpu=UUID] [epoch=N]
+func (s *teller) grant(c command) broker.Event {
+	l, ok := s.world.Market.Lease(s.lease(c.words[0]))
+	if !ok {
+		s.Fatalf("story: no lease %s", c.words[0])
+	}
+	j, _ := s.world.Market.Job(l.Job)
+	var gpus []broker.GPULease
+	for _, o := range s.world.Market.Offers() {
+		if o.Provider == l.Provider && len(o.Free) >= j.Spec.GPU.Count {
+			for _, uuid := range o.Free[:j.Spec.GPU.Count] {
+				gpus = append(gpus, broker.GPULease{UUID: uuid})
+			}
+		}
+	}
+	if uuid := c.opts["gpu"]; uuid != "" {
+		gpus = []broker.GPULease{{UUID: uuid}}
+	}
+	for i := range gpus {
+		g := &gpus[i]
+		s.epochs[g.UUID]++
+		g.Epoch = uint64(c.number("epoch", int(s.epochs[g.UUID])))
+	}
+	return markettest.Grant(l, gpus...)
+}
+
+// report LEASE PHASE [used=D] [code=N] [seq=N] [from=HOST] [epoch=N] [peers=MiB] [message…]
+func (s *teller) report(c command) broker.Event {
+	id := s.lease(c.words[0])
+	l, _ := s.world.Market.Lease(id)
+	phase := broker.Phase(slices.Index([]string{"preparing", "ready", "exited", "broken"}, c.words[1]) + 1)
+	s.seqs[id]++
+	r := broker.Report{
+		Lease: id, Phase: phase, GPUs: slices.Clone(l.GPUs), ExitCode: c.number("code", 0),
+		Seq: uint64(c.number("seq", int(s.seqs[id]))), Message: c.rest(2),
+	}
+	if v := c.opts["used"]; v != "" {
+		r.Used = must(time.ParseDuration(v))
+	}
+	if n := c.number("peers", 0); n > 0 {
+		r.Fetched = broker.Fetched{Peers: int64(n) << 20, Total: int64(n) << 20}
+		j, _ := s.world.Market.Job(l.Job)
+		r.Held = []broker.ImageHeld{{Digest: j.Spec.Digest, Root: "root"}}
+	}
+	if n := c.number("epoch", 0); n > 0 {
+		r.GPUs[0].Epoch = uint64(n)
+	}
+	from := l.Provider
+	if v := c.opts["from"]; v != "" {
+		from = broker.PeerID(v)
+	}
+	return broker.Reported{Provider: from, Report: r, Envelope: []byte("report")}
+}
+
+// step plays an event and tells what the market did. Receipts are signed at once.
+func (s *teller) step(ev broker.Event) {
+	effects, err := s.world.Step(ev)
+	if err != nil {
+		if !broker.IsRefusal(err) {
+			s.Fatal(err)
+		}
+		s.say("refused: %s", s.relabel(err.Error()))
+		return
+	}
+	for _, e := range effects {
+		s.tellEffect(e)
+	}
+}
+
+func (s *teller) tellEffect(e broker.Effect) {
+	switch e := e.(type) {
+	case broker.SaveAccount:
+	case broker.SaveJob:
+		s.say("job %s %v", e.Job.ID, e.Job.State)
+	case broker.SaveLease:
+		l := e.Lease
+		if s.labels[l.ID] == "" {
+			j, _ := s.world.Market.Job(l.Job)
+			s.labels[l.ID] = fmt.Sprintf("%s/%d", l.Job, j.Attempts)
+		}
+		s.say("lease %s %s", s.labels[l.ID], describe(l))
+	case broker.Post:
+		x := e.Transfer
+		s.say("%s %v: %s -> %s", x.Ref, x.Amount, side(x.From, x.FromID), side(x.To, x.ToID))
+	case broker.SendHold:
+		s.say("ask %s to hold %s%s", e.Provider, s.labels[e.Hold.Lease], sources(e.Hold))
+	case broker.SendConfirm:
+		s.say("confirm %s to %s, at most %v", s.labels[e.Confirm.Lease], e.Provider, e.Confirm.MaxDuration)
+	case broker.SendRelease:
+		s.say("release %s at %s: %s", s.labels[e.Release.Lease], e.Provider, e.Release.Reason)
+	case broker.SendRenewal:
+		s.say("renew %s for %v", s.labels[e.Renewal.Lease], e.Renewal.TTL)
+	case broker.SignReceipt:
+		r := e.Receipt
+		s.say("receipt %s: %v of %v used, %v, fee %v", s.labels[r.Lease], r.Billed, r.Used, r.Cost, r.Fee)
+	}
+}
+
+func sources(h broker.Hold) string {
+	if len(h.Sources) == 0 {
+		return ""
+	}
+	var peers []string
+	for _, b := range h.Sources {
+		peers = append(peers, string(b.Peer))
+	}
+	return fmt.Sprintf(", %s is at %s", h.Root, strings.Join(peers, ", "))
+}
+
+func describe(l broker.Lease) string {
+	states := []string{"holding", "granted", "active", "ending", "ended"}
+	d := states[l.State-1]
+	if l.Billed > 0 {
+		d += fmt.Sprintf(" billed %v", l.Billed)
+	}
+	if len(l.Receipt) > 0 {
+		d += " with receipt"
+	}
+	return d
+}
+
+func side(b broker.Book, id broker.AccountID) string {
+	if id == "" {
+		return string(b)
+	}
+	return fmt.Sprintf("%s/%s", id, b)
+}
+
+func (s *teller) relabel(text string) string {
+	for id, label := range s.labels {
+		text = strings.ReplaceAll(text, string(id), label)
+	}
+	return text
+}
+
+func (s *teller) search(c command) {
+	found, err := s.world.Market.Search(c.query())
+	if err != nil {
+		s.say("refused: %v", err)
+		return
+	}
+	for _, m := range found.Matches {
+		image := ""
+		if m.HasImage {
+			image = ", has the image"
+		}
+		s.say("%s %v, %d free%s", m.Offer.Host, m.Rate, m.Free, image)
+	}
+	s.say("applied: %s", strings.Join(found.Applied, "; "))
+	for _, e := range found.Eliminated {
+		s.say("eliminated %d by %s (nearest: %s)", e.Count, e.Predicate, e.Nearest)
+	}
+}
+
+func (s *teller) quote(c command) {
+	r := broker.QuoteRequest{Query: c.query(), Duration: must(time.ParseDuration(c.opts["for"]))}
+	if v := c.opts["budget"]; v != "" {
+		r.MaxCost = must(pricing.ParseMoney(v))
+	}
+	q, err := s.world.Market.Quote(r)
+	if err != nil {
+		s.say("refused: %v", err)
+		return
+	}
+	s.say("%s at %v: %v, hold %v", q.Best.Offer.Host, q.Best.Rate, q.Cost, q.Hold)
+}
+
+func (s *teller) books() {
+	world, fee := s.world.Market.Books()
+	ids := make([]broker.AccountID, 0, len(s.world.Accounts))
+	for id := range s.world.Accounts {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	for _, id := range ids {
+		a, _ := s.world.Market.Account(id)
+		s.say("%s: available %v, held %v, payable %v, spent %v", id, a.Available, a.Held, a.Payable, a.Spent)
+	}
+	s.say("world %v, fee %v", world, fee)
+}
