@@ -192,8 +192,7 @@ func (h *Host) watch() {
 		case network.NotConnected:
 			h.metrics.peers.Dec()
 			h.disconnected(change.Peer)
-		case network.Limited, network.CanConnect, network.CannotConnect:
-			// Limited is of relayed connections, which we do not make; the others are no longer used.
+		default: // Limited is of relayed connections, which we do not make
 		}
 	}
 }

@@ -192,19 +192,20 @@ func (h *Host) request(ctx context.Context, to identity.ID, protocolName string,
 	defer stop()
 
 	// The answer is awaited while the request is written: a peer that refuses it does not read it.
-	written := make(chan error, 1)
+	var writeErr error
+	written := make(chan struct{})
 	go func() { // until the request is sent or the stream ends, which this function sees to
-		_, err := s.Write(appendFrame(make([]byte, 0, 4+len(request)), request))
-		if err == nil {
-			err = s.CloseWrite()
+		defer close(written)
+		if _, writeErr = s.Write(appendFrame(make([]byte, 0, 4+len(request)), request)); writeErr == nil {
+			writeErr = s.CloseWrite()
 		}
-		written <- err
 	}()
 	status, answer, err := readAnswer(s)
 	if err != nil {
 		_ = s.Reset()
-		if werr := <-written; werr != nil {
-			err = werr
+		<-written
+		if writeErr != nil {
+			err = writeErr
 		}
 		if ctx.Err() != nil {
 			err = context.Cause(ctx) // the reset was ours

@@ -138,8 +138,8 @@ func (c checker) id(field, s string, letter byte) string {
 	return s
 }
 
-func (c checker) job(field, s string) broker.JobID     { return broker.JobID(c.id(field, s, 'j')) }
-func (c checker) lease(field, s string) broker.LeaseID { return broker.LeaseID(c.id(field, s, 'l')) }
+func (c checker) job(s string) broker.JobID     { return broker.JobID(c.id("job", s, 'j')) }
+func (c checker) lease(s string) broker.LeaseID { return broker.LeaseID(c.id("lease", s, 'l')) }
 
 func (c checker) peer(field, s string) broker.PeerID {
 	if _, err := identity.ParseID(s); err != nil {
@@ -257,7 +257,8 @@ func (c checker) count(field string, n int64) int64 {
 	return n
 }
 
-func (c checker) rate(field string, n int64) pricing.Rate   { return pricing.Rate(c.count(field, n)) }
+func (c checker) rate(field string, n int64) pricing.Rate { return pricing.Rate(c.count(field, n)) }
+
 func (c checker) money(field string, n int64) pricing.Money { return pricing.Money(c.count(field, n)) }
 
 func (c checker) duration(field string, n int64) time.Duration {
@@ -280,12 +281,13 @@ func (c checker) instant(field string, n int64) time.Time {
 	return time.Unix(0, n).UTC()
 }
 
-// nanos encodes a time. What int64 cannot say becomes -1, which instant refuses.
+// nanos encodes a time. What cannot be said in nanoseconds since 1970, more than none and less than 2^63, becomes -1,
+// which instant refuses.
 func nanos(t time.Time) int64 {
-	switch seconds := t.Unix(); {
+	switch {
 	case t.IsZero():
 		return 0
-	case seconds < 0 || seconds >= math.MaxInt64/int64(time.Second):
+	case !t.After(time.Unix(0, 0)) || t.After(time.Unix(0, math.MaxInt64)):
 		return -1
 	default:
 		return t.UnixNano()

@@ -27,8 +27,8 @@ func encodeHold(x broker.Hold) *Hold {
 
 func decodeHold(c checker, m *Hold) broker.Hold {
 	x := broker.Hold{
-		Lease:   c.lease("lease", m.GetLease()),
-		Job:     c.job("job", m.GetJob()),
+		Lease:   c.lease(m.GetLease()),
+		Job:     c.job(m.GetJob()),
 		Offer:   broker.OfferID(c.name("offer", m.GetOffer())),
 		Rate:    c.rate("rate_nanousd_per_hour", m.GetRateNanousdPerHour()),
 		Spec:    c.envelope("spec", m.GetSpec(), MaxJobSpec),
@@ -77,7 +77,7 @@ func encodeAnswer(x broker.Answer) *Answer {
 }
 
 func decodeAnswer(c checker, m *Answer) broker.Answer {
-	x := broker.Answer{Lease: c.lease("lease", m.GetLease()), Refusal: c.message("refusal", m.GetRefusal())}
+	x := broker.Answer{Lease: c.lease(m.GetLease()), Refusal: c.message("refusal", m.GetRefusal())}
 	if (m.GetGrant() == nil) == (x.Refusal == "") {
 		c.failf("grant", "want a grant or a refusal")
 	}
@@ -93,8 +93,8 @@ func decodeAnswer(c checker, m *Answer) broker.Answer {
 
 func decodeGrant(c checker, m *Grant) broker.Grant {
 	x := broker.Grant{
-		Lease:     c.lease("lease", m.GetLease()),
-		Job:       c.job("job", m.GetJob()),
+		Lease:     c.lease(m.GetLease()),
+		Job:       c.job(m.GetJob()),
 		GPUs:      gpuLeases(c, m.GetGpus()),
 		TunnelKey: c.tunnelKey("tunnel_key", m.GetTunnelKey()),
 		Endpoints: addresses(c, "endpoints", m.GetEndpoints()),
@@ -134,7 +134,7 @@ func confirms() codec[broker.Confirm, *Confirm] {
 		},
 		decode: func(c checker, m *Confirm) broker.Confirm {
 			return broker.Confirm{
-				Lease:       c.lease("lease", m.GetLease()),
+				Lease:       c.lease(m.GetLease()),
 				TTL:         c.ttl("ttl_ns", m.GetTtlNs()),
 				MaxDuration: c.duration("max_duration_ns", m.GetMaxDurationNs()),
 			}
@@ -158,7 +158,7 @@ func releases() codec[broker.Release, *Release] {
 		},
 		decode: func(c checker, m *Release) broker.Release {
 			return broker.Release{
-				Lease:  c.lease("lease", m.GetLease()),
+				Lease:  c.lease(m.GetLease()),
 				Reason: c.message("reason", m.GetReason()),
 			}
 		},

@@ -34,7 +34,7 @@ func decodeReport(c checker, m *Report) broker.Report {
 		c.failf("phase", "%d is not known", phase)
 	}
 	return broker.Report{
-		Lease:    c.lease("lease", m.GetLease()),
+		Lease:    c.lease(m.GetLease()),
 		GPUs:     gpuLeases(c, m.GetGpus()),
 		Seq:      m.GetSeq(),
 		Phase:    broker.Phase(phase),
@@ -88,7 +88,7 @@ func renewals() codec[broker.Renewal, *Renewal] {
 		},
 		decode: func(c checker, m *Renewal) broker.Renewal {
 			return broker.Renewal{
-				Lease: c.lease("lease", m.GetLease()),
+				Lease: c.lease(m.GetLease()),
 				TTL:   c.duration("ttl_ns", m.GetTtlNs()),
 				Seq:   m.GetSeq(),
 			}
@@ -123,8 +123,8 @@ func encodeReceipt(x broker.Receipt) *Receipt {
 
 func decodeReceipt(c checker, m *Receipt) broker.Receipt {
 	x := broker.Receipt{
-		Job:      c.job("job", m.GetJob()),
-		Lease:    c.lease("lease", m.GetLease()),
+		Job:      c.job(m.GetJob()),
+		Lease:    c.lease(m.GetLease()),
 		Customer: c.peer("customer", m.GetCustomer()),
 		Provider: c.peer("provider", m.GetProvider()),
 		GPUs:     gpuLeases(c, m.GetGpus()),

@@ -1,6 +1,8 @@
 package wire_test
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -20,11 +22,26 @@ const (
 func sampleTime() time.Time { return time.Date(2026, 11, 23, 19, 0, 0, 123456789, time.UTC) }
 
 // newKey makes a key.
-func newKey(t testing.TB) identity.Key {
-	t.Helper()
+func newKey(tb testing.TB) identity.Key {
+	tb.Helper()
 	k, err := identity.Generate()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
+	}
+	return k
+}
+
+// zeroKey returns the key whose seed is zero, so that equal messages have equal envelopes in each run.
+func zeroKey(tb testing.TB) identity.Key {
+	tb.Helper()
+	path := filepath.Join(tb.TempDir(), "key.pem")
+	text := "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n-----END PRIVATE KEY-----\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	k, err := identity.LoadOrCreate(path)
+	if err != nil {
+		tb.Fatal(err)
 	}
 	return k
 }

@@ -93,6 +93,7 @@ func fields(path string, v reflect.Value, set map[string]bool) {
 				fields(name, v.Field(i), set)
 			}
 		}
+	default: // nothing below it
 	}
 }
 

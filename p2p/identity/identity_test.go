@@ -20,11 +20,11 @@ import (
 	"github.com/mr-tron/base58"
 )
 
-func generate(t testing.TB) Key {
-	t.Helper()
+func generate(tb testing.TB) Key {
+	tb.Helper()
 	k, err := Generate()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return k
 }
@@ -82,7 +82,7 @@ func TestKeyIsRedacted(t *testing.T) {
 	seed := k.Private().Seed()
 	for _, out := range outputs {
 		for _, leak := range []string{
-			fmt.Sprintf("%x", seed[:8]), strings.Trim(fmt.Sprint(seed[:8]), "[]"), string(seed[:8]),
+			fmt.Sprintf("%x", seed[:8]), strings.Trim(fmt.Sprintf("%d", seed[:8]), "[]"), string(seed[:8]),
 			strings.Trim(fmt.Sprintf("%#v", seed[:4]), "[]byte{}"),
 		} {
 			if strings.Contains(out, leak) {

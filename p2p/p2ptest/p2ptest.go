@@ -10,12 +10,12 @@ import (
 
 // New returns a host that listens on loopback and is closed with the test. What c leaves out is filled in,
 // and so is a key.
-func New(t testing.TB, c p2p.Config) *p2p.Host {
-	t.Helper()
+func New(tb testing.TB, c p2p.Config) *p2p.Host {
+	tb.Helper()
 	if c.Key.IsZero() {
 		k, err := identity.Generate()
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		c.Key = k
 	}
@@ -24,28 +24,28 @@ func New(t testing.TB, c p2p.Config) *p2p.Host {
 	}
 	h, err := p2p.New(c)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := h.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return h
 }
 
 // Connect connects a to b.
-func Connect(t testing.TB, a, b *p2p.Host) {
-	t.Helper()
-	if _, err := a.Connect(t.Context(), b.Addrs()[0]); err != nil {
-		t.Fatal(err)
+func Connect(tb testing.TB, a, b *p2p.Host) {
+	tb.Helper()
+	if _, err := a.Connect(tb.Context(), b.Addrs()[0]); err != nil {
+		tb.Fatal(err)
 	}
 }
 
 // Pair returns two connected hosts.
-func Pair(t testing.TB) (a, b *p2p.Host) {
-	t.Helper()
-	a, b = New(t, p2p.Config{}), New(t, p2p.Config{})
-	Connect(t, a, b)
+func Pair(tb testing.TB) (a, b *p2p.Host) {
+	tb.Helper()
+	a, b = New(tb, p2p.Config{}), New(tb, p2p.Config{})
+	Connect(tb, a, b)
 	return a, b
 }
