@@ -50,16 +50,16 @@ type (
 
 	// Query says which offers are wanted; zero fields match everything.
 	Query struct {
-		Model                 string   `json:"model,omitempty" doc:"canonical model or \"any\""`
-		Count                 int      `json:"count,omitempty" minimum:"0" maximum:"16" doc:"GPUs, 1 unless given"`
-		MinGPUMemoryMiB       uint64   `json:"min_gpu_memory_mib,omitempty"`
-		MemoryMiB             uint64   `json:"memory_mib,omitempty" doc:"host memory of the job"`
-		CPUs                  int      `json:"cpus,omitempty" minimum:"0" maximum:"1024"`
-		MaxRateNanoUSDPerHour int64    `json:"max_rate_nanousd_per_hour,omitempty" minimum:"0" doc:"per GPU"`
-		Region                string   `json:"region,omitempty" maxLength:"2"`
-		Provider              string   `json:"provider,omitempty" maxLength:"128"`
-		ImageDigest           string   `json:"image_digest,omitempty" maxLength:"128"`
-		WeightRoots           []string `json:"weight_roots,omitempty" maxItems:"16"`
+		Model                 string   `json:"model,omitempty" query:"model" doc:"canonical model or \"any\""`
+		Count                 int      `json:"count,omitempty" query:"count" minimum:"0" maximum:"16" doc:"GPUs, 1 unless given"`
+		MinGPUMemoryMiB       uint64   `json:"min_gpu_memory_mib,omitempty" query:"min_gpu_memory_mib"`
+		MemoryMiB             uint64   `json:"memory_mib,omitempty" query:"memory_mib" doc:"host memory of the job"`
+		CPUs                  int      `json:"cpus,omitempty" query:"cpus" minimum:"0" maximum:"1024"`
+		MaxRateNanoUSDPerHour int64    `json:"max_rate_nanousd_per_hour,omitempty" query:"max_rate_nanousd_per_hour" minimum:"0" doc:"per GPU"`
+		Region                string   `json:"region,omitempty" query:"region" maxLength:"2"`
+		Provider              string   `json:"provider,omitempty" query:"provider" maxLength:"128"`
+		ImageDigest           string   `json:"image_digest,omitempty" query:"image_digest" maxLength:"128"`
+		WeightRoots           []string `json:"weight_roots,omitempty" query:"weight_roots,explode" maxItems:"16"`
 	}
 	// QuoteRequest asks what a job would cost.
 	QuoteRequest struct {

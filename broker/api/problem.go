@@ -3,11 +3,13 @@ package api
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/validation"
 
 	"rialto/broker"
 )
@@ -110,7 +112,7 @@ func problemOf(err error) *Problem {
 
 // transform turns the framework's validation errors into Problems that name the field and its nearest
 // valid neighbour.
-func transform(ctx huma.Context, _ string, v any) (any, error) {
+func (s *Server) transform(ctx huma.Context, _ string, v any) (any, error) {
 	m, ok := v.(*huma.ErrorModel)
 	if !ok {
 		return v, nil
@@ -118,8 +120,9 @@ func transform(ctx huma.Context, _ string, v any) (any, error) {
 	p := problem(m.Status, "", m.Detail)
 	for _, e := range m.Errors {
 		f := FieldProblem{Field: fieldName(e.Location), Message: e.Message}
-		if where, name, ok := cutLast(e.Location); ok && strings.Contains(e.Message, "unexpected") || strings.Contains(e.Message, "unknown") {
-			f.Nearest = nearest(name, fieldsOf(ctx.Operation(), where))
+		if e.Message == validation.MsgUnexpectedProperty || e.Message == "unknown query parameter" {
+			where, name := cutLast(e.Location)
+			f.Nearest = nearest(name, s.fieldsOf(ctx.Operation(), where))
 			f.Message = "not known"
 		}
 		p.Errors = append(p.Errors, f)
@@ -144,23 +147,17 @@ func fieldName(location string) string {
 	return strings.TrimPrefix(strings.TrimPrefix(location, "body."), "body")
 }
 
-func cutLast(location string) (where, name string, ok bool) {
+func cutLast(location string) (where, name string) {
 	i := strings.LastIndexByte(location, '.')
-	if i < 0 {
-		return "", location, false
-	}
-	return location[:i], location[i+1:], true
+	return location[:max(i, 0)], location[i+1:]
 }
 
 // fieldsOf lists the valid names at a place of a request.
-func fieldsOf(op *huma.Operation, where string) []string {
-	if op == nil {
-		return nil
-	}
+func (s *Server) fieldsOf(op *huma.Operation, where string) []string {
 	var names []string
 	if where == "query" {
 		for _, p := range op.Parameters {
-			if p.In == "query" {
+			if p.In == where {
 				names = append(names, p.Name)
 			}
 		}
@@ -170,14 +167,12 @@ func fieldsOf(op *huma.Operation, where string) []string {
 		return nil
 	}
 	for _, media := range op.RequestBody.Content {
-		s := media.Schema
-		if s != nil && s.Ref != "" {
-			continue
+		schema := media.Schema
+		if schema != nil && schema.Ref != "" {
+			schema = s.api.OpenAPI().Components.Schemas.SchemaFromRef(schema.Ref)
 		}
-		if s != nil {
-			for name := range s.Properties {
-				names = append(names, name)
-			}
+		if schema != nil {
+			names = slices.AppendSeq(names, maps.Keys(schema.Properties))
 		}
 	}
 	slices.Sort(names)

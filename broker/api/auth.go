@@ -1,0 +1,78 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"rialto/broker"
+)
+
+// accountKey is where a request's context keeps the account that its token belongs to.
+type accountKey struct{}
+
+// caller returns the account that asks. Only handlers behind tokenOnly may call it.
+func caller(ctx context.Context) broker.AccountID {
+	id, _ := ctx.Value(accountKey{}).(broker.AccountID)
+	return id
+}
+
+// tokenOnly and adminOnly are the security of an operation.
+func tokenOnly() []map[string][]string { return []map[string][]string{{"token": {}}} }
+
+func adminOnly() []map[string][]string { return []map[string][]string{{"admin": {}}} }
+
+// authenticate lets a request through to its operation if it shows the right kind of token.
+func (s *Server) authenticate(ctx huma.Context, next func(huma.Context)) {
+	op := ctx.Operation()
+	if len(op.Security) == 0 {
+		next(ctx)
+		return
+	}
+	_, adminWanted := op.Security[0]["admin"]
+	token, ok := strings.CutPrefix(ctx.Header("Authorization"), "Bearer ")
+	if !ok || token == "" {
+		ctx.SetHeader("WWW-Authenticate", `Bearer realm="rialto"`)
+		s.refuse(ctx, problem(http.StatusUnauthorized, "rialto:no-token", "this needs a token: Authorization: Bearer TOKEN"))
+		return
+	}
+	admin := s.isAdmin(token)
+	switch {
+	case adminWanted && admin:
+		next(ctx)
+		return
+	case admin:
+		s.refuse(ctx, problem(http.StatusForbidden, "rialto:forbidden", "the admin's token has no account: it only opens accounts"))
+		return
+	}
+	account, err := s.c.Market.Authenticate(token)
+	switch {
+	case errors.Is(err, broker.ErrForbidden):
+		ctx.SetHeader("WWW-Authenticate", `Bearer realm="rialto", error="invalid_token"`)
+		s.refuse(ctx, problem(http.StatusUnauthorized, "rialto:bad-token", "this broker does not know the token"))
+	case err != nil:
+		s.refuse(ctx, problemOf(err))
+	case adminWanted:
+		s.refuse(ctx, problem(http.StatusForbidden, "rialto:forbidden", "only the admin may do this"))
+	default:
+		next(huma.WithValue(ctx, accountKey{}, account))
+	}
+}
+
+func (s *Server) isAdmin(token string) bool {
+	got, want := sha256.Sum256([]byte(token)), sha256.Sum256([]byte(s.c.AdminToken))
+	return s.c.AdminToken != "" && subtle.ConstantTimeCompare(got[:], want[:]) == 1
+}
+
+func (s *Server) refuse(ctx huma.Context, p *Problem) {
+	ctx.SetHeader("Content-Type", p.ContentType(""))
+	ctx.SetStatus(p.Status)
+	if err := s.api.Marshal(ctx.BodyWriter(), "application/json", p); err != nil {
+		s.c.Logger.Debug("caller is gone", "err", err)
+	}
+}

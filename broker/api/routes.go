@@ -1,0 +1,196 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"rialto/broker"
+	"rialto/broker/wire"
+	"rialto/pricing"
+)
+
+// maxSmallBody bounds every request but specs and blocks.
+const maxSmallBody = 64 << 10
+
+type (
+	answer[T any] struct{ Body T }
+	accepted      struct {
+		Location string `header:"Location"`
+		Body     Job
+	}
+	jobInput struct {
+		ID string `path:"id" maxLength:"64" doc:"job id"`
+	}
+	queryInput struct{ Query }
+)
+
+func (s *Server) routeMarket() {
+	huma.Register(s.api, huma.Operation{
+		OperationID: "market", Method: http.MethodGet, Path: "/v1/market", Summary: "Whom one deals with",
+	}, func(context.Context, *struct{}) (*answer[MarketInfo], error) {
+		return &answer[MarketInfo]{s.c.Info()}, nil
+	})
+	huma.Register(s.api, huma.Operation{
+		OperationID: "offers", Method: http.MethodGet, Path: "/v1/offers", Summary: "Live offers that match, explained",
+	}, func(ctx context.Context, in *queryInput) (*answer[Offers], error) {
+		found, err := s.c.Market.Search(ctx, in.toBroker())
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		return &answer[Offers]{offersOf(found)}, nil
+	})
+	huma.Register(s.api, huma.Operation{
+		OperationID: "quote", Method: http.MethodPost, Path: "/v1/quotes", Summary: "What a job would cost now",
+		MaxBodyBytes: maxSmallBody,
+	}, func(ctx context.Context, in *struct{ Body QuoteRequest }) (*answer[Quote], error) {
+		q, err := s.c.Market.Quote(ctx, broker.QuoteRequest{
+			Query: in.Body.toBroker(), MaxCost: pricing.Money(in.Body.MaxCostNanoUSD),
+			Duration: time.Duration(in.Body.DurationMS) * time.Millisecond,
+		})
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		return &answer[Quote]{Quote{
+			Best: offerOf(q.Best), RateNanoUSDPerHour: int64(q.Best.Rate), CostNanoUSD: int64(q.Cost),
+			HoldNanoUSD: int64(q.Hold), Search: offersOf(q.Search),
+		}}, nil
+	})
+}
+
+func (s *Server) routeAccounts() {
+	huma.Register(s.api, huma.Operation{
+		OperationID: "account", Method: http.MethodGet, Path: "/v1/account", Summary: "The token's account", Security: tokenOnly(),
+	}, func(ctx context.Context, _ *struct{}) (*answer[Account], error) {
+		a, err := s.c.Market.Account(ctx, caller(ctx))
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		return &answer[Account]{accountOf(a)}, nil
+	})
+	huma.Register(s.api, huma.Operation{
+		OperationID: "bind-key", Method: http.MethodPut, Path: "/v1/account/key",
+		Summary: "Bind the key that may sign jobs, once", Security: tokenOnly(), MaxBodyBytes: maxSmallBody,
+	}, func(ctx context.Context, in *struct{ Body BindKeyRequest }) (*answer[Account], error) {
+		a, err := s.c.Market.BindKey(ctx, caller(ctx), broker.PeerID(in.Body.Key))
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		return &answer[Account]{accountOf(a)}, nil
+	})
+	huma.Register(s.api, huma.Operation{
+		OperationID: "open-account", Method: http.MethodPost, Path: "/v1/admin/accounts", DefaultStatus: http.StatusCreated,
+		Summary: "Open an account and show its token", Security: adminOnly(), MaxBodyBytes: maxSmallBody,
+	}, func(ctx context.Context, in *struct{ Body OpenAccountRequest }) (*answer[OpenedAccount], error) {
+		var deposit *pricing.Money
+		if d := in.Body.DepositNanoUSD; d != nil {
+			deposit = new(pricing.Money(*d))
+		}
+		a, token, err := s.c.Market.OpenAccount(ctx, in.Body.Name, deposit)
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		return &answer[OpenedAccount]{OpenedAccount{Account: accountOf(a), Token: token}}, nil
+	})
+	huma.Register(s.api, huma.Operation{
+		OperationID: "accounts", Method: http.MethodGet, Path: "/v1/admin/accounts", Summary: "All accounts", Security: adminOnly(),
+	}, func(ctx context.Context, _ *struct{}) (*answer[Accounts], error) {
+		list, err := s.c.Market.Accounts(ctx)
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		out := Accounts{Accounts: []Account{}}
+		for _, a := range list {
+			out.Accounts = append(out.Accounts, accountOf(a))
+		}
+		return &answer[Accounts]{out}, nil
+	})
+}
+
+func (s *Server) routeJobs() {
+	huma.Register(s.api, huma.Operation{
+		OperationID: "submit", Method: http.MethodPost, Path: "/v1/jobs", DefaultStatus: http.StatusAccepted,
+		Summary: "Submit a signed job spec; 202 means durable", Security: tokenOnly(),
+		MaxBodyBytes: wire.MaxJobSpec*4/3 + 4096,
+	}, func(ctx context.Context, in *struct {
+		Key  string `header:"Idempotency-Key" required:"true" minLength:"1" maxLength:"256" doc:"makes the job happen once"`
+		Body SubmitRequest
+	}) (*accepted, error) {
+		j, err := s.c.Market.Submit(ctx, caller(ctx), in.Key, in.Body.Spec)
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		return &accepted{Location: "/v1/jobs/" + string(j.ID), Body: s.job(ctx, j)}, nil
+	})
+	huma.Register(s.api, huma.Operation{
+		OperationID: "jobs", Method: http.MethodGet, Path: "/v1/jobs", Summary: "The account's jobs, newest first", Security: tokenOnly(),
+	}, func(ctx context.Context, _ *struct{}) (*answer[Jobs], error) {
+		list, err := s.c.Market.Jobs(ctx, caller(ctx))
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		out := Jobs{Jobs: []Job{}}
+		for _, j := range slices.Backward(list) {
+			out.Jobs = append(out.Jobs, s.job(ctx, j))
+		}
+		return &answer[Jobs]{out}, nil
+	})
+	huma.Register(s.api, huma.Operation{
+		OperationID: "job", Method: http.MethodGet, Path: "/v1/jobs/{id}", Summary: "One job", Security: tokenOnly(),
+	}, func(ctx context.Context, in *jobInput) (*answer[Job], error) {
+		j, err := s.c.Market.Job(ctx, caller(ctx), broker.JobID(in.ID))
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		return &answer[Job]{s.job(ctx, j)}, nil
+	})
+	huma.Register(s.api, huma.Operation{
+		OperationID: "cancel", Method: http.MethodDelete, Path: "/v1/jobs/{id}", DefaultStatus: http.StatusAccepted,
+		Summary: "Ask for a job to end", Security: tokenOnly(),
+	}, func(ctx context.Context, in *jobInput) (*answer[Job], error) {
+		j, err := s.c.Market.Cancel(ctx, caller(ctx), broker.JobID(in.ID), "cancelled by the customer")
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		return &answer[Job]{s.job(ctx, j)}, nil
+	})
+	huma.Register(s.api, huma.Operation{
+		OperationID: "lease", Method: http.MethodGet, Path: "/v1/jobs/{id}/lease",
+		Summary: "The job's current or last lease, with the provider's signed answer", Security: tokenOnly(),
+	}, func(ctx context.Context, in *jobInput) (*answer[Lease], error) {
+		l, err := s.c.Market.Lease(ctx, caller(ctx), broker.JobID(in.ID))
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		return &answer[Lease]{leaseOf(l)}, nil
+	})
+	huma.Register(s.api, huma.Operation{
+		OperationID: "receipt", Method: http.MethodGet, Path: "/v1/jobs/{id}/receipt",
+		Summary: "The signed bill of the job's last lease", Security: tokenOnly(),
+	}, func(ctx context.Context, in *jobInput) (*answer[Receipt], error) {
+		envelope, err := s.c.Market.Receipt(ctx, caller(ctx), broker.JobID(in.ID))
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		r, _, err := wire.OpenReceipt(envelope)
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		return &answer[Receipt]{receiptOf(r, envelope)}, nil
+	})
+}
+
+// job joins a job with its lease, if it has one.
+func (s *Server) job(ctx context.Context, j broker.Job) Job {
+	var l broker.Lease
+	if j.Lease != "" {
+		var err error
+		if l, err = s.c.Market.Lease(ctx, j.Account, j.ID); err != nil {
+			s.c.Logger.Warn("job without its lease", "job", j.ID, "lease", j.Lease, "err", err)
+		}
+	}
+	return jobOf(j, l)
+}
