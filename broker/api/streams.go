@@ -32,7 +32,7 @@ func (s *Server) routeEvents() {
 			Content:     map[string]*huma.MediaType{"text/event-stream": {}},
 		}},
 	}, func(ctx context.Context, in *struct {
-		jobInput
+		ID    string `path:"id" maxLength:"64" doc:"job id"`
 		After uint64 `header:"Last-Event-ID" doc:"resume after this number"`
 	}) (*huma.StreamResponse, error) {
 		account, id := caller(ctx), broker.JobID(in.ID)
@@ -112,12 +112,8 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, account brok
 	}
 }
 
-type blockInput struct {
-	CID string `path:"cid" maxLength:"128" doc:"CIDv1 of raw data with sha2-256"`
-}
-
-func (in blockInput) parse() (blockstore.CID, error) {
-	c, err := blockstore.ParseCID(in.CID)
+func parseCID(text string) (blockstore.CID, error) {
+	c, err := blockstore.ParseCID(text)
 	if err != nil {
 		return c, &broker.FieldError{Field: "cid", Problem: err.Error()}
 	}
@@ -128,8 +124,10 @@ func (s *Server) routeBlocks() {
 	huma.Register(s.api, huma.Operation{
 		OperationID: "has-block", Method: http.MethodHead, Path: "/v1/blocks/{cid}", DefaultStatus: http.StatusOK,
 		Summary: "Whether the broker holds a block", Security: tokenOnly(),
-	}, func(ctx context.Context, in *blockInput) (*struct{}, error) {
-		c, err := in.parse()
+	}, func(ctx context.Context, in *struct {
+		CID string `path:"cid" maxLength:"128" doc:"CIDv1 of raw data with sha2-256"`
+	}) (*struct{}, error) {
+		c, err := parseCID(in.CID)
 		if err == nil {
 			err = s.hasBlock(ctx, c)
 		}
@@ -141,12 +139,12 @@ func (s *Server) routeBlocks() {
 	huma.Register(s.api, huma.Operation{
 		OperationID: "put-block", Method: http.MethodPut, Path: "/v1/blocks/{cid}", DefaultStatus: http.StatusNoContent,
 		Summary: "Upload a block of weights", Security: tokenOnly(),
-		MaxBodyBytes: blockstore.MaxBlock, BodyReadTimeout: time.Minute,
+		MaxBodyBytes: blockstore.MaxBlock + 1, BodyReadTimeout: time.Minute,
 	}, func(ctx context.Context, in *struct {
-		blockInput
+		CID     string `path:"cid" maxLength:"128" doc:"CIDv1 of raw data with sha2-256"`
 		RawBody []byte `contentType:"application/octet-stream"`
 	}) (*struct{}, error) {
-		c, err := in.parse()
+		c, err := parseCID(in.CID)
 		if err == nil {
 			err = s.putBlock(ctx, caller(ctx), c, in.RawBody)
 		}

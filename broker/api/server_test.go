@@ -1,0 +1,422 @@
+package api_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"rialto/blockstore"
+	"rialto/broker"
+	"rialto/broker/api"
+	"rialto/pricing"
+)
+
+const (
+	ownerToken = "rialto_owner"
+	otherToken = "rialto_other"
+	adminToken = "rialto_admin"
+	owner      = broker.AccountID("a-owner")
+	other      = broker.AccountID("a-other")
+	jobID      = broker.JobID("j-1")
+)
+
+// market is a Market with one job of one owner.
+type market struct {
+	ready error
+
+	mu      sync.Mutex
+	query   broker.Query
+	submits []string // idempotency keys
+}
+
+func (m *market) Ready() error { return m.ready }
+
+func (m *market) Search(_ context.Context, q broker.Query) (broker.Search, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.query = q
+	if q.GPU.Model == "RTX 409" {
+		return broker.Search{}, &broker.FieldError{Field: "gpu.model", Problem: "not known", Nearest: "RTX 4090"}
+	}
+	return broker.Search{
+		Offers: 2, Applied: []string{"gpu any"}, Eliminated: []broker.Elimination{{Predicate: "max rate", Count: 1, Nearest: "$0.40/h"}},
+		Matches: []broker.Match{{Offer: broker.Offer{
+			ID: "o1", Host: "alpha", Rate: 400_000_000, GPUs: []broker.GPU{{Model: "RTX 4090", MemoryMiB: 24564, Simulated: true}},
+		}, Free: 1}},
+	}, nil
+}
+
+func (m *market) Quote(context.Context, broker.QuoteRequest) (broker.Quote, error) {
+	return broker.Quote{}, &broker.NoOfferError{Search: broker.Search{Offers: 1}}
+}
+
+func (m *market) Submit(_ context.Context, _ broker.AccountID, key string, _ []byte) (broker.Job, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.submits = append(m.submits, key)
+	switch key {
+	case "poor":
+		return broker.Job{}, fmt.Errorf("hold: %w", broker.ErrNoFunds)
+	case "broken":
+		return broker.Job{}, fmt.Errorf("secret path /x")
+	}
+	return broker.Job{ID: jobID, Account: owner, State: broker.JobQueued}, nil
+}
+
+func (m *market) mine(a broker.AccountID, id broker.JobID) error {
+	if a != owner || id != jobID {
+		return fmt.Errorf("job %q: %w", id, broker.ErrNotFound)
+	}
+	return nil
+}
+
+func (m *market) Jobs(_ context.Context, a broker.AccountID) ([]broker.Job, error) {
+	if a != owner {
+		return nil, nil
+	}
+	return []broker.Job{{ID: "j-0", Account: owner, State: broker.JobDone, ExitCode: 3}, {ID: jobID, Account: owner, State: broker.JobReady}}, nil
+}
+
+func (m *market) Job(_ context.Context, a broker.AccountID, id broker.JobID) (broker.Job, error) {
+	return broker.Job{ID: jobID, Account: owner, State: broker.JobReady, Lease: "l-1"}, m.mine(a, id)
+}
+
+func (m *market) Cancel(_ context.Context, a broker.AccountID, id broker.JobID, _ string) (broker.Job, error) {
+	return broker.Job{ID: jobID, Account: owner, State: broker.JobCancelled}, m.mine(a, id)
+}
+
+func (m *market) Events(_ context.Context, a broker.AccountID, id broker.JobID, after uint64) iter.Seq2[broker.JobEvent, error] {
+	return func(yield func(broker.JobEvent, error) bool) {
+		for seq := after + 1; seq <= 3; seq++ {
+			if !yield(broker.JobEvent{Seq: seq, State: broker.JobQueued, Text: fmt.Sprint("event\n", seq)}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (m *market) Lease(_ context.Context, a broker.AccountID, id broker.JobID) (broker.Lease, error) {
+	return broker.Lease{ID: "l-1", Job: jobID, Host: "alpha", State: broker.LeaseActive, Answer: []byte("signed")}, m.mine(a, id)
+}
+
+func (m *market) Receipt(_ context.Context, a broker.AccountID, id broker.JobID) ([]byte, error) {
+	if err := m.mine(a, id); err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("no receipt yet: %w", broker.ErrNotFound)
+}
+
+func (m *market) Authenticate(token string) (broker.AccountID, error) {
+	switch token {
+	case ownerToken:
+		return owner, nil
+	case otherToken:
+		return other, nil
+	}
+	return "", broker.ErrForbidden
+}
+
+func (m *market) Account(_ context.Context, id broker.AccountID) (broker.Account, error) {
+	return broker.Account{ID: id, Available: 5 * pricing.USD}, nil
+}
+
+func (m *market) Accounts(context.Context) ([]broker.Account, error) {
+	return []broker.Account{{ID: owner}, {ID: other}}, nil
+}
+
+func (m *market) BindKey(_ context.Context, id broker.AccountID, key broker.PeerID) (broker.Account, error) {
+	return broker.Account{ID: id, Key: key}, nil
+}
+
+func (m *market) OpenAccount(_ context.Context, name string, deposit *pricing.Money) (broker.Account, string, error) {
+	a := broker.Account{ID: "a-new", Name: name}
+	if deposit != nil {
+		a.Available = *deposit
+	}
+	return a, "rialto_new", nil
+}
+
+// start serves a market and returns its address.
+func start(t *testing.T, m *market, blocks api.Blocks) string {
+	t.Helper()
+	s, err := api.New(api.Config{
+		Market: m, Blocks: blocks, AdminToken: adminToken, BlockQuota: 1 << 20,
+		Info: func() api.MarketInfo { return api.MarketInfo{Broker: "12D3", FeePPM: 7, Version: "v1"} },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(s)
+	t.Cleanup(srv.Close)
+	return srv.URL
+}
+
+func client(t *testing.T, url, token string) *api.Client {
+	t.Helper()
+	c, err := api.NewClient(url, token, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// ask sends a raw request.
+func ask(t *testing.T, method, url, token, body string, header ...string) (int, http.Header, map[string]any) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	if body != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var decoded map[string]any
+	if method != http.MethodHead && strings.Contains(resp.Header.Get("Content-Type"), "json") {
+		if err := json.NewDecoder(resp.Body).Decode(&decoded); err != nil {
+			t.Fatalf("%s %s: %v", method, url, err)
+		}
+	}
+	return resp.StatusCode, resp.Header, decoded
+}
+
+func TestBadInputIsNamed(t *testing.T) {
+	url := start(t, &market{}, nil)
+	spec := `"spec":"AAAAAAAA"`
+	tests := []struct {
+		name, method, path, body, key string
+		status                        int
+		field, nearest, detail        string
+	}{
+		{name: "unknown body field", method: "POST", path: "/v1/jobs", body: `{` + spec + `,"specc":1}`, key: "k", status: 422, field: "specc", nearest: "spec"},
+		{name: "missing body field", method: "POST", path: "/v1/jobs", body: `{}`, key: "k", status: 422, detail: "spec"},
+		{name: "no idempotency key", method: "POST", path: "/v1/jobs", body: `{` + spec + `}`, status: 422, field: "header.Idempotency-Key"},
+		{name: "not base64", method: "POST", path: "/v1/jobs", body: `{"spec":"!!!!"}`, key: "k", status: 422, field: "spec"},
+		{name: "not JSON", method: "POST", path: "/v1/jobs", body: `{`, key: "k", status: 400},
+		{name: "wrong type", method: "POST", path: "/v1/quotes", body: `{"duration_ms":"1h"}`, status: 422, field: "duration_ms"},
+		{name: "out of range", method: "POST", path: "/v1/quotes", body: `{"duration_ms":1,"count":17}`, status: 422, field: "count"},
+		{name: "unknown quote field", method: "POST", path: "/v1/quotes", body: `{"duration_ms":1,"max_rate":1}`, status: 422, field: "max_rate"},
+		{name: "near quote field", method: "POST", path: "/v1/quotes", body: `{"duration_m":1}`, status: 422, detail: "duration_m"},
+		{name: "unknown query parameter", method: "GET", path: "/v1/offers?modell=x", status: 422, field: "query.modell", nearest: "model"},
+		{name: "bad query value", method: "GET", path: "/v1/offers?count=many", status: 422, field: "query.count"},
+		{name: "unknown GPU", method: "GET", path: "/v1/offers?model=RTX+409", status: 422, field: "gpu.model", nearest: "RTX 4090"},
+		{name: "unknown path", method: "GET", path: "/v1/offer", status: 404, nearest: "/v1/offers"},
+		{name: "wrong method", method: "PATCH", path: "/v1/jobs", status: 405, detail: "GET, POST"},
+		{name: "no funds", method: "POST", path: "/v1/jobs", body: `{` + spec + `}`, key: "poor", status: 402, detail: "not enough money"},
+		{name: "our fault", method: "POST", path: "/v1/jobs", body: `{` + spec + `}`, key: "broken", status: 500, detail: "its log says why"},
+		{name: "bad CID", method: "PUT", path: "/v1/blocks/Qm123", body: "x", status: 422, detail: "CID"},
+		{name: "large body", method: "PUT", path: "/v1/account/key", body: `{"key":"` + strings.Repeat("k", 1<<20) + `"}`, status: 413},
+		{name: "long idempotency key", method: "POST", path: "/v1/jobs", body: `{` + spec + `}`, key: strings.Repeat("k", 300), status: 422, field: "header.Idempotency-Key"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			header := []string{}
+			if tt.key != "" {
+				header = append(header, "Idempotency-Key", tt.key)
+			}
+			if tt.name == "bad CID" {
+				header = append(header, "Content-Type", "application/octet-stream")
+			}
+			status, h, p := ask(t, tt.method, url+tt.path, ownerToken, tt.body, header...)
+			if status != tt.status || h.Get("Content-Type") != "application/problem+json" {
+				t.Fatalf("status %d, %s: %v; want %d", status, h.Get("Content-Type"), p, tt.status)
+			}
+			if tt.field != "" && p["field"] != tt.field {
+				t.Errorf("field %v, want %q: %v", p["field"], tt.field, p)
+			}
+			if tt.nearest != "" && p["nearest"] != tt.nearest {
+				t.Errorf("nearest %v, want %q: %v", p["nearest"], tt.nearest, p)
+			}
+			if all := fmt.Sprint(p); !strings.Contains(all, tt.detail) || strings.Contains(all, "secret") {
+				t.Errorf("problem %v, want %q in it", p, tt.detail)
+			}
+		})
+	}
+}
+
+func TestWhoMayDoWhat(t *testing.T) {
+	url := start(t, &market{}, new(blockstore.Memory))
+	block := blockstore.Sum([]byte("x")).String()
+	tests := []struct {
+		method, path, body              string
+		nobody, owner, other, admin, no int // no: an unknown token
+	}{
+		{"GET", "/v1/market", "", 200, 200, 200, 200, 200},
+		{"GET", "/v1/offers", "", 200, 200, 200, 200, 200},
+		{"GET", "/healthz", "", 200, 200, 200, 200, 200},
+		{"GET", "/readyz", "", 200, 200, 200, 200, 200},
+		{"GET", "/metrics", "", 200, 200, 200, 200, 200},
+		{"GET", "/openapi.json", "", 200, 200, 200, 200, 200},
+		{"GET", "/v1/account", "", 401, 200, 200, 403, 401},
+		{"PUT", "/v1/account/key", `{"key":"k"}`, 401, 200, 200, 403, 401},
+		{"GET", "/v1/jobs", "", 401, 200, 200, 403, 401},
+		{"POST", "/v1/jobs", `{"spec":"AAAAAAAA"}`, 401, 202, 202, 403, 401},
+		{"GET", "/v1/jobs/j-1", "", 401, 200, 404, 403, 401},
+		{"DELETE", "/v1/jobs/j-1", "", 401, 202, 404, 403, 401},
+		{"GET", "/v1/jobs/j-1/events", "", 401, 200, 404, 403, 401},
+		{"GET", "/v1/jobs/j-1/lease", "", 401, 200, 404, 403, 401},
+		{"GET", "/v1/jobs/j-1/receipt", "", 401, 404, 404, 403, 401},
+		{"PUT", "/v1/blocks/" + block, "x", 401, 204, 204, 403, 401},
+		{"HEAD", "/v1/blocks/" + block, "", 401, 200, 200, 403, 401},
+		{"POST", "/v1/admin/accounts", `{"name":"n"}`, 401, 403, 403, 201, 401},
+		{"GET", "/v1/admin/accounts", "", 401, 403, 403, 200, 401},
+	}
+	for _, tt := range tests {
+		for token, want := range map[string]int{"": tt.nobody, ownerToken: tt.owner, otherToken: tt.other, adminToken: tt.admin, "rialto_no": tt.no} {
+			contentType := "application/json"
+			if strings.HasPrefix(tt.path, "/v1/blocks") {
+				contentType = "application/octet-stream"
+			}
+			got, h, p := ask(t, tt.method, url+tt.path, token, tt.body, "Idempotency-Key", "k", "Content-Type", contentType)
+			if got != want {
+				t.Errorf("%s %s as %q: %d %v, want %d", tt.method, tt.path, token, got, p, want)
+			}
+			if got == 401 && h.Get("WWW-Authenticate") == "" {
+				t.Errorf("%s %s: 401 without WWW-Authenticate", tt.method, tt.path)
+			}
+		}
+	}
+}
+
+func TestClientRoundTrip(t *testing.T) {
+	m := &market{}
+	url := start(t, m, new(blockstore.Memory))
+	c, admin := client(t, url, ownerToken), client(t, url, adminToken)
+	ctx := t.Context()
+	info, err := c.Market(ctx)
+	if err != nil || info.FeePPM != 7 {
+		t.Errorf("market: %+v, %v", info, err)
+	}
+	q := api.Query{Model: "RTX 4090", Count: 2, MinGPUMemoryMiB: 3, MemoryMiB: 4, CPUs: 5, MaxRateNanoUSDPerHour: 6, Region: "DE", Provider: "p", ImageDigest: "sha256:x", WeightRoots: []string{"a", "b"}}
+	offers, err := c.Offers(ctx, q)
+	if err != nil || len(offers.Offers) != 1 || !offers.Offers[0].Simulated || offers.Eliminated[0].Nearest != "$0.40/h" {
+		t.Errorf("offers: %+v, %v", offers, err)
+	}
+	want := broker.Query{GPU: broker.GPURequest{Model: "RTX 4090", Count: 2, MinMemoryMiB: 3}, MemoryMiB: 4, CPUs: 5, MaxRate: 6, Region: "DE", Provider: "p", Image: "sha256:x", Weights: []string{"a", "b"}}
+	if fmt.Sprint(m.query) != fmt.Sprint(want) {
+		t.Errorf("query arrived as %+v, want %+v", m.query, want)
+	}
+	if _, err := c.Quote(ctx, api.QuoteRequest{DurationMS: 1}); !isKind(err, broker.ErrNoOffer) {
+		t.Errorf("quote: %v, want ErrNoOffer", err)
+	}
+	if j, err := c.Submit(ctx, []byte("envelope"), "key 1"); err != nil || j.ID != string(jobID) || m.submits[0] != "key 1" {
+		t.Errorf("submit: %+v, %v, keys %q", j, err, m.submits)
+	}
+	jobs, err := c.Jobs(ctx)
+	if err != nil || len(jobs) != 2 || jobs[0].ID != string(jobID) || jobs[1].ExitCode == nil || *jobs[1].ExitCode != 3 {
+		t.Errorf("jobs: %+v, %v; want newest first", jobs, err)
+	}
+	if l, err := c.Lease(ctx, jobID); err != nil || string(l.Answer) != "signed" || l.State != "active" {
+		t.Errorf("lease: %+v, %v", l, err)
+	}
+	if _, err := c.Receipt(ctx, jobID); !isKind(err, broker.ErrNotFound) {
+		t.Errorf("receipt: %v, want ErrNotFound", err)
+	}
+	if j, err := c.Cancel(ctx, jobID); err != nil || j.State != "cancelled" {
+		t.Errorf("cancel: %+v, %v", j, err)
+	}
+	deposit := 10 * pricing.USD
+	if a, err := admin.OpenAccount(ctx, "ada", &deposit); err != nil || a.Token != "rialto_new" || a.Account.AvailableNanoUSD != int64(deposit) {
+		t.Errorf("open account: %+v, %v", a, err)
+	}
+	if list, err := admin.Accounts(ctx); err != nil || len(list) != 2 {
+		t.Errorf("accounts: %+v, %v", list, err)
+	}
+}
+
+func isKind(err, kind error) bool {
+	p, ok := err.(*api.Problem)
+	return ok && p.Is(kind)
+}
+
+func TestEventsResume(t *testing.T) {
+	c := client(t, start(t, &market{}, nil), ownerToken)
+	for after := range uint64(4) {
+		seq := after
+		for e, err := range c.Events(t.Context(), jobID, after) {
+			if err != nil || e.Seq != seq+1 || e.Text != fmt.Sprint("event\n", e.Seq) {
+				t.Fatalf("after %d: %+v, %v", after, e, err)
+			}
+			seq = e.Seq
+		}
+		if seq != 3 {
+			t.Errorf("after %d: ended at %d, want 3", after, seq)
+		}
+	}
+}
+
+func TestBlocks(t *testing.T) {
+	c := client(t, start(t, &market{}, new(blockstore.Memory)), ownerToken)
+	for i, size := range []int{1, 1000, 1 << 19} {
+		b, err := blockstore.NewBlock([]byte(strings.Repeat(fmt.Sprint(i), size)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if has, err := c.HasBlock(t.Context(), b.CID()); has || err != nil {
+			t.Errorf("before: %v, %v", has, err)
+		}
+		for range 2 {
+			if err := c.PutBlock(t.Context(), b); err != nil {
+				t.Errorf("put %d bytes: %v", size, err)
+			}
+		}
+		if has, err := c.HasBlock(t.Context(), b.CID()); !has || err != nil {
+			t.Errorf("after: %v, %v", has, err)
+		}
+	}
+	full, err := blockstore.NewBlock(make([]byte, blockstore.MaxBlock))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.PutBlock(t.Context(), full); err == nil || !strings.Contains(err.Error(), "uploaded its 1 MiB") {
+		t.Errorf("over the quota: %v", err)
+	}
+}
+
+func TestWrongBlockIsRefused(t *testing.T) {
+	blocks := new(blockstore.Memory)
+	url := start(t, &market{}, blocks)
+	cid := blockstore.Sum([]byte("right"))
+	status, _, p := ask(t, "PUT", url+"/v1/blocks/"+cid.String(), ownerToken, "wrong", "Content-Type", "application/octet-stream")
+	if has, _ := blocks.Has(t.Context(), cid); status != 422 || has {
+		t.Errorf("wrong bytes: %d %v, stored %v", status, p, has)
+	}
+}
+
+func TestUnreachableSaysWhich(t *testing.T) {
+	c := client(t, "http://127.0.0.1:1", "")
+	_, err := c.Market(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "http://127.0.0.1:1 cannot be reached") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := api.NewClient("localhost:7070", "", nil); err == nil {
+		t.Error("a URL without a scheme was accepted")
+	}
+}
+
+func TestNotReadyUntilRestored(t *testing.T) {
+	url := start(t, &market{ready: broker.ErrUnavailable}, nil)
+	if status, _, _ := ask(t, "GET", url+"/readyz", "", ""); status != 503 {
+		t.Errorf("readyz: %d, want 503", status)
+	}
+	if status, _, _ := ask(t, "GET", url+"/healthz", "", ""); status != 200 {
+		t.Errorf("healthz: %d, want 200", status)
+	}
+}
