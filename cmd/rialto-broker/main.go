@@ -1,0 +1,63 @@
+// Command rialto-broker runs a market: it takes offers from providers and jobs from customers, joins
+// them, meters leases and keeps the books.
+//
+// All that it keeps is in its state directory, readable only by its user:
+//
+//	key          its Ed25519 key; the peer id is the broker's name, and jobs are signed for it
+//	admin.json   where the running broker listens and the admin's token, for the other commands
+//	ledger/      accounts, jobs, leases, transfers and their hash-chained journal
+//	blocks/      weights that customers uploaded
+//
+// It may be killed at any moment: what it answered is durable, leases go on at the providers meanwhile,
+// and a restart continues where it was.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"rialto/cmd/internal/cli"
+)
+
+func main() { os.Exit(cli.Main("rialto-broker", run)) }
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	root := &cobra.Command{
+		Use:   "rialto-broker",
+		Short: "Run a market for GPU time",
+		Example: "  rialto-broker run --state /var/lib/rialto-broker\n" +
+			"  rialto-broker account create ada --deposit 10.00\n" +
+			"  rialto-broker audit",
+	}
+	var state string
+	root.PersistentFlags().StringVar(&state, "state", "/var/lib/rialto-broker", "directory of the broker's key, ledger and blocks")
+	root.AddCommand(runCommand(&state), accountCommand(&state), auditCommand(&state), idCommand(&state), versionCommand())
+	return cli.Execute(ctx, root, args, stdout, stderr)
+}
+
+// version is the module's version as the build recorded it.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  rialto-broker version",
+		Args:    cli.Args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(c.OutOrStdout(), "rialto-broker %s %s/%s %s\n", version(), runtime.GOOS, runtime.GOARCH, runtime.Version())
+			return err
+		},
+	}
+}
