@@ -28,7 +28,6 @@ const (
 
 	tokenNotes = "token/" // + SHA-256 of the token → account
 	onceNotes  = "once/"  // + account / SHA-256 of the idempotency key → submission
-	specNotes  = "used/"  // + SHA-256 of a signed spec → job
 )
 
 // submission is what an idempotency key was used for.
@@ -38,7 +37,7 @@ type submission struct {
 }
 
 // Submit accepts a signed spec as a job of the account. The same key with the same spec returns the same
-// job; with another spec it is refused. A spec is accepted once: one that was overheard starts nothing.
+// job; with another spec it is refused.
 func (s *Service) Submit(ctx context.Context, account broker.AccountID, key string, envelope []byte) (broker.Job, error) {
 	if key == "" || len(key) > MaxIdempotencyKey {
 		return broker.Job{}, &broker.FieldError{Field: "Idempotency-Key", Problem: fmt.Sprintf("want 1 to %d bytes", MaxIdempotencyKey)}
@@ -84,12 +83,6 @@ func (b *batch) submit(ctx context.Context, ev broker.Submitted, signer broker.P
 	if err := b.mayRun(ev.Account, signer, ev.Spec); err != nil {
 		return "", err
 	}
-	switch job, err := b.note(ctx, specNotes+body); {
-	case err == nil:
-		return "", fmt.Errorf("this spec was accepted already as job %s, sign a fresh one: %w", job, broker.ErrConflict)
-	case !errors.Is(err, broker.ErrNotFound):
-		return "", err
-	}
 	ev.Job = broker.JobID("j-" + randomID())
 	if err := b.step(ev); err != nil {
 		return "", err
@@ -100,7 +93,6 @@ func (b *batch) submit(ctx context.Context, ev broker.Submitted, signer broker.P
 		return "", err
 	}
 	b.notes[once] = note
-	b.notes[specNotes+body] = []byte(ev.Job)
 	return ev.Job, nil
 }
 

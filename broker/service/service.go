@@ -29,6 +29,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"rialto/broker"
+	"rialto/p2p"
 	"rialto/p2p/identity"
 	"rialto/pricing"
 )
@@ -36,7 +37,7 @@ import (
 // Host is the broker's presence among its peers. Methods are safe for concurrent use.
 type Host interface {
 	// Handle answers requests of a protocol.
-	Handle(protocol string, maxRequest int, fn func(ctx context.Context, from identity.ID, request []byte) ([]byte, error))
+	Handle(protocol string, maxRequest int, fn p2p.Handler)
 	// Request asks a connected peer.
 	Request(ctx context.Context, to identity.ID, protocol string, request []byte) ([]byte, error)
 	// OnDisconnect registers what to call, quickly, when the last connection to a peer has ended.
