@@ -25,9 +25,9 @@ type Pair struct {
 func New(t testing.TB) *Pair {
 	t.Helper()
 	plan, job, customer := Configs(t, t.Name())
-	far := open(t, job)
+	far := Open(t, job)
 	customer.Peer.Endpoint = Loopback(t, far)
-	near := open(t, customer)
+	near := Open(t, customer)
 	Handshake(t, near)
 	return &Pair{Plan: plan, Job: far, Customer: near}
 }
@@ -64,7 +64,8 @@ func key(t testing.TB) (tunnel.PrivateKey, tunnel.Key) {
 	return k, p
 }
 
-func open(t testing.TB, c tunnel.Config) *userspace.End {
+// Open opens one end that is closed when the test ends.
+func Open(t testing.TB, c tunnel.Config) *userspace.End {
 	t.Helper()
 	e, err := userspace.Open(userspace.Config{Tunnel: c})
 	if err != nil {
@@ -118,7 +119,7 @@ func deviceHandshake(t *testing.T, openDevice func(t *testing.T, c tunnel.Config
 	if s, err := d.Stats(); err != nil || !s.LastHandshake.IsZero() || s.SentBytes != 0 {
 		t.Errorf("before the customer came: %+v, %v; want no handshake and nothing sent", s, err)
 	}
-	Handshake(t, open(t, customer))
+	Handshake(t, Open(t, customer))
 	s, err := d.Stats()
 	if err != nil || s.LastHandshake.IsZero() || s.ReceivedBytes == 0 || s.SentBytes == 0 {
 		t.Errorf("after the handshake: %+v, %v", s, err)
@@ -141,8 +142,8 @@ func deviceStranger(t *testing.T, openDevice func(t *testing.T, c tunnel.Config)
 	customer.Peer.Endpoint = Loopback(t, d)
 	stranger := customer
 	stranger.PrivateKey, _ = key(t)
-	end := open(t, stranger)
-	Handshake(t, open(t, customer))
+	end := Open(t, stranger)
+	Handshake(t, Open(t, customer))
 	s, err := end.Stats()
 	if err != nil || !s.LastHandshake.IsZero() || s.ReceivedBytes != 0 || s.SentBytes == 0 {
 		t.Errorf("stranger: %+v, %v; want initiations without an answer", s, err)
@@ -153,7 +154,7 @@ func deviceReopen(t *testing.T, openDevice func(t *testing.T, c tunnel.Config) t
 	_, job, customer := Configs(t, t.Name())
 	d := openDevice(t, job)
 	customer.Peer.Endpoint = Loopback(t, d)
-	end := open(t, customer)
+	end := Open(t, customer)
 	Handshake(t, end)
 	job.ListenPort = customer.Peer.Endpoint.Port()
 	if err := d.Close(); err != nil {
