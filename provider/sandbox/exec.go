@@ -19,6 +19,8 @@ import (
 // may hold its standard output for ever.
 const drainPatience = time.Second
 
+var errEnded = errors.New("the workload has ended")
+
 // Exec implements [provider.Sandbox]. The process ends with ctx. A Read of r.Stdin that hangs outlives
 // Exec until it returns, as with os/exec.
 func (b *box) Exec(ctx context.Context, r provider.ExecRequest) (int, error) {
@@ -40,6 +42,9 @@ func (b *box) exec(ctx context.Context, r provider.ExecRequest) (int, error) {
 	defer s.close()
 	reply, err := keeper.Call(ctx, b.dir(), keeper.Request{Op: keeper.OpExec, Exec: &keeper.Exec{Process: p, TTY: r.TTY}}, s.remote...)
 	s.drain()
+	if errors.Is(err, keeper.ErrGone) {
+		err = errEnded
+	}
 	return reply.Code, err
 }
 

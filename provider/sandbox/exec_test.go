@@ -12,28 +12,28 @@ import (
 	"rialto/provider"
 )
 
-func execute(t testing.TB, s provider.Sandbox, q provider.ExecRequest) (string, int) {
-	t.Helper()
+func execute(tb testing.TB, s provider.Sandbox, q provider.ExecRequest) (string, int) {
+	tb.Helper()
 	var out bytes.Buffer
 	q.Stdout = &out
-	code, err := s.Exec(t.Context(), q)
+	code, err := s.Exec(tb.Context(), q)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return out.String(), code
 }
 
 // running returns a sandbox whose workload waits.
-func running(t testing.TB, change func(*provider.Program)) provider.Sandbox {
-	t.Helper()
-	needs(t)
-	s := prepare(t, newRuntime(t), provider.Launch{})
-	p := program(image(t), "hang")
+func running(tb testing.TB, change func(*provider.Program)) provider.Sandbox {
+	tb.Helper()
+	needs(tb)
+	s := prepare(tb, newRuntime(tb), provider.Launch{})
+	p := program(image(tb), "hang")
 	if change != nil {
 		change(&p)
 	}
-	if err := s.Start(t.Context(), p); err != nil {
-		t.Fatal(err)
+	if err := s.Start(tb.Context(), p); err != nil {
+		tb.Fatal(err)
 	}
 	return s
 }
@@ -98,7 +98,7 @@ func TestExecTerminal(t *testing.T) {
 		defer in.Close()
 		_, err := s.Exec(t.Context(), provider.ExecRequest{
 			Args: []string{"/probe", "tty"}, TTY: true, Rows: 24, Cols: 80, Stdout: in, Resize: resize,
-			Stdin: blocked{t.Context()},
+			Stdin: blocked(t.Context().Done()),
 		})
 		if err != nil {
 			t.Error(err)
@@ -124,10 +124,10 @@ func TestExecTerminal(t *testing.T) {
 }
 
 // blocked is a standard input on which nobody types.
-type blocked struct{ ctx context.Context }
+type blocked <-chan struct{}
 
 func (b blocked) Read([]byte) (int, error) {
-	<-b.ctx.Done()
+	<-b
 	return 0, io.EOF
 }
 
@@ -144,6 +144,10 @@ func TestDialAndListen(t *testing.T) {
 			checkEcho(t, c)
 		})
 	}
+	t.Run("low port without root", func(t *testing.T) {
+		s := running(t, func(p *provider.Program) { p.Args, p.User = []string{"/probe", "serve", "127.0.0.1:80"}, "ann" })
+		awaitOutput(t, s, "serving")
+	})
 	t.Run("listen", func(t *testing.T) {
 		s := running(t, nil)
 		l, err := s.Listen(t.Context(), "127.0.0.1:9000")

@@ -121,7 +121,9 @@ func (r *Runtime) Prepare(ctx context.Context, l provider.Launch) (provider.Sand
 	if !leaseName(l.Lease) {
 		return nil, &Error{"prepare", l.Lease, errors.New("not a lease id")}
 	}
-	if l.Hostname != "" && !hostname(l.Hostname) {
+	// Without a name of its own a container would show the host's.
+	l.Hostname = cmp.Or(l.Hostname, "sandbox")
+	if !hostname(l.Hostname) {
 		return nil, &Error{"prepare", l.Lease, fmt.Errorf("hostname %q is not valid", l.Hostname)}
 	}
 	if err := r.check(ctx); err != nil {

@@ -43,30 +43,32 @@ var probeDir struct {
 	err  error
 }
 
-// image returns a root file system that holds the probe and a few accounts.
-func image(t testing.TB) string {
-	t.Helper()
-	probeDir.once.Do(func() {
-		if probeDir.path, probeDir.err = os.MkdirTemp("", "rialto-probe"); probeDir.err != nil {
-			return
-		}
-		cmd := exec.Command("go", "build", "-o", filepath.Join(probeDir.path, "probe"), "./testdata/probe")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			probeDir.err = fmt.Errorf("build probe: %w\n%s", err, out)
-		}
-	})
-	if probeDir.err != nil {
-		t.Fatal(probeDir.err)
+func buildProbe() {
+	if probeDir.path, probeDir.err = os.MkdirTemp("", "rialto-probe"); probeDir.err != nil {
+		return
 	}
-	root := filepath.Join(t.TempDir(), "image")
+	cmd := exec.Command("go", "build", "-o", filepath.Join(probeDir.path, "probe"), "./testdata/probe")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		probeDir.err = fmt.Errorf("build probe: %w\n%s", err, out)
+	}
+}
+
+// image returns a root file system that holds the probe and a few accounts.
+func image(tb testing.TB) string {
+	tb.Helper()
+	probeDir.once.Do(buildProbe)
+	if probeDir.err != nil {
+		tb.Fatal(probeDir.err)
+	}
+	root := filepath.Join(tb.TempDir(), "image")
 	for _, d := range []string{"etc", "bin", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	if err := os.Link(filepath.Join(probeDir.path, "probe"), filepath.Join(root, "probe")); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	for name, content := range map[string]string{
 		"etc/passwd": "root:x:0:0:root:/root:/bin/sh\nann:x:1000:1001:Ann:/home/ann:/bin/sh\n",
@@ -74,32 +76,32 @@ func image(t testing.TB) string {
 		"bin/broken": "not a program",
 	} {
 		if err := os.WriteFile(filepath.Join(root, name), []byte(content), 0o755); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	return root
 }
 
-func needs(t testing.TB) (runc string) {
-	t.Helper()
+func needs(tb testing.TB) (runc string) {
+	tb.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("needs root")
+		tb.Skip("needs root")
 	}
 	runc, err := filepath.Abs("../../bin/runc")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if _, err := os.Stat(runc); err != nil {
-		t.Skip("needs bin/runc: make bin/runc")
+		tb.Skip("needs bin/runc: make bin/runc")
 	}
 	return runc
 }
 
-func newRuntime(t testing.TB) *Runtime {
-	t.Helper()
-	r, err := New(Config{StateDir: filepath.Join(t.TempDir(), "state"), RuncPath: needs(t), Tag: tag()})
+func newRuntime(tb testing.TB) *Runtime {
+	tb.Helper()
+	r, err := New(Config{StateDir: filepath.Join(tb.TempDir(), "state"), RuncPath: needs(tb), Tag: tag()})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return r
 }
@@ -114,21 +116,21 @@ var (
 	leaseNext int
 )
 
-func prepare(t testing.TB, r *Runtime, l provider.Launch) provider.Sandbox {
-	t.Helper()
+func prepare(tb testing.TB, r *Runtime, l provider.Launch) provider.Sandbox {
+	tb.Helper()
 	if l.Lease == "" {
 		leaseMu.Lock()
 		leaseNext++
 		l.Lease = leaseID(leaseNext)
 		leaseMu.Unlock()
 	}
-	s, err := r.Prepare(t.Context(), l)
+	s, err := r.Prepare(tb.Context(), l)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := s.Delete(context.Background()); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return s
@@ -144,14 +146,14 @@ type result struct {
 	exit                provider.Exit
 }
 
-func finish(t testing.TB, s provider.Sandbox) result {
-	t.Helper()
-	exit, err := s.Wait(t.Context())
+func finish(tb testing.TB, s provider.Sandbox) result {
+	tb.Helper()
+	exit, err := s.Wait(tb.Context())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var out, errs, all bytes.Buffer
-	err = s.Logs(t.Context(), false, func(stream provider.Stream, p []byte) error {
+	err = s.Logs(tb.Context(), false, func(stream provider.Stream, p []byte) error {
 		all.Write(p)
 		if stream == provider.Stdout {
 			out.Write(p)
@@ -161,26 +163,26 @@ func finish(t testing.TB, s provider.Sandbox) result {
 		return nil
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return result{out.String(), errs.String(), all.String(), exit}
 }
 
-func run(t testing.TB, l provider.Launch, p provider.Program) result {
-	t.Helper()
-	s := prepare(t, newRuntime(t), l)
-	if err := s.Start(t.Context(), p); err != nil {
-		t.Fatal(err)
+func run(tb testing.TB, l provider.Launch, p provider.Program) result {
+	tb.Helper()
+	s := prepare(tb, newRuntime(tb), l)
+	if err := s.Start(tb.Context(), p); err != nil {
+		tb.Fatal(err)
 	}
-	return finish(t, s)
+	return finish(tb, s)
 }
 
 // awaitOutput returns once the workload has printed text.
-func awaitOutput(t testing.TB, s provider.Sandbox, text string) {
-	t.Helper()
+func awaitOutput(tb testing.TB, s provider.Sandbox, text string) {
+	tb.Helper()
 	found := errors.New("found")
 	var all bytes.Buffer
-	err := s.Logs(t.Context(), true, func(_ provider.Stream, p []byte) error {
+	err := s.Logs(tb.Context(), true, func(_ provider.Stream, p []byte) error {
 		all.Write(p)
 		if strings.Contains(all.String(), text) {
 			return found
@@ -188,7 +190,7 @@ func awaitOutput(t testing.TB, s provider.Sandbox, text string) {
 		return nil
 	})
 	if !errors.Is(err, found) {
-		t.Fatalf("the output ended without %q: %v\n%s", text, err, all.String())
+		tb.Fatalf("the output ended without %q: %v\n%s", text, err, all.String())
 	}
 }
 
@@ -208,6 +210,17 @@ func TestExit(t *testing.T) {
 				t.Errorf("exit = %+v, want %+v\n%s", got.exit, tc.want, got.all)
 			}
 		})
+	}
+}
+
+// TestBrokenProgram is one whose file is found but cannot be executed: it has a process, briefly.
+func TestBrokenProgram(t *testing.T) {
+	needs(t)
+	p := program(image(t))
+	p.Args = []string{"/bin/broken"}
+	got := run(t, provider.Launch{}, p)
+	if got.exit.Code == 0 || !strings.Contains(got.stderr, "exec /bin/broken: exec format error") {
+		t.Errorf("exit = %+v, stderr %q", got.exit, got.stderr)
 	}
 }
 
@@ -251,6 +264,16 @@ func TestStartErrors(t *testing.T) {
 			}
 			t.Log(err)
 		})
+	}
+}
+
+// TestStandardStreamsCanBeOpened does what nginx does for its log, as a user that is not root.
+func TestStandardStreamsCanBeOpened(t *testing.T) {
+	needs(t)
+	p := program(image(t), "write", "/dev/stdout", "opened")
+	p.User = "ann"
+	if got := run(t, provider.Launch{}, p); got.stdout != "opened" {
+		t.Errorf("got %q", got.all)
 	}
 }
 

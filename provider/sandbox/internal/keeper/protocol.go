@@ -92,8 +92,8 @@ func Call(ctx context.Context, dir string, q Request, files ...*os.File) (Reply,
 	if err != nil {
 		return Reply{}, err
 	}
-	defer c.Close()
-	defer context.AfterFunc(ctx, func() { c.Close() })()
+	defer func() { _ = c.Close() }() // the reply is here or will not come
+	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
 	var rights []byte
 	if len(files) > 0 {
 		fds := make([]int, len(files))
@@ -142,10 +142,9 @@ func Listen(dir string) (*os.File, error) {
 		if err != nil {
 			return err
 		}
-		defer l.Close()
 		l.SetUnlinkOnClose(false)
 		f, err = l.File()
-		return err
+		return errors.Join(err, l.Close())
 	})
 	return f, err
 }

@@ -17,7 +17,7 @@ const requestPatience = 10 * time.Second
 
 // serve answers one request.
 func (s *supervisor) serve(c *net.UnixConn) {
-	defer c.Close()
+	defer func() { _ = c.Close() }() // the reply was written, or nobody waits for it
 	q, files, err := receive(c)
 	defer func() {
 		for _, f := range files {
@@ -53,10 +53,8 @@ func (s *supervisor) answer(ctx context.Context, q Request, files []*os.File) Re
 		if q.Start == nil {
 			return Reply{Error: "start without its arguments"}
 		}
-		if err = s.alarm.set(q.Start.Deadline); err == nil {
-			// Not ctx: a start outlives an agent that dies while it waits for it.
-			err = s.run(context.WithoutCancel(ctx), *q.Start)
-		}
+		// Not ctx: a start outlives an agent that dies while it waits for it.
+		err = s.run(context.WithoutCancel(ctx), *q.Start)
 	case OpExtend:
 		err = s.alarm.set(q.Duration)
 	case OpStop:

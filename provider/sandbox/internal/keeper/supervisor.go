@@ -188,7 +188,12 @@ func (s *supervisor) run(ctx context.Context, q Start) error {
 	s.state, s.start = starting, q
 	s.mu.Unlock()
 	s.log = NewLogWriter(filepath.Join(s.dir, LogDir), q.LogLimit)
-	p, output, err := s.launch(ctx, q)
+	var p *os.Process
+	var output *sync.WaitGroup
+	err := s.alarm.set(q.Deadline)
+	if err == nil {
+		p, output, err = s.launch(ctx, q)
+	}
 	if err == nil {
 		err = os.WriteFile(filepath.Join(s.dir, startedFile), nil, 0o600)
 	}

@@ -10,9 +10,6 @@ func etcFiles() []string { return []string{"hosts", "hostname", "resolv.conf"} }
 
 // WriteFiles writes a container's files of /etc to dir.
 func WriteFiles(dir, hostname string) error {
-	if hostname == "" {
-		hostname = "localhost"
-	}
 	content := map[string]string{
 		"hosts":       "127.0.0.1\tlocalhost " + hostname + "\n::1\tlocalhost ip6-localhost ip6-loopback " + hostname + "\n",
 		"hostname":    hostname + "\n",
