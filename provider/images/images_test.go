@@ -1,0 +1,463 @@
+//go:build linux
+
+package images_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"rialto/blockstore"
+	"rialto/blockstore/disk"
+	"rialto/blockstore/exchange"
+	"rialto/blockstore/image"
+	"rialto/broker"
+	"rialto/p2p"
+	"rialto/p2p/p2ptest"
+	"rialto/provider"
+	"rialto/provider/images"
+)
+
+// shop is a registry on loopback that counts requests for blobs.
+type shop struct {
+	host  string
+	blobs atomic.Int64
+	down  atomic.Bool
+}
+
+func openShop(t *testing.T) *shop {
+	t.Helper()
+	s := &shop{}
+	inner := registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.down.Load() {
+			http.Error(w, "down", http.StatusServiceUnavailable)
+			return
+		}
+		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+			s.blobs.Add(1)
+		}
+		inner.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	s.host = strings.TrimPrefix(server.URL, "http://")
+	return s
+}
+
+// push builds an image of layers, each a map from path to content, and returns a want for it.
+func (s *shop) push(t *testing.T, repo string, layers ...map[string][]byte) provider.Want {
+	t.Helper()
+	img, err := mutate.Config(empty.Image, v1.Config{Entrypoint: []string{"/bin/run"}, Cmd: []string{"x"}, Env: []string{"A=b"}, WorkingDir: "/w", User: "7"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, files := range layers {
+		var buf bytes.Buffer
+		tw := tar.NewWriter(&buf)
+		for _, p := range sorted(files) {
+			if err := tw.WriteHeader(&tar.Header{Name: p, Mode: 0o755, Size: int64(len(files[p])), ModTime: time.Unix(1e9, 0)}); err != nil {
+				t.Fatal(err)
+			}
+			tw.Write(files[p])
+		}
+		tw.Close()
+		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(buf.Bytes())), nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if img, err = mutate.AppendLayers(img, layer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ref := s.host + "/" + repo + ":latest"
+	tag, err := name.ParseReference(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(tag, img); err != nil {
+		t.Fatal(err)
+	}
+	digest, err := img.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return provider.Want{Image: ref, Digest: digest.String()}
+}
+
+func sorted(m map[string][]byte) []string {
+	var keys []string
+	for k := range m {
+		keys = append(keys, k)
+	}
+	for i := range keys {
+		for j := range i {
+			if keys[i] < keys[j] {
+				keys[i], keys[j] = keys[j], keys[i]
+			}
+		}
+	}
+	return keys
+}
+
+// random returns n bytes that do not compress.
+func random(seed uint64, n int) []byte {
+	p := make([]byte, n)
+	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
+	r.Read(p)
+	return p
+}
+
+func someLayers(seed uint64) []map[string][]byte {
+	base := map[string][]byte{"bin/run": []byte("#!"), "lib/big": random(seed, 3_000_000), "etc/old": []byte("old")}
+	for i := range 200 {
+		base[fmt.Sprintf("lib/small%03d", i)] = random(seed+uint64(i), 3000)
+	}
+	return []map[string][]byte{base, {"etc/.wh.old": nil, "etc/new": []byte("new"), "lib/other": random(seed+1, 200_000)}}
+}
+
+type hostNode struct {
+	*images.Images
+	dir   string
+	host  *p2p.Host
+	store *disk.Store
+	x     *exchange.Exchange
+}
+
+func newHost(t *testing.T, change func(*images.Config)) *hostNode {
+	t.Helper()
+	n := &hostNode{dir: t.TempDir(), host: p2ptest.New(t, p2p.Config{})}
+	var err error
+	if n.store, err = disk.Open(t.Context(), disk.Config{Dir: filepath.Join(n.dir, "blocks"), Reserve: -1}); err != nil {
+		t.Fatal(err)
+	}
+	if n.x, err = exchange.New(exchange.Config{Host: n.host.Libp2p(), Store: n.store, Patience: time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- n.x.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		<-done
+		n.store.Close()
+	})
+	n.open(t, change)
+	return n
+}
+
+// open begins anew on what is on the disk.
+func (n *hostNode) open(t *testing.T, change func(*images.Config)) {
+	t.Helper()
+	cfg := images.Config{
+		Dir: n.dir, Store: n.store, Peers: n.x,
+		Policy: images.Policy{Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}},
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	var err error
+	if n.Images, err = images.New(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (n *hostNode) source() broker.BlockSource {
+	return broker.BlockSource{Peer: broker.PeerID(n.host.ID()), Addrs: n.host.Addrs()}
+}
+
+func ensure(t *testing.T, n *hostNode, w provider.Want) provider.Image {
+	t.Helper()
+	img, err := n.Ensure(t.Context(), w, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+func wantFile(t *testing.T, img provider.Image, path, content string) {
+	t.Helper()
+	got, err := os.ReadFile(filepath.Join(img.RootFS, path))
+	if err != nil || string(got) != content {
+		t.Errorf("%s = %.20q, %v; want %.20q", path, got, err, content)
+	}
+}
+
+func wantTree(t *testing.T, img provider.Image, seed uint64) {
+	t.Helper()
+	wantFile(t, img, "lib/big", string(random(seed, 3_000_000)))
+	wantFile(t, img, "lib/small007", string(random(seed+7, 3000)))
+	wantFile(t, img, "etc/new", "new")
+	if _, err := os.Lstat(filepath.Join(img.RootFS, "etc/old")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("etc/old: %v, want it whited out", err)
+	}
+}
+
+func TestRegistryThenPeersThenLocal(t *testing.T) {
+	s := openShop(t)
+	w := s.push(t, "app", someLayers(1)...)
+	a, b := newHost(t, nil), newHost(t, nil)
+
+	first := ensure(t, a, w)
+	wantTree(t, first, 1)
+	if first.Fetched.Registry == 0 || first.Fetched.Peers != 0 {
+		t.Errorf("first host fetched %+v, want all from the registry", first.Fetched)
+	}
+	if first.Digest != w.Digest || first.Entrypoint[0] != "/bin/run" || first.Cmd[0] != "x" || first.Env[0] != "A=b" || first.Workdir != "/w" || first.User != "7" {
+		t.Errorf("image = %+v", first)
+	}
+	held, _, err := a.Held(t.Context())
+	if err != nil || len(held) != 1 || held[0] != (broker.ImageHeld{Digest: w.Digest, Root: first.Root}) {
+		t.Fatalf("held = %v, %v", held, err)
+	}
+
+	s.down.Store(true)
+	w.Root, w.Sources = held[0].Root, []broker.BlockSource{a.source()}
+	second := ensure(t, b, w)
+	wantTree(t, second, 1)
+	if second.Fetched.Peers < 3_800_000 || second.Fetched.Registry != 0 || second.Root != first.Root {
+		t.Errorf("second host: root %v, fetched %+v, want all from the peer", second.Root, second.Fetched)
+	}
+
+	again := ensure(t, b, w)
+	if again.Fetched.Local == 0 || again.Fetched.Peers != 0 || again.RootFS != second.RootFS {
+		t.Errorf("second time: %+v", again)
+	}
+
+	// A new process finds the tree; after a reboot it unpacks again, from its own blocks.
+	b.open(t, nil)
+	if got := ensure(t, b, w); got.RootFS != second.RootFS || got.Fetched.Local == 0 {
+		t.Errorf("after a restart: %+v", got)
+	}
+	trees, _ := filepath.Glob(filepath.Join(b.dir, "trees", "*"))
+	if err := os.Rename(trees[0], trees[0]+"-of-another-boot"); err != nil {
+		t.Fatal(err)
+	}
+	b.open(t, nil)
+	if left, _ := filepath.Glob(filepath.Join(b.dir, "trees", "*boot")); len(left) > 0 {
+		t.Errorf("trees of another boot are still there: %v", left)
+	}
+	got := ensure(t, b, w)
+	wantTree(t, got, 1)
+	if got.Fetched.Peers+got.Fetched.Registry != 0 {
+		t.Errorf("after a reboot: fetched %+v", got.Fetched)
+	}
+}
+
+func TestBaseLayerIsImportedOnce(t *testing.T) {
+	s := openShop(t)
+	base := someLayers(3)[0]
+	n := newHost(t, nil)
+	ensure(t, n, s.push(t, "one", base))
+	before := s.blobs.Load()
+	img := ensure(t, n, s.push(t, "two", base, map[string][]byte{"more": []byte("m")}))
+	wantFile(t, img, "more", "m")
+	wantFile(t, img, "bin/run", "#!")
+	if got := s.blobs.Load() - before; got != 2 { // config and one layer
+		t.Errorf("%d blobs fetched for the second image, want 2", got)
+	}
+}
+
+// A peer that announces another image's root for the wanted digest is found out before a block is fetched.
+func TestManifestLie(t *testing.T) {
+	s := openShop(t)
+	good, other := s.push(t, "good", someLayers(5)...), s.push(t, "other", someLayers(6)...)
+	a, b := newHost(t, nil), newHost(t, nil)
+	good.Root = ensure(t, a, other).Root
+	good.Sources = []broker.BlockSource{a.source()}
+	img := ensure(t, b, good)
+	wantTree(t, img, 5)
+	if img.Fetched.Registry == 0 || img.Digest != good.Digest {
+		t.Errorf("fetched %+v, digest %v", img.Fetched, img.Digest)
+	}
+}
+
+// A manifest may have the right OCI parts and wrong blocks: then a layer does not hash to its diff_id.
+func TestBlockListLie(t *testing.T) {
+	s := openShop(t)
+	w := s.push(t, "app", someLayers(7)...)
+	a, b := newHost(t, nil), newHost(t, nil)
+	img := ensure(t, a, w)
+	root, err := blockstore.ParseCID(img.Root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := blockstore.Load(t.Context(), root, a.store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := m.Layers[0].Blocks
+	blocks[0], blocks[1] = blocks[1], blocks[0]
+	lie, err := m.Blocks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.store.Put(t.Context(), lie...); err != nil {
+		t.Fatal(err)
+	}
+	w.Root, w.Sources = lie[0].CID().String(), []broker.BlockSource{a.source()}
+	got := ensure(t, b, w)
+	wantTree(t, got, 7)
+	if got.Root != img.Root {
+		t.Errorf("root %v, want %v", got.Root, img.Root)
+	}
+	if left, _ := filepath.Glob(filepath.Join(b.dir, "trees", "*", "new-*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A peer that lost blocks costs no more than the layers that have them.
+func TestPeerFailsHalfWay(t *testing.T) {
+	s := openShop(t)
+	w := s.push(t, "app", someLayers(8)...)
+	a, b := newHost(t, nil), newHost(t, nil)
+	w.Root = ensure(t, a, w).Root
+	root, _ := blockstore.ParseCID(w.Root)
+	m, err := blockstore.Load(t.Context(), root, a.store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := m.Layers[0].Blocks[len(m.Layers[0].Blocks)-1]
+	if err := a.store.Delete(t.Context(), last.CID); err != nil {
+		t.Fatal(err)
+	}
+	w.Sources = []broker.BlockSource{a.source()}
+	img := ensure(t, b, w)
+	wantTree(t, img, 8)
+	if img.Fetched.Peers == 0 || img.Fetched.Registry == 0 {
+		t.Errorf("fetched %+v, want from both", img.Fetched)
+	}
+}
+
+func TestDamagedHostHealsItself(t *testing.T) {
+	s := openShop(t)
+	w := s.push(t, "app", someLayers(9)...)
+	n := newHost(t, nil)
+	first := ensure(t, n, w)
+	root, _ := blockstore.ParseCID(first.Root)
+	m, err := blockstore.Load(t.Context(), root, n.store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.store.Delete(t.Context(), m.Layers[0].Blocks[0].CID); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(first.RootFS); err != nil {
+		t.Fatal(err)
+	}
+	wantTree(t, ensure(t, n, w), 9)
+	n.open(t, nil)
+	if held, _, _ := n.Held(t.Context()); len(held) != 1 {
+		t.Errorf("held = %v", held)
+	}
+}
+
+func TestWeights(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "sub"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, p := range map[string][]byte{"model.safetensors": random(1, 5_000_000), "sub/config.json": []byte("{}")} {
+		if err := os.WriteFile(filepath.Join(dir, name), p, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, b := newHost(t, nil), newHost(t, nil)
+	m, err := image.ImportDir(t.Context(), dir, func(ctx context.Context, b blockstore.Block) error { return a.store.Put(ctx, b) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks, err := m.Blocks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.store.Put(t.Context(), blocks...); err != nil {
+		t.Fatal(err)
+	}
+	w := provider.Want{Root: blocks[0].CID().String(), Sources: []broker.BlockSource{a.source()}}
+	img := ensure(t, b, w)
+	wantFile(t, img, "model.safetensors", string(random(1, 5_000_000)))
+	wantFile(t, img, "sub/config.json", "{}")
+	if _, weights, _ := b.Held(t.Context()); len(weights) != 1 || weights[0] != w.Root {
+		t.Errorf("weights held = %v", weights)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	s := openShop(t)
+	w := s.push(t, "app", map[string][]byte{"a": nil})
+	absent := w
+	absent.Digest = blockstore.Sum([]byte("absent")).Digest().String()
+	n := newHost(t, nil)
+	strict := newHost(t, func(c *images.Config) { c.Policy = images.Policy{} })
+	tests := []struct {
+		name string
+		n    *hostNode
+		w    provider.Want
+		want error
+	}{
+		{"absent image", n, absent, image.ErrNoImage},
+		{"weights from nobody", n, provider.Want{Root: blockstore.Sum([]byte("w")).String()}, images.ErrUnavailable},
+		{"private registry", strict, w, images.ErrForbidden},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			if _, err := tc.n.Ensure(t.Context(), tc.w, nil); !errors.Is(err, tc.want) {
+				t.Errorf("error = %v, want %v", err, tc.want)
+			}
+		})
+	}
+	if _, err := n.Ensure(t.Context(), provider.Want{Image: "x", Digest: "sha256:short"}, nil); err == nil {
+		t.Error("took a bad digest")
+	}
+}
+
+func TestConcurrentWantsShareTheWork(t *testing.T) {
+	s := openShop(t)
+	w := s.push(t, "app", someLayers(11)...)
+	n := newHost(t, nil)
+	var wg sync.WaitGroup
+	for i := range 6 {
+		wg.Go(func() {
+			ctx := t.Context()
+			if i%3 == 0 { // one who leaves early does not end the work of the others
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithCancel(ctx)
+				cancel()
+				if _, err := n.Ensure(ctx, w, nil); err == nil {
+					return
+				}
+				return
+			}
+			img, err := n.Ensure(ctx, w, func(broker.Fetched) {})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			wantTree(t, img, 11)
+		})
+	}
+	wg.Wait()
+}

@@ -1,0 +1,70 @@
+//go:build linux
+
+package images
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"rialto/blockstore"
+)
+
+const bootIDFile = "/proc/sys/kernel/random/boot_id"
+
+// trees is the directory of unpacked roots of this boot.
+type trees struct{ dir string }
+
+func openTrees(dir string) (trees, error) {
+	raw, err := os.ReadFile(bootIDFile)
+	if err != nil {
+		return trees{}, err
+	}
+	boot := strings.TrimSpace(string(raw))
+	all := filepath.Join(dir, "trees")
+	t := trees{dir: filepath.Join(all, boot)}
+	if err := os.MkdirAll(t.dir, 0o700); err != nil {
+		return trees{}, err
+	}
+	if err := removeExcept(all, func(name string) bool { return name == boot }); err != nil {
+		return trees{}, err
+	}
+	return t, removeExcept(t.dir, func(name string) bool { return !strings.HasPrefix(name, newPrefix) })
+}
+
+const newPrefix = "new-"
+
+func removeExcept(dir string, keep func(string) bool) error {
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if !keep(n.Name()) {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, n.Name())))
+		}
+	}
+	return err
+}
+
+// path returns where a root's tree is, and whether it is there.
+func (t trees) path(root blockstore.CID) (string, bool) {
+	p := filepath.Join(t.dir, root.String())
+	_, err := os.Lstat(p)
+	return p, err == nil
+}
+
+// begin makes a directory for a tree under construction.
+func (t trees) begin() (string, error) { return os.MkdirTemp(t.dir, newPrefix) }
+
+// finish gives a tree its name. One that is there already stays: it is equal, and may be mounted.
+func (t trees) finish(tmp string, root blockstore.CID) (string, error) {
+	p := filepath.Join(t.dir, root.String())
+	err := os.Rename(tmp, p)
+	if errors.Is(err, fs.ErrExist) {
+		return p, os.RemoveAll(tmp)
+	}
+	return p, err
+}
