@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"rialto/cmd/internal/cli"
+	"rialto/provider/agent"
+)
+
+const maxStatus = 16 << 20
+
+// serveControl answers the host's owner on a socket that only root can open.
+func serveControl(ctx context.Context, path string, h http.Handler) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err // a stale one is ours: the journal's lock says that no other agent runs here
+	}
+	mask := unix.Umask(0o077)
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
+	unix.Umask(mask)
+	if err != nil {
+		return fmt.Errorf("listen for status: %w", err)
+	}
+	server := &http.Server{
+		Handler: h, ReadHeaderTimeout: 5 * time.Second,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(l); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("serve status: %w", err)
+	}
+	return nil
+}
+
+// ask sends a request to the running agent.
+func ask(ctx context.Context, state, method, path string) (*http.Response, error) {
+	socket := filepath.Join(state, socketName)
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}}
+	request, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	response, err := client.Do(request)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, cli.Hint(fmt.Errorf("the agent's socket %s may not be opened", socket), "try it with sudo")
+	case err != nil && ctx.Err() == nil:
+		return nil, cli.Hint(fmt.Errorf("no agent answers at %s", socket), "is `rialto-provider run` running, and with this --state?")
+	case err != nil:
+		return nil, ctx.Err()
+	case response.StatusCode >= http.StatusMultipleChoices:
+		defer response.Body.Close()
+		text, _ := io.ReadAll(io.LimitReader(response.Body, 4096))
+		return nil, fmt.Errorf("agent: %s: %s", response.Status, strings.TrimSpace(string(text)))
+	}
+	return response, nil
+}
+
+func statusCommand() *cobra.Command {
+	var state string
+	var asJSON bool
+	c := &cobra.Command{
+		Use:     "status",
+		Short:   "Show what the running agent offers and runs",
+		Example: "  rialto-provider status\n  rialto-provider status --json",
+		Args:    cli.Args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			response, err := ask(c.Context(), state, http.MethodGet, "/v1/status")
+			if err != nil {
+				return err
+			}
+			defer response.Body.Close()
+			var s agent.Status
+			if err := json.NewDecoder(io.LimitReader(response.Body, maxStatus)).Decode(&s); err != nil {
+				return fmt.Errorf("agent's status: %w", err)
+			}
+			return cli.Printer{Out: c.OutOrStdout(), JSON: asJSON}.Print(s, func(w io.Writer) error { return writeStatus(w, s) })
+		},
+	}
+	c.Flags().StringVar(&state, "state", defaultState, "the agent's folder")
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+func writeStatus(w io.Writer, s agent.Status) error {
+	mode := ""
+	if s.Draining {
+		mode = ", draining"
+	}
+	fmt.Fprintf(w, "%s (%s)%s, %v per GPU, %s served to peers\n\n", cli.Clean(s.Host), s.Peer, mode, s.Rate, cli.FormatBytes(s.Served))
+	brokers := cli.Table{Columns: []cli.Column{{Title: "BROKER"}, {Title: "CONNECTION"}, {Title: "SINCE"}}}
+	for _, b := range s.Brokers {
+		state, since := "none", ""
+		if b.Connected {
+			state = "up"
+		}
+		if !b.Since.IsZero() {
+			since = b.Since.Local().Format(time.DateTime)
+		}
+		brokers.Add(b.Addr, state, since)
+	}
+	gpus := cli.Table{Columns: []cli.Column{{Title: "GPU"}, {Title: "MODEL"}, {Title: "MEMORY", Align: cli.Right}, {Title: "STATE"}}}
+	for _, g := range s.GPUs {
+		state := "not offered"
+		switch {
+		case g.Lease != "":
+			state = "leased as " + string(g.Lease)
+		case g.Cause != "":
+			state = "not usable: " + g.Cause
+		case g.Offered:
+			state = "offered"
+		}
+		model := g.Model
+		if g.Simulated {
+			model += " (simulated)"
+		}
+		gpus.Add(g.UUID, model, cli.FormatMiB(g.MemoryMiB), state)
+	}
+	leases := cli.Table{Columns: []cli.Column{{Title: "LEASE"}, {Title: "JOB"}, {Title: "STATE"}, {Title: "USED", Align: cli.Right}, {Title: "NOTE"}}}
+	for _, l := range s.Leases {
+		note := l.Message
+		if l.Unacked {
+			note = strings.TrimSpace(note + " (end not acknowledged yet)")
+		}
+		leases.Add(string(l.Lease), string(l.Job), l.State, cli.FormatDuration(time.Duration(l.UsedMS)*time.Millisecond), note)
+	}
+	for _, t := range []*cli.Table{&brokers, &gpus, &leases} {
+		if err := t.Write(w); err != nil {
+			return err
+		}
+		fmt.Fprintln(w)
+	}
+	return nil
+}
+
+func drainCommand() *cobra.Command {
+	var state string
+	var now bool
+	c := &cobra.Command{
+		Use:   "drain",
+		Short: "Take no more jobs, and wait for those that run",
+		Long: "Take the host's GPUs off the market and wait until no job has one. The agent keeps running, drained,\n" +
+			"until it is restarted.",
+		Example: "  rialto-provider drain\n  rialto-provider drain --now",
+		Args:    cli.Args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			path := "/v1/drain"
+			if now {
+				path += "?now=1"
+			}
+			fmt.Fprintln(c.ErrOrStderr(), "draining; Ctrl-C stops the waiting, not the draining")
+			response, err := ask(c.Context(), state, http.MethodPost, path)
+			if err != nil {
+				return err
+			}
+			response.Body.Close()
+			fmt.Fprintln(c.OutOrStdout(), "drained: no job has a GPU")
+			return nil
+		},
+	}
+	c.Flags().StringVar(&state, "state", defaultState, "the agent's folder")
+	c.Flags().BoolVar(&now, "now", false, "end the jobs that run, instead of waiting for them")
+	return c
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  rialto-provider version",
+		Args:    cli.Args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(c.OutOrStdout(), "rialto-provider %s %s/%s %s\n", version(), runtime.GOOS, runtime.GOARCH, runtime.Version())
+			return err
+		},
+	}
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}

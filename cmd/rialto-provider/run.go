@@ -1,0 +1,277 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"rialto/blockstore/disk"
+	"rialto/blockstore/exchange"
+	"rialto/broker"
+	"rialto/broker/api"
+	"rialto/cmd/internal/cli"
+	"rialto/p2p"
+	"rialto/p2p/identity"
+	"rialto/provider"
+	"rialto/provider/agent"
+	"rialto/provider/images"
+	"rialto/provider/journal"
+	"rialto/provider/nvml"
+	"rialto/provider/sandbox"
+	"rialto/provider/simgpu"
+	"rialto/tunnel/device"
+)
+
+func runCommand() *cobra.Command {
+	var o options
+	c := &cobra.Command{
+		Use:   "run",
+		Short: "Run the agent",
+		Long: "Run the agent until it is told to stop (Ctrl-C, SIGTERM). Jobs that run then are left to the next\n" +
+			"agent, so that an upgrade costs no customer anything; --stop-jobs-on-exit ends them instead.",
+		Example: "  rialto-provider run --broker https://broker.example --price 0.40/h\n" +
+			"  rialto-provider run --broker http://127.0.0.1:7070 --price 0.40/h --simulate-gpu 'RTX 4090:2'",
+		Args: cli.Args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := o.parse()
+			if err != nil {
+				return err
+			}
+			return serve(c.Context(), &o, s, c.ErrOrStderr())
+		},
+	}
+	o.register(c.Flags())
+	return c
+}
+
+// serve wires the agent's parts and runs them until ctx ends.
+func serve(ctx context.Context, o *options, s settings, stderr io.Writer) (err error) {
+	level := slog.LevelInfo
+	if o.logVerbose {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	if os.Geteuid() != 0 {
+		return cli.Hint(errors.New("the agent needs root: it makes network namespaces, cgroups and mounts"), "try `sudo rialto-provider run …`, and `rialto-provider doctor`")
+	}
+	if _, err := sandbox.CheckRunc(ctx, s.runc); err != nil {
+		return cli.Hint(err, "name a newer one with --runc; `rialto-provider doctor` shows what else is needed")
+	}
+	if err := os.MkdirAll(s.state, 0o700); err != nil {
+		return err
+	}
+	key, err := identity.LoadOrCreate(filepath.Join(s.state, "identity.key"))
+	if err != nil {
+		return err
+	}
+	records, err := journal.Open(journal.Config{Dir: filepath.Join(s.state, "journal"), Logger: log})
+	if err != nil {
+		return cli.Hint(err, "is another rialto-provider running with --state %s?", s.state)
+	}
+	defer func() { err = errors.Join(err, records.Close()) }()
+	if err := records.Forget(ctx, 10_000); err != nil {
+		return err
+	}
+	host, err := p2p.New(p2p.Config{Key: key, Listen: s.listen, Announce: s.announce, Limits: p2p.ProviderLimits(), Logger: log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, host.Close()) }()
+	store, err := disk.Open(ctx, disk.Config{Dir: filepath.Join(s.state, "blocks"), Quota: s.quota, Logger: log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	blocks, err := exchange.New(exchange.Config{Host: host.Libp2p(), Store: store, Logger: log})
+	if err != nil {
+		return err
+	}
+	library, err := images.New(ctx, images.Config{
+		Dir: filepath.Join(s.state, "images"), Store: store, Peers: blocks, Policy: s.policy, Logger: log,
+	})
+	if err != nil {
+		return err
+	}
+	self := broker.PeerID(key.ID())
+	boxes, err := sandbox.New(sandbox.Config{
+		StateDir: filepath.Join(s.state, "sandboxes"), RuncPath: s.runc, Tag: tag(self), Logger: log,
+	})
+	if err != nil {
+		return err
+	}
+	inventory, gpus, err := openInventory(ctx, self, s.simulate)
+	if err != nil {
+		return err
+	}
+	brokers, err := resolveBrokers(ctx, s.brokers, len(s.simulate) > 0, log)
+	if err != nil {
+		return err
+	}
+	cpus, memory := share(s, gpus)
+	a, err := agent.New(agent.Config{
+		Key: key, Network: host, Inventory: inventory, Runtime: boxes, Images: library,
+		Tunnels: device.Opener{Userspace: o.userspace, Logger: log}, Journal: records,
+		Brokers: brokers, Host: s.name, Region: s.region, Rate: s.rate, CPUs: cpus, MemoryMiB: memory,
+		AdvertiseIPs: s.advertise, Ports: s.ports, Version: version(), Linger: s.linger, StopJobsOnExit: o.stopJobs,
+		DiskFree: func() (uint64, error) { return diskFree(s.state) },
+		Served:   func() int64 { return blocks.Stats().ServedBytes },
+		Logger:   log,
+	})
+	if err != nil {
+		return err
+	}
+	log.Info("provider starts", slog.String("peer", string(self)), slog.Int("gpus", gpus), slog.String("price", s.rate.String()))
+	return together(ctx, a, blocks, filepath.Join(s.state, socketName))
+}
+
+// together runs the agent, and what it needs for as long as it runs.
+func together(ctx context.Context, a *agent.Agent, blocks *exchange.Exchange, socket string) error {
+	// The parts outlive the agent, which may still stop jobs and report them after ctx ended.
+	support, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g := new(errgroup.Group)
+	g.Go(func() error { defer cancel(); return blocks.Run(support) })
+	g.Go(func() error { defer cancel(); return serveControl(support, socket, a.Handler()) })
+	g.Go(func() error { defer stop(); return a.Run(ctx) })
+	return g.Wait()
+}
+
+// tag tells this agent's sandboxes from another's on the same host.
+func tag(self broker.PeerID) string {
+	sum := sha256.Sum256([]byte(self))
+	return hex.EncodeToString(sum[:4])
+}
+
+func openInventory(ctx context.Context, self broker.PeerID, simulate []simgpu.Spec) (provider.Inventory, int, error) {
+	if len(simulate) > 0 {
+		inventory, err := simgpu.New(self, simulate)
+		if err != nil {
+			return nil, 0, err
+		}
+		gpus, err := inventory.GPUs(ctx)
+		return inventory, len(gpus), err
+	}
+	inventory, err := nvml.New(nvml.Config{})
+	if err != nil {
+		return nil, 0, err
+	}
+	gpus, err := inventory.GPUs(ctx)
+	if err != nil {
+		return nil, 0, cli.Hint(err, "without a GPU, try it with --simulate-gpu 'RTX 4090:2'")
+	}
+	if len(gpus) == 0 {
+		return nil, 0, cli.Hint(errors.New("the NVIDIA driver reports no GPU"), "`nvidia-smi -L` should list them")
+	}
+	return inventory, len(gpus), nil
+}
+
+// share divides the host among its GPUs, less a tenth of the memory for the host itself.
+func share(s settings, gpus int) (cpus int, memoryMiB uint64) {
+	cpus, memoryMiB = s.cpus, s.memoryMiB
+	if cpus == 0 {
+		cpus = max(1, runtime.NumCPU()/max(gpus, 1))
+	}
+	var info unix.Sysinfo_t
+	if memoryMiB == 0 && unix.Sysinfo(&info) == nil {
+		total := uint64(info.Totalram) * uint64(info.Unit) >> 20
+		memoryMiB = max(1, total*9/10/uint64(max(gpus, 1))) //nolint:gosec // at least one
+	}
+	return cpus, max(1, memoryMiB)
+}
+
+func diskFree(dir string) (uint64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return 0, fmt.Errorf("free disk of %s: %w", dir, err)
+	}
+	return fs.Bavail * uint64(fs.Bsize) >> 20, nil //nolint:gosec // a block has a size
+}
+
+const (
+	brokerRetryMin = 500 * time.Millisecond
+	brokerRetryMax = 15 * time.Second
+)
+
+// resolveBrokers asks brokers that are named by their HTTP address where agents reach them, and waits
+// for those that are not there yet.
+func resolveBrokers(ctx context.Context, list []string, simulated bool, log *slog.Logger) ([]string, error) {
+	addrs := make([]string, 0, len(list))
+	for _, b := range list {
+		if strings.HasPrefix(b, "/") {
+			addrs = append(addrs, b)
+			continue
+		}
+		client, err := api.NewClient(b, "", nil)
+		if err != nil {
+			return nil, fmt.Errorf("--broker: %w", err)
+		}
+		market, err := awaitMarket(ctx, client, log)
+		client.Close()
+		if err != nil {
+			return nil, err
+		}
+		if simulated && !market.AllowSimulated {
+			return nil, cli.Hint(fmt.Errorf("the broker at %s does not take simulated GPUs", b), "its operator can start it with --allow-simulated")
+		}
+		where, err := url.Parse(b)
+		if err != nil {
+			return nil, fmt.Errorf("--broker: %w", err)
+		}
+		addr, ok := nearestAddr(market.Addrs, where.Hostname())
+		if !ok {
+			return nil, fmt.Errorf("the broker at %s has no address for agents", b)
+		}
+		addrs = append(addrs, addr)
+	}
+	return addrs, nil
+}
+
+func awaitMarket(ctx context.Context, client *api.Client, log *slog.Logger) (api.MarketInfo, error) {
+	for pause := brokerRetryMin; ; pause = min(2*pause, brokerRetryMax) {
+		market, err := client.Market(ctx)
+		if _, away := errors.AsType[*api.UnreachableError](err); !away || ctx.Err() != nil {
+			return market, err
+		}
+		log.Warn("waiting for the broker", slog.Any("err", err))
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return market, ctx.Err()
+		}
+	}
+}
+
+// nearestAddr prefers the address that we know to reach, which is the host of the broker's URL, and
+// QUIC to TCP.
+func nearestAddr(addrs []string, host string) (string, bool) {
+	best, score := "", -1
+	for _, a := range addrs {
+		s := 0
+		if parts := strings.Split(a, "/"); len(parts) > 2 && parts[2] == host {
+			s += 2
+		}
+		if strings.Contains(a, "/quic-v1") {
+			s++
+		}
+		if s > score {
+			best, score = a, s
+		}
+	}
+	return best, score >= 0
+}
