@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -73,7 +74,7 @@ func (a *app) login(c *cobra.Command, args []string) error {
 	}
 	account, err := client.BindKey(c.Context(), broker.PeerID(key.ID()))
 	switch {
-	case errors.Is(err, broker.ErrForbidden):
+	case errors.Is(err, broker.ErrForbidden), status(err) == http.StatusUnauthorized:
 		return cli.Hint(err, "the operator of %s gives out tokens: rialto-broker account create NAME", address)
 	case errors.Is(err, broker.ErrConflict):
 		return cli.Hint(err, "an account speaks with one key: copy %s from the machine that logged in first", h.path("key"))

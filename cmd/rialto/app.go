@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -69,13 +70,15 @@ func (a *app) connect() (*market, error) {
 	return &market{Client: client, home: h, url: address}, nil
 }
 
-func firstOf(values ...string) string {
+// firstOf returns the first value that is not zero.
+func firstOf[T comparable](values ...T) T {
+	var zero T
 	for _, v := range values {
-		if v != "" {
+		if v != zero {
 			return v
 		}
 	}
-	return ""
+	return zero
 }
 
 // explain adds to an error of the market what to do next.
@@ -87,7 +90,7 @@ func explain(err error) error {
 		return cli.Hint(err, "`rialto offers` shows what there is; `rialto run --wait` waits for a matching offer")
 	case errors.Is(err, broker.ErrNoFunds):
 		return cli.Hint(err, "lower --max-cost or --for; `rialto account` shows the balance")
-	case errors.Is(err, broker.ErrForbidden):
+	case errors.Is(err, broker.ErrForbidden), status(err) == http.StatusUnauthorized:
 		return cli.Hint(err, "`rialto account login URL TOKEN` uses an account's token and binds this machine's key to it")
 	}
 	if _, ok := errors.AsType[*api.UnreachableError](err); ok {
@@ -101,8 +104,15 @@ func transient(err error) bool {
 	if _, ok := errors.AsType[*api.UnreachableError](err); ok {
 		return true
 	}
-	p, ok := errors.AsType[*api.Problem](err)
-	return ok && (p.Status >= 500 || p.Status == 429)
+	return status(err) >= http.StatusInternalServerError || status(err) == http.StatusTooManyRequests
+}
+
+// status is the HTTP status of a broker's refusal; zero: it is none.
+func status(err error) int {
+	if p, ok := errors.AsType[*api.Problem](err); ok {
+		return p.Status
+	}
+	return 0
 }
 
 // backoff waits longer each time: 100 ms, 200 ms, … 3 s. It returns false when ctx ended.

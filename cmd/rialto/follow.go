@@ -39,15 +39,21 @@ type follower struct {
 	view   *view
 
 	begin       time.Time    // when the command started
+	steps       []step       // what this machine did before the broker accepted
 	firstOutput atomic.Int64 // nanoseconds since begin; zero: none yet
 
 	events  []api.Event
-	session *session // the lease that we are inside of; nil: none
-	job     api.Job  // once it has ended
+	ready   time.Duration // since begin, when we heard that the container runs; zero: it never did
+	session *session      // the lease that we are inside of; nil: none
 }
 
-func newFollower(a *app, m *market, r record, f *runFlags, begin time.Time) *follower {
-	return &follower{app: a, market: m, record: r, flags: f, begin: begin, view: newView(a.stderr, f.quiet || f.out.JSON)}
+func newFollower(a *app, m *market, f *runFlags) *follower {
+	return &follower{app: a, market: m, flags: f, begin: time.Now(), view: newView(a.stderr, f.quiet || f.out.JSON)}
+}
+
+// took notes a part of the start that this machine did.
+func (f *follower) took(name string, since time.Time) {
+	f.steps = append(f.steps, step{Name: name, TookMS: ms(time.Since(since))})
 }
 
 func (f *follower) id() broker.JobID { return broker.JobID(f.record.Job) }
@@ -184,8 +190,13 @@ func (f *follower) event(ctx context.Context, e api.Event) error {
 		return fmt.Errorf("broker's answer: %w", err)
 	}
 	switch state {
-	case broker.JobLeased, broker.JobReady, broker.JobRunning:
-	case broker.JobQueued, broker.JobHolding, broker.JobDone, broker.JobFailed, broker.JobExpired, broker.JobCancelled:
+	case broker.JobReady, broker.JobRunning:
+		f.ready = firstOf(f.ready, time.Since(f.begin))
+	case broker.JobDone:
+		f.ready = firstOf(f.ready, time.Since(f.begin))
+		return nil
+	case broker.JobLeased:
+	case broker.JobQueued, broker.JobHolding, broker.JobFailed, broker.JobExpired, broker.JobCancelled:
 		return nil
 	}
 	if state != broker.JobLeased && f.session != nil {
@@ -202,17 +213,11 @@ func (f *follower) event(ctx context.Context, e api.Event) error {
 		f.session.close()
 		f.session = nil
 	}
-	if lease.State == leaseHolding || lease.State == leaseEnded {
-		return nil // this line is old: the job has gone on since
+	if len(lease.Answer) == 0 {
+		return nil // this line is old: the job has gone on to another lease, which is not granted yet
 	}
 	return f.enter(ctx, lease)
 }
-
-// Words of the broker for a lease that cannot be entered: not granted yet, or over.
-const (
-	leaseHolding = "holding"
-	leaseEnded   = "ended"
-)
 
 // enter opens the tunnel of a new lease and follows the container's output.
 func (f *follower) enter(ctx context.Context, lease api.Lease) error {
@@ -220,7 +225,6 @@ func (f *follower) enter(ctx context.Context, lease api.Lease) error {
 	if err != nil {
 		return cli.Hint(err, "do not trust this provider; `rialto stop %s` ends the job", f.record.Job)
 	}
-	f.view.leased(lease)
 	silent := atomic.Bool{}
 	s.console.GiveUp = time.Hour // the broker notices sooner
 	s.console.Retrying = func(err error) {
@@ -260,7 +264,7 @@ func (f *follower) progress(ctx context.Context) {
 
 // drain waits for output that the host still holds after the job's end.
 func (f *follower) drain(ctx context.Context) {
-	if f.session == nil || f.session.exited {
+	if f.session == nil || f.session.exited || f.ready == 0 {
 		return
 	}
 	tick := time.NewTicker(100 * time.Millisecond)
@@ -293,7 +297,7 @@ func (f *follower) cancel(ctx, live context.Context) error {
 	limited, done := context.WithTimeout(again, cancelPatience)
 	defer done()
 	f.view.close()
-	f.say("cancelling job %s; Ctrl-C again leaves at once", f.record.Job)
+	f.view.say("cancelling job %s; Ctrl-C again leaves at once", f.record.Job)
 	_, err := retry(limited, func() (api.Job, error) { return f.market.Cancel(limited, f.id()) })
 	if err != nil && !errors.Is(err, broker.ErrJobTerminal) {
 		return f.left(again, err)
@@ -304,10 +308,11 @@ func (f *follower) cancel(ctx, live context.Context) error {
 		}
 		f.events = append(f.events, e.Event)
 	}
+	f.drain(limited)
 	if limited.Err() != nil {
 		return f.left(again, limited.Err())
 	}
-	f.say("job %s %s", f.record.Job, f.events[len(f.events)-1].State)
+	f.view.say("job %s %s", f.record.Job, f.events[len(f.events)-1].State)
 	if err := f.conclude(live); err != nil {
 		if _, ok := errors.AsType[*cli.ExitError](err); !ok && !errors.Is(err, errNotDone) {
 			return err
@@ -319,9 +324,9 @@ func (f *follower) cancel(ctx, live context.Context) error {
 // left says where a job stands whose end was not waited for.
 func (f *follower) left(again context.Context, err error) error {
 	if again.Err() != nil {
-		f.say("left while job %s is being cancelled; `rialto stop %s` makes sure", f.record.Job, f.record.Job)
+		f.view.say("left while job %s is being cancelled; `rialto stop %s` makes sure", f.record.Job, f.record.Job)
 	} else {
-		f.say("job %s may still run: %v; `rialto stop %s` ends it", f.record.Job, err, f.record.Job)
+		f.view.say("job %s may still run: %v; `rialto stop %s` ends it", f.record.Job, err, f.record.Job)
 	}
 	return &cli.ExitError{Code: 128 + int(syscall.SIGINT)}
 }

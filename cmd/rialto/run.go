@@ -82,25 +82,32 @@ func (a *app) run(ctx context.Context, f *runFlags, args []string) error {
 	if err != nil {
 		return err
 	}
-	begin := time.Now()
+	follower := newFollower(a, m, f)
+	defer follower.view.close()
 	r, err := a.prepare(ctx, m, f, args)
 	if err != nil {
 		return err
 	}
+	follower.took("resolve", follower.begin)
 	job := api.Job{ID: r.Job}
 	if r.Job == "" {
-		if job, err = a.submit(ctx, m, r); err != nil {
+		sent := time.Now()
+		if job, err = follower.submit(ctx, r); err != nil {
 			return err
 		}
+		follower.took("match", sent)
 		r.Job = job.ID
 		if err := m.home.saveJob(r); err != nil {
 			return cli.Hint(err, "the job runs all the same; `rialto stop %s` ends it", job.ID)
 		}
 	}
 	if f.detach {
+		follower.view.close()
 		return f.out.Print(job, func(w io.Writer) error { _, err := fmt.Fprintln(w, r.Job); return err })
 	}
-	return newFollower(a, m, r, f, begin).follow(ctx)
+	follower.record = r
+	follower.view.talk("job %s", r.Job)
+	return follower.follow(ctx)
 }
 
 // prepare returns a submission that is signed and written down. With an idempotency key that was used
@@ -196,18 +203,18 @@ const submitPatience = 60 * time.Second
 
 // submit sends a submission until the broker answers. It does not stop in the middle of an attempt, so
 // that a job is not left behind unnoticed.
-func (a *app) submit(ctx context.Context, m *market, r record) (api.Job, error) {
+func (f *follower) submit(ctx context.Context, r record) (api.Job, error) {
 	unanswered := time.Now()
 	for attempt := 0; ; attempt++ {
-		job, err := m.Submit(context.WithoutCancel(ctx), r.Envelope, r.IdempotencyKey)
+		job, err := f.market.Submit(context.WithoutCancel(ctx), r.Envelope, r.IdempotencyKey)
 		if err == nil {
 			return job, nil
 		}
 		if !transient(err) {
-			return api.Job{}, explain(errors.Join(err, m.home.dropPending(r.IdempotencyKey)))
+			return api.Job{}, explain(errors.Join(err, f.market.home.dropPending(r.IdempotencyKey)))
 		}
 		if attempt == 0 {
-			a.say("%v; sending the same again for %s", err, cli.FormatDuration(submitPatience))
+			f.view.say("%v; sending the same again for %s", err, cli.FormatDuration(submitPatience))
 		}
 		if time.Since(unanswered) > submitPatience || !backoff(ctx, attempt) {
 			return api.Job{}, cli.Hint(err, "whether the job was accepted is not known: the same command with --idempotency-key %s finds out and never starts a second one", r.IdempotencyKey)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,7 +33,7 @@ type summary struct {
 	Host      string  `json:"host,omitempty"`
 	Simulated bool    `json:"simulated"`
 	Steps     []step  `json:"steps"`
-	TotalMS   float64 `json:"total_ms"` // from the command to its first output
+	TotalMS   float64 `json:"total_ms"` // from the command to its first output, or until it ran if it printed nothing
 	Bill      *bill   `json:"bill,omitempty"`
 }
 
@@ -49,7 +50,7 @@ func (f *follower) conclude(ctx context.Context) error {
 			return f.unsettled(err)
 		}
 		first := time.Duration(f.firstOutput.Load())
-		s.Steps, s.TotalMS = timeline(f.events, lease, first), ms(first)
+		s.Steps, s.TotalMS = timeline(f.steps, f.events, lease, first), ms(firstOf(first, f.ready))
 		if job.Ended != nil && lease.Ready != nil {
 			s.Bill = f.settle(ctx)
 		}
@@ -138,40 +139,38 @@ func (e *endError) Error() string { return e.text }
 
 func (e *endError) Unwrap() error { return errNotDone }
 
-// timeline puts together what broker, provider and this machine measured; each by its own clock, so the
-// parts may overlap and need not add up to the whole.
-func timeline(events []api.Event, lease api.Lease, first time.Duration) []step {
-	at := func(state broker.JobState) time.Time {
-		var t time.Time
-		for _, e := range events {
-			if e.State == state.String() {
-				t = e.Time
-			}
-		}
-		return t
+// timeline puts together what this machine, the broker and the provider measured; each by its own clock,
+// and some at the same time as others, so the parts need not add up to the whole.
+func timeline(own []step, events []api.Event, lease api.Lease, first time.Duration) []step {
+	steps := slices.Clone(own)
+	known := 0.0
+	for _, s := range own {
+		known += s.TookMS
 	}
-	var steps []step
-	queued, holding, leased := at(broker.JobQueued), at(broker.JobHolding), at(broker.JobLeased)
-	known := time.Duration(0)
-	if !queued.IsZero() && !holding.IsZero() {
-		known += holding.Sub(queued)
-		steps = append(steps, step{Name: "match", TookMS: ms(holding.Sub(queued))})
+	var holding, leased time.Time // of the lease that came to be, which is the last
+	for _, e := range events {
+		switch e.State {
+		case broker.JobHolding.String():
+			holding = e.Time
+		case broker.JobLeased.String():
+			leased = e.Time
+		}
 	}
 	if !holding.IsZero() && !leased.IsZero() {
 		steps = append(steps, step{Name: "hold", TookMS: ms(leased.Sub(holding))})
 	}
 	prepared := int64(0)
 	for _, s := range lease.Steps {
-		note := ""
-		if s.Name == "image" {
-			note = sources(lease.Fetched)
-		}
-		steps = append(steps, step{Name: cli.Clean(s.Name), TookMS: float64(s.TookMS), Note: note})
 		prepared = max(prepared, s.StartMS+s.TookMS)
+		switch {
+		case s.Name == "image":
+			steps = append(steps, step{Name: s.Name, TookMS: float64(s.TookMS), Note: sources(lease.Fetched)})
+		case s.TookMS > 0:
+			steps = append(steps, step{Name: cli.Clean(s.Name), TookMS: float64(s.TookMS)})
+		}
 	}
-	known += time.Duration(prepared) * time.Millisecond
 	if first > 0 {
-		steps = append(steps, step{Name: "first output", TookMS: ms(max(0, first-known))})
+		steps = append(steps, step{Name: "first output", TookMS: max(0, ms(first)-known-float64(prepared))})
 	}
 	return steps
 }

@@ -6,9 +6,9 @@ import (
 	"strings"
 	"sync"
 
+	"rialto/broker"
 	"rialto/broker/api"
 	"rialto/cmd/internal/cli"
-	"rialto/pricing"
 )
 
 // view shows how a job starts: one moving line on a terminal, plain lines otherwise. Methods are safe
@@ -26,7 +26,7 @@ func newView(w io.Writer, quiet bool) *view {
 	v := &view{out: w, quiet: quiet}
 	if !quiet && cli.IsTerminal(w) {
 		v.progress = cli.NewProgress(w)
-		v.bar = v.progress.Bar("submitting", 0)
+		v.bar = v.progress.Bar("asking the market", 0)
 	}
 	return v
 }
@@ -43,8 +43,20 @@ func (v *view) say(format string, args ...any) {
 	fmt.Fprintln(v.out, "rialto: "+text)
 }
 
-// event shows a line of the job's history.
+// talk prints a line of talk, unless the view is quiet.
+func (v *view) talk(format string, args ...any) {
+	if !v.quiet {
+		v.say(format, args...)
+	}
+}
+
+// event shows a line of the job's history, up to where the container speaks for itself.
 func (v *view) event(e api.Event) {
+	switch e.State {
+	case broker.JobQueued.String(), broker.JobHolding.String(), broker.JobLeased.String(), broker.JobReady.String():
+	default:
+		return
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	text := cli.Clean(e.Text)
@@ -58,19 +70,6 @@ func (v *view) event(e api.Event) {
 	case v.progress == nil:
 		fmt.Fprintln(v.out, "rialto: "+text)
 	}
-}
-
-// leased says who will run the job, and for how much.
-func (v *view) leased(l api.Lease) {
-	if v.quiet {
-		return
-	}
-	simulated := ""
-	if l.Simulated {
-		simulated = " (SIMULATED)"
-	}
-	v.say("job %s on %s: %d × %s%s at %s each", l.Job, hostName(l.Host, l.Provider), len(l.GPUs), cli.Clean(l.Model), simulated,
-		pricing.Rate(l.RateNanoUSDPerHour))
 }
 
 // moving reports whether progress would be seen.

@@ -67,7 +67,7 @@ func TestFormat(t *testing.T) {
 		}
 	}
 	for d, want := range map[time.Duration]string{
-		0: "0 µs", 48 * time.Millisecond: "48 ms", 3200 * time.Millisecond: "3.2 s",
+		0: "0 s", 300 * time.Microsecond: "300 µs", 48 * time.Millisecond: "48 ms", 3200 * time.Millisecond: "3.2 s",
 		4*time.Minute + 10*time.Second: "4m 10s", 90 * time.Minute: "1h 30m",
 	} {
 		if got := FormatDuration(d); got != want {

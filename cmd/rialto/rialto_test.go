@@ -1,0 +1,207 @@
+//go:build unix
+
+package main
+
+import (
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"rialto": main})
+}
+
+// TestScripts runs the manual in testdata. A script has a market of its own with three hosts and a
+// registry with one image, $IMAGE; a container is a process of this machine. Beside testscript's commands:
+//
+//	exit CODE rialto ARGS…   the command must end with this code
+//	until TEXT rialto ARGS…  repeats a command until it prints TEXT
+//	ready FILE               waits until a container has made a file
+//	fetch URL TEXT           asks a web server until it answers, and the answer must hold TEXT
+//	broker away|back         makes the broker unreachable, or reachable again
+//	lose HOST                cuts a provider off from the broker
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: false,
+		Setup:               setup,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exit": exitCommand, "until": untilCommand, "ready": readyCommand, "broker": brokerCommand, "lose": loseCommand, "fetch": fetchCommand,
+		},
+	})
+}
+
+type worldKey struct{}
+
+func setup(env *testscript.Env) error {
+	t, ok := env.T().(testing.TB)
+	if !ok {
+		return os.ErrInvalid
+	}
+	w := newWorld(t)
+	w.addAgent(t, "alpha", "RTX 4090:2", "0.40/h")
+	w.addAgent(t, "bravo", "RTX 4090:1", "0.45/h")
+	w.addAgent(t, "charlie", "H100 SXM:1", "1.87/h")
+	w.offered(t, 3)
+	env.Values[worldKey{}] = w
+	env.Setenv("RIALTO_HOME", filepath.Join(env.WorkDir, "home"))
+	env.Setenv("BROKER", w.api.URL)
+	env.Setenv("TOKEN", w.token)
+	env.Setenv("IMAGE", pushImage(t))
+	for _, v := range []string{"SERVER", "PUBLISHED", "FORWARDED"} {
+		port, err := freePort()
+		if err != nil {
+			return err
+		}
+		env.Setenv(v, port)
+	}
+	return nil
+}
+
+// freePort returns a port that nothing listened on a moment ago.
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return port, err
+}
+
+// pushImage starts a registry and returns a reference to an image in it.
+func pushImage(t testing.TB) string {
+	t.Helper()
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(server.Close)
+	ref, err := name.ParseReference(strings.TrimPrefix(server.URL, "http://") + "/debian:12")
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := random.Image(1<<10, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(ref, img); err != nil {
+		t.Fatal(err)
+	}
+	return ref.Name()
+}
+
+func theWorld(ts *testscript.TestScript) *world {
+	w, ok := ts.Value(worldKey{}).(*world)
+	if !ok {
+		ts.Fatalf("no world")
+	}
+	return w
+}
+
+func exitCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exit CODE COMMAND ARGS…")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	if err != nil {
+		got = -1
+		if _, code, ok := strings.Cut(err.Error(), "exit status "); ok {
+			got, err = strconv.Atoi(code)
+			ts.Check(err)
+		}
+	}
+	if got != want {
+		ts.Fatalf("exit code: got %d, want %d", got, want)
+	}
+}
+
+func untilCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until TEXT COMMAND ARGS…")
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		err := ts.Exec(args[1], args[2:]...)
+		if err == nil && strings.Contains(ts.ReadFile("stdout"), args[0]) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%q never came", args[0])
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func readyCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: ready FILE")
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s never came", args[0])
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func fetchCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: fetch URL TEXT")
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		text, err := fetch(args[0])
+		if err == nil && strings.Contains(text, args[1]) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%q, %v; want %q", text, err, args[1])
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func fetch(url string) (string, error) {
+	resp, err := http.Get(url)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return string(text), err
+}
+
+func brokerCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 || (args[0] != "away" && args[0] != "back") {
+		ts.Fatalf("usage: broker away|back")
+	}
+	theWorld(ts).setAway(args[0] == "away")
+}
+
+func loseCommand(ts *testscript.TestScript, neg bool, args []string) {
+	w := theWorld(ts)
+	if neg || len(args) != 1 || w.agents[args[0]] == nil {
+		ts.Fatalf("usage: lose HOST")
+	}
+	w.lose(args[0])
+}

@@ -1,0 +1,281 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"rialto/broker"
+	"rialto/broker/api"
+	"rialto/broker/ledger"
+	"rialto/broker/service"
+	"rialto/p2p"
+	"rialto/p2p/identity"
+	"rialto/pricing"
+	"rialto/provider/agent"
+	"rialto/provider/simgpu"
+)
+
+// world is a broker and agents in this process: the real market behind the real API, real agents, real
+// tunnels over the loopback interface. Peers are joined by function calls, and a container is a process of
+// this machine.
+type world struct {
+	net    *network
+	broker *node
+	api    *httptest.Server
+	market *service.Service
+	token  string
+	agents map[string]*testAgent
+
+	mu   sync.Mutex
+	away bool
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	w := &world{net: &network{nodes: map[identity.ID]*node{}}, agents: map[string]*testAgent{}}
+	key := generate(t)
+	w.broker = w.net.join(key.ID())
+	var err error
+	w.market, err = service.New(service.Config{
+		Key: key, Host: brokerNode{w.broker}, Store: ledger.Books{Store: &ledger.Memory{}},
+		Market: broker.MarketConfig{AllowSimulated: true, FeePPM: 50_000}, Tick: 20 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, w.market.Run)
+	server, err := api.New(api.Config{
+		Market: w.market,
+		Info: func() api.MarketInfo {
+			return api.MarketInfo{Broker: string(key.ID()), AllowSimulated: true, FeePPM: 50_000, Addrs: []string{}, Version: "test"}
+		},
+		Blocks: &blocks{},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.api = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w.mu.Lock()
+		away := w.away
+		w.mu.Unlock()
+		if away {
+			panic(http.ErrAbortHandler) // the connection breaks, as a dead broker's does
+		}
+		server.ServeHTTP(rw, r)
+	}))
+	t.Cleanup(func() {
+		w.api.CloseClientConnections()
+		w.api.Close()
+	})
+	eventually(t, "the market is ready", func() bool { return w.market.Ready() == nil })
+	deposit := 10 * pricing.USD
+	_, w.token, err = w.market.OpenAccount(t.Context(), "ada", &deposit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// setAway makes the broker's API unreachable, or reachable again.
+func (w *world) setAway(away bool) {
+	w.mu.Lock()
+	w.away = away
+	w.mu.Unlock()
+	if away {
+		w.api.CloseClientConnections()
+	}
+}
+
+// offered waits until the market shows some number of offers.
+func (w *world) offered(t testing.TB, n int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d offers", n), func() bool {
+		s, err := w.market.Search(t.Context(), broker.Query{GPU: broker.GPURequest{Model: broker.AnyModel, Count: 1}})
+		return err == nil && s.Offers == n
+	})
+}
+
+// testAgent is a provider.
+type testAgent struct {
+	node *node
+	stop func()
+}
+
+// addAgent starts a provider with simulated GPUs.
+func (w *world) addAgent(t testing.TB, host, gpus, rate string) {
+	t.Helper()
+	key := generate(t)
+	n := w.net.join(key.ID())
+	spec, err := simgpu.Parse(gpus)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inventory, err := simgpu.New(broker.PeerID(key.ID()), []simgpu.Spec{spec})
+	if err != nil {
+		t.Fatal(err)
+	}
+	price, err := pricing.ParseRate(rate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends := &ends{t: t}
+	a, err := agent.New(agent.Config{
+		Key: key, Network: agentNode{n, w.broker.id}, Inventory: inventory, Runtime: &processes{ends: ends}, Images: &images{},
+		Tunnels: ends, Journal: &journal{}, Brokers: []string{"/ip4/127.0.0.1/tcp/7071/p2p/" + string(w.broker.id)},
+		Host: host, Region: "DE", Rate: price, CPUs: 8, MemoryMiB: 32 << 10, Version: "test", StopJobsOnExit: true,
+		AdvertiseIPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Grace: time.Second,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.agents[host] = &testAgent{node: n, stop: start(t, a.Run)}
+}
+
+// lose cuts an agent off from the broker and from its customers.
+func (w *world) lose(host string) { w.net.leave(w.agents[host].node) }
+
+// start runs something until the test ends; the function that it returns stops it sooner.
+func start(t testing.TB, run func(context.Context) error) func() {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- run(ctx) }()
+	stop := sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+func generate(t testing.TB) identity.Key {
+	t.Helper()
+	k, err := identity.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// eventually polls, because a market settles when it settles; only a broken one runs into the limit.
+func eventually(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for !done() {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// network joins peers in this process.
+type network struct {
+	mu    sync.Mutex
+	nodes map[identity.ID]*node
+}
+
+type node struct {
+	net *network
+	id  identity.ID
+
+	mu       sync.Mutex
+	handlers map[string]p2p.Handler
+	gone     []func(identity.ID)
+}
+
+func (n *network) join(id identity.ID) *node {
+	p := &node{net: n, id: id, handlers: map[string]p2p.Handler{}}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.nodes[id] = p
+	return p
+}
+
+func (n *network) leave(p *node) {
+	n.mu.Lock()
+	delete(n.nodes, p.id)
+	var others []*node
+	for _, o := range n.nodes {
+		others = append(others, o)
+	}
+	n.mu.Unlock()
+	for _, o := range others {
+		o.mu.Lock()
+		gone := o.gone
+		o.mu.Unlock()
+		for _, fn := range gone {
+			fn(p.id)
+		}
+	}
+}
+
+func (p *node) handle(protocol string, fn p2p.Handler) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.handlers[protocol] = fn
+}
+
+// Request implements the hosts' method.
+func (p *node) Request(ctx context.Context, to identity.ID, protocol string, request []byte) ([]byte, error) {
+	p.net.mu.Lock()
+	other, here := p.net.nodes[to], p.net.nodes[p.id]
+	p.net.mu.Unlock()
+	if other == nil || here == nil {
+		return nil, p2p.ErrNotConnected
+	}
+	other.mu.Lock()
+	fn := other.handlers[protocol]
+	other.mu.Unlock()
+	if fn == nil {
+		return nil, fmt.Errorf("nobody listens on %s", protocol)
+	}
+	return fn(ctx, p.id, request)
+}
+
+// OnDisconnect implements the hosts' method.
+func (p *node) OnDisconnect(fn func(identity.ID)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gone = append(p.gone, fn)
+}
+
+type brokerNode struct{ *node }
+
+func (b brokerNode) Handle(protocol string, _ int, fn p2p.Handler) {
+	b.handle(protocol, fn)
+}
+
+func (brokerNode) RemoteIP(identity.ID) (netip.Addr, bool) {
+	return netip.MustParseAddr("127.0.0.1"), true
+}
+
+type agentNode struct {
+	*node
+	broker identity.ID
+}
+
+func (a agentNode) Addrs() []string { return []string{"/ip4/127.0.0.1/tcp/7072/p2p/" + string(a.id)} }
+
+func (a agentNode) Handle(protocol string, _ int, fn p2p.Handler) { a.handle(protocol, fn) }
+
+func (a agentNode) Keep(ctx context.Context, addr string, up func(context.Context, identity.ID)) error {
+	if !strings.HasSuffix(addr, string(a.broker)) {
+		return fmt.Errorf("no such peer: %s", addr)
+	}
+	up(ctx, a.broker)
+	<-ctx.Done()
+	return nil
+}
