@@ -126,17 +126,17 @@ func (t *turn) submit(ev Submitted) error {
 		return refuse(err)
 	}
 	found := t.search(spec.query(), nil)
-	within := append(found.Matches, found.busy...)
-	if len(within) == 0 {
-		return refuse(&NoOfferError{Search: found})
+	fitting := slices.Concat(found.free, found.busy)
+	if len(fitting) == 0 {
+		return refuse(&NoOfferError{Search: found.Search})
 	}
-	best := within[0]
-	hold, err := spec.holdAt(best.Offer.Rate)
+	best := fitting[0]
+	hold, err := spec.holdAt(best.offer.Rate)
 	if err != nil {
 		return refuse(err)
 	}
-	if buys, err := best.Rate.Buys(hold); err != nil || buys < time.Second {
-		return refuse(&FieldError{Field: "max_cost", Problem: fmt.Sprintf("%v buys %v at %v: want at least 1s", hold, buys, best.Rate)})
+	if buys, err := best.rate.Buys(hold); err != nil || buys < time.Second {
+		return refuse(&FieldError{Field: "max_cost", Problem: fmt.Sprintf("%v buys %v at %v: want at least 1s", hold, buys, best.rate)})
 	}
 	if hold > a.Available {
 		return refuse(fmt.Errorf("%w: need %v to hold, %v available", ErrNoFunds, hold, a.Available))
@@ -172,9 +172,9 @@ func (t *turn) serveQueue() {
 // place asks the best provider that was not tried yet; failing that the job waits.
 func (t *turn) place(j *Job) {
 	found := t.search(j.Spec.query(), j.Tried)
-	for _, x := range found.Matches {
-		if t.covers(j, x) {
-			t.ask(j, &x.Offer)
+	for _, c := range found.free {
+		if t.covers(j, c) {
+			t.ask(j, c.offer)
 			return
 		}
 	}
@@ -182,21 +182,21 @@ func (t *turn) place(j *Job) {
 		return
 	}
 	why := "no offer that the money on hold covers"
-	if len(found.Matches) == 0 {
-		why = (&NoOfferError{Search: found}).Error()
+	if len(found.free) == 0 {
+		why = (&NoOfferError{Search: found.Search}).Error()
 	}
 	t.log(j, "waiting up to %v: %s", t.cfg.QueueTimeout, why)
 }
 
 // covers makes sure that the hold is enough for an offer, and keeps more aside if it was computed from
 // a cheaper one.
-func (t *turn) covers(j *Job, x Match) bool {
-	need, err := j.Spec.holdAt(x.Offer.Rate)
+func (t *turn) covers(j *Job, c candidate) bool {
+	need, err := j.Spec.holdAt(c.offer.Rate)
 	if err != nil {
 		return false
 	}
 	more := max(0, need-j.Hold)
-	if buys, err := x.Rate.Buys(j.Hold + more); err != nil || buys < time.Second || more > t.accounts[j.Account].Available {
+	if buys, err := c.rate.Buys(j.Hold + more); err != nil || buys < time.Second || more > t.accounts[j.Account].Available {
 		return false
 	}
 	if more > 0 {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"rialto/pricing"
@@ -43,8 +44,6 @@ type Search struct {
 	Applied    []string // predicates in order
 	Eliminated []Elimination
 	Matches    []Match // cheapest expected cost first
-
-	busy []Match // what only lacks free GPUs
 }
 
 // QuoteRequest asks what a job would cost.
@@ -86,7 +85,13 @@ func (m *Market) Search(q Query) (Search, error) {
 	if err := m.knows(q.GPU.Model); err != nil {
 		return Search{}, err
 	}
-	return m.search(q, nil), nil
+	f := m.search(q, nil)
+	for _, c := range f.free {
+		x := Match{Offer: *c.offer, Free: m.available(c.offer), HasImage: c.image, Weights: c.weights, Rate: c.rate}
+		x.Offer.Free = m.free(c.offer)
+		f.Matches = append(f.Matches, x)
+	}
+	return f.Search, nil
 }
 
 // Quote prices a job on the offer that it would get now. The error is a [*NoOfferError] if none matches
@@ -157,34 +162,47 @@ func (s *JobSpec) holdAt(offered pricing.Rate) (pricing.Money, error) {
 	return rate.Cost(s.MaxDuration)
 }
 
-// predicate is one condition on offers. miss measures how far an offer is from it, if that can be said.
+// predicate is one condition on offers. If misses can be near or far, far measures how far one is and
+// show what it has instead.
 type predicate struct {
 	name string
 	keep func(*Offer) bool
-	miss func(*Offer) (distance int64, text string)
+	far  func(*Offer) int64
+	show func(*Offer) string
+}
+
+// found is a search before its matches are written out.
+type found struct {
+	Search
+	free []candidate // offers that match, best first
+	busy []candidate // offers that lack nothing but free GPUs, best first
+}
+
+type candidate struct {
+	offer   *Offer
+	rate    pricing.Rate // for all GPUs of the job
+	image   bool
+	weights int
 }
 
 // search applies the predicates one after the other, so that each offer is eliminated by exactly one.
 // Offers of the providers in tried are passed over.
-func (m *Market) search(q Query, tried []PeerID) Search {
-	s := Search{Offers: len(m.offers)}
-	left := slices.Clone(m.offers)
+func (m *Market) search(q Query, tried []PeerID) found {
+	f := found{Search: Search{Offers: len(m.offers)}}
+	left := m.offers
 	for _, p := range q.predicates(tried) {
 		var missed []*Offer
 		left, missed = split(left, p.keep)
-		s.note(p, missed)
+		f.note(p, missed)
 	}
-	count := q.GPU.Count
-	left, busy := split(left, func(o *Offer) bool { return len(m.free(o))-m.asked[keyOf(o)] >= count })
-	s.note(predicate{
-		name: fmt.Sprintf("%d × GPU free now", count),
-		miss: func(o *Offer) (int64, string) {
-			free := max(0, len(m.free(o))-m.asked[keyOf(o)])
-			return int64(-free), fmt.Sprintf("%d of %d free on %s", free, len(o.GPUs), o.Host)
-		},
+	free, busy := split(left, func(o *Offer) bool { return m.available(o) >= q.GPU.Count })
+	f.note(predicate{
+		name: fmt.Sprintf("%d × GPU free now", q.GPU.Count),
+		far:  func(o *Offer) int64 { return -int64(m.available(o)) },
+		show: func(o *Offer) string { return fmt.Sprintf("%d of %d free", m.available(o), len(o.GPUs)) },
 	}, busy)
-	s.Matches, s.busy = m.rank(q, left), m.rank(q, busy)
-	return s
+	f.free, f.busy = q.rank(free), q.rank(busy)
+	return f
 }
 
 func (s *Search) note(p predicate, missed []*Offer) {
@@ -193,13 +211,9 @@ func (s *Search) note(p predicate, missed []*Offer) {
 		return
 	}
 	e := Elimination{Predicate: p.name, Count: len(missed)}
-	if p.miss != nil {
-		nearest := slices.MinFunc(missed, func(a, b *Offer) int {
-			x, _ := p.miss(a)
-			y, _ := p.miss(b)
-			return cmp.Compare(x, y)
-		})
-		_, e.Nearest = p.miss(nearest)
+	if p.far != nil {
+		nearest := slices.MinFunc(missed, func(a, b *Offer) int { return cmp.Compare(p.far(a), p.far(b)) })
+		e.Nearest = p.show(nearest) + " on " + nearest.Host
 	}
 	s.Eliminated = append(s.Eliminated, e)
 }
@@ -227,87 +241,98 @@ func (q *Query) predicates(tried []PeerID) []predicate {
 	add(q.GPU.Model != AnyModel, predicate{
 		name: "model " + q.GPU.Model,
 		keep: func(o *Offer) bool { return o.GPUs[0].Model == q.GPU.Model },
-		miss: func(o *Offer) (int64, string) {
-			model := o.GPUs[0].Model
-			return int64(edits(foldModel(q.GPU.Model), foldModel(model))), model + " on " + o.Host
-		},
+		far:  func(o *Offer) int64 { return int64(edits(foldModel(q.GPU.Model), foldModel(o.GPUs[0].Model))) },
+		show: func(o *Offer) string { return o.GPUs[0].Model },
 	})
 	add(q.GPU.MinMemoryMiB > 0, predicate{
 		name: "at least " + mib(q.GPU.MinMemoryMiB) + " per GPU",
 		keep: func(o *Offer) bool { return gpuMemory(o) >= q.GPU.MinMemoryMiB },
-		miss: func(o *Offer) (int64, string) { return -int64(gpuMemory(o)), mib(gpuMemory(o)) + " on " + o.Host },
+		far:  func(o *Offer) int64 { return -int64(gpuMemory(o)) },
+		show: func(o *Offer) string { return mib(gpuMemory(o)) },
 	})
 	add(n > 1, predicate{
 		name: fmt.Sprintf("%d GPUs on one host", n),
 		keep: func(o *Offer) bool { return len(o.GPUs) >= n },
-		miss: func(o *Offer) (int64, string) {
-			return -int64(len(o.GPUs)), fmt.Sprintf("%d on %s", len(o.GPUs), o.Host)
-		},
+		far:  func(o *Offer) int64 { return -int64(len(o.GPUs)) },
+		show: func(o *Offer) string { return strconv.Itoa(len(o.GPUs)) },
 	})
 	add(q.CPUs > 0, predicate{
 		name: fmt.Sprintf("%d CPUs", q.CPUs),
 		keep: func(o *Offer) bool { return o.CPUs*n >= q.CPUs },
-		miss: func(o *Offer) (int64, string) { return -int64(o.CPUs), fmt.Sprintf("%d on %s", o.CPUs*n, o.Host) },
+		far:  func(o *Offer) int64 { return -int64(o.CPUs) },
+		show: func(o *Offer) string { return strconv.Itoa(o.CPUs * n) },
 	})
 	add(q.MemoryMiB > 0, predicate{
 		name: mib(q.MemoryMiB) + " of host memory",
 		keep: func(o *Offer) bool { return o.MemoryMiB*uint64(n) >= q.MemoryMiB },
-		miss: func(o *Offer) (int64, string) {
-			return -int64(o.MemoryMiB), mib(o.MemoryMiB*uint64(n)) + " on " + o.Host
-		},
+		far:  func(o *Offer) int64 { return -int64(o.MemoryMiB) },
+		show: func(o *Offer) string { return mib(o.MemoryMiB * uint64(n)) },
 	})
 	add(q.MaxRate > 0, predicate{
 		name: "max rate " + q.MaxRate.String(),
 		keep: func(o *Offer) bool { return o.Rate <= q.MaxRate },
-		miss: func(o *Offer) (int64, string) { return int64(o.Rate), o.Rate.String() + " on " + o.Host },
+		far:  func(o *Offer) int64 { return int64(o.Rate) },
+		show: func(o *Offer) string { return o.Rate.String() },
 	})
 	return ps
 }
 
 // rank orders offers by expected cost, then by what they hold already, then by provider and id.
-func (m *Market) rank(q Query, offers []*Offer) []Match {
-	matches := make([]Match, 0, len(offers))
+func (q *Query) rank(offers []*Offer) []candidate {
+	out := make([]candidate, 0, len(offers))
 	for _, o := range offers {
 		rate, err := o.Rate.MulInt(int64(q.GPU.Count))
 		if err != nil {
 			continue // not with the bounds on offers and requests
 		}
-		x := Match{Offer: *o, Rate: rate}
-		x.Offer.Free = m.free(o)
-		x.Free = max(0, len(x.Offer.Free)-m.asked[keyOf(o)])
-		x.HasImage = q.Image != "" && slices.ContainsFunc(o.Images, func(i ImageHeld) bool { return i.Digest == q.Image })
+		c := candidate{offer: o, rate: rate}
+		c.image = q.Image != "" && slices.ContainsFunc(o.Images, func(i ImageHeld) bool { return i.Digest == q.Image })
 		for _, w := range q.Weights {
 			if slices.Contains(o.Weights, w) {
-				x.Weights++
+				c.weights++
 			}
 		}
-		matches = append(matches, x)
+		out = append(out, c)
 	}
-	slices.SortStableFunc(matches, func(a, b Match) int {
-		return cmp.Or(cmp.Compare(a.Rate, b.Rate), -compareBool(a.HasImage, b.HasImage), cmp.Compare(b.Weights, a.Weights))
+	slices.SortStableFunc(out, func(a, b candidate) int {
+		switch {
+		case a.rate != b.rate:
+			return cmp.Compare(a.rate, b.rate)
+		case a.image != b.image && a.image:
+			return -1
+		case a.image != b.image:
+			return 1
+		}
+		return cmp.Compare(b.weights, a.weights)
 	})
-	return matches
-}
-
-func compareBool(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case a:
-		return 1
-	}
-	return -1
+	return out
 }
 
 // free returns the GPUs of an offer that the provider calls free and usable and nobody leases here.
 func (m *Market) free(o *Offer) []string {
 	var out []string
-	for _, g := range o.GPUs {
-		if _, leased := m.leased[g.UUID]; !leased && !g.Busy && g.UnusableCause == "" && slices.Contains(o.Free, g.UUID) {
-			out = append(out, g.UUID)
+	for i := range o.GPUs {
+		if m.isFree(o, &o.GPUs[i]) {
+			out = append(out, o.GPUs[i].UUID)
 		}
 	}
 	return out
+}
+
+func (m *Market) isFree(o *Offer, g *GPU) bool {
+	_, leased := m.leased[g.UUID]
+	return !leased && !g.Busy && g.UnusableCause == "" && slices.Contains(o.Free, g.UUID)
+}
+
+// available counts the free GPUs of an offer that no unanswered hold asks for.
+func (m *Market) available(o *Offer) int {
+	n := -m.asked[keyOf(o)]
+	for i := range o.GPUs {
+		if m.isFree(o, &o.GPUs[i]) {
+			n++
+		}
+	}
+	return max(0, n)
 }
 
 func keyOf(o *Offer) offerKey { return offerKey{o.Provider, o.ID} }

@@ -1,0 +1,156 @@
+package markettest_test
+
+import (
+	"slices"
+	"time"
+
+	"rialto/broker"
+	"rialto/broker/markettest"
+	"rialto/pricing"
+)
+
+// agent is a naive provider: it grants what is free, under epochs that grow, and its workloads are
+// ready and exit when the test says so.
+type agent struct {
+	host   string
+	rate   pricing.Rate
+	uuids  []string
+	epochs map[string]uint64
+	work   map[broker.LeaseID]*workload
+	set    uint64
+	online bool
+	liar   bool // its meter reports ten times what it saw
+}
+
+type workload struct {
+	lease    broker.LeaseID
+	gpus     []broker.GPULease
+	granted  broker.HoldAnswered
+	phase    broker.Phase
+	seq      uint64
+	ready    time.Time
+	ended    time.Time
+	deadline time.Time // the watchdog's: granted or renewed until
+	acked    bool      // the final report is durable at the broker
+}
+
+func newAgent(host string, gpus int, rate pricing.Rate) *agent {
+	a := &agent{host: host, rate: rate, epochs: map[string]uint64{}, work: map[broker.LeaseID]*workload{}}
+	for _, g := range markettest.Offer(host, "RTX 4090", gpus, rate).GPUs {
+		a.uuids = append(a.uuids, g.UUID)
+	}
+	return a
+}
+
+// free returns the GPUs of no running workload.
+func (a *agent) free() []string {
+	return slices.DeleteFunc(slices.Clone(a.uuids), func(uuid string) bool {
+		for _, w := range a.work {
+			if w.running() && slices.ContainsFunc(w.gpus, func(g broker.GPULease) bool { return g.UUID == uuid }) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+func (w *workload) running() bool { return w.phase < broker.PhaseExited }
+
+func (a *agent) offers() broker.OffersPosted {
+	a.set++
+	o := markettest.Offer(a.host, "RTX 4090", len(a.uuids), a.rate)
+	o.Free = a.free()
+	return broker.OffersPosted{
+		Provider: broker.PeerID(a.host),
+		Set:      broker.OfferSet{Boot: "boot", Seq: a.set, Offers: []broker.Offer{o}},
+	}
+}
+
+// hold answers a hold; a repeated one gets the same answer.
+func (a *agent) hold(now time.Time, h broker.Hold, count int) broker.HoldAnswered {
+	if w := a.work[h.Lease]; w != nil {
+		return w.granted
+	}
+	free := a.free()
+	if len(free) < count {
+		return broker.HoldAnswered{Lease: h.Lease, Answer: broker.Answer{Lease: h.Lease, Refusal: "no free GPU"}}
+	}
+	w := &workload{lease: h.Lease, phase: broker.PhasePreparing, deadline: now.Add(h.TTL)}
+	for _, uuid := range free[:count] {
+		a.epochs[uuid]++
+		w.gpus = append(w.gpus, broker.GPULease{UUID: uuid, Epoch: a.epochs[uuid]})
+	}
+	w.granted = markettest.Grant(broker.Lease{ID: h.Lease, Job: h.Job}, w.gpus...)
+	a.work[h.Lease] = w
+	return w.granted
+}
+
+func (a *agent) confirm(now time.Time, c broker.Confirm) broker.ConfirmAnswered {
+	w := a.work[c.Lease]
+	if w == nil || !w.running() {
+		return broker.ConfirmAnswered{Lease: c.Lease, Error: "no such lease"}
+	}
+	w.deadline = now.Add(c.TTL)
+	return broker.ConfirmAnswered{Lease: c.Lease}
+}
+
+func (a *agent) release(now time.Time, r broker.Release) broker.ReleaseAnswered {
+	if w := a.work[r.Lease]; w != nil {
+		w.end(now, broker.PhaseExited)
+	}
+	return broker.ReleaseAnswered{Lease: r.Lease}
+}
+
+func (w *workload) end(now time.Time, phase broker.Phase) {
+	if w.running() {
+		w.phase, w.ended = phase, now
+	}
+}
+
+// watch ends what was not renewed in time.
+func (a *agent) watch(now time.Time) {
+	for _, w := range a.work {
+		if !now.Before(w.deadline) {
+			w.end(w.deadline, broker.PhaseExited)
+		}
+	}
+}
+
+// used is the true ready time of a workload.
+func (w *workload) used(now time.Time) time.Duration {
+	if w.ready.IsZero() {
+		return 0
+	}
+	if !w.ended.IsZero() {
+		now = w.ended
+	}
+	return now.Sub(w.ready)
+}
+
+// report makes the next report of a workload.
+func (a *agent) report(now time.Time, w *workload) broker.Reported {
+	w.seq++
+	r := broker.Report{Lease: w.lease, GPUs: w.gpus, Seq: w.seq, Phase: w.phase, Used: w.used(now)}
+	if a.liar {
+		r.Used *= 10
+	}
+	if w.phase == broker.PhaseBroken {
+		r.Message = "it broke"
+	}
+	return broker.Reported{Provider: broker.PeerID(a.host), Report: r, Envelope: []byte("report")}
+}
+
+// renewed takes the broker's answer to a report that was sent at a moment.
+func (a *agent) renewed(sent time.Time, r broker.Renewal) {
+	w := a.work[r.Lease]
+	if w == nil {
+		return
+	}
+	if r.TTL == 0 {
+		w.end(sent, broker.PhaseExited)
+	}
+	if !w.running() && r.Seq == w.seq {
+		w.acked = true
+	}
+	w.deadline = sent.Add(r.TTL)
+}

@@ -1,0 +1,496 @@
+package markettest_test
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"rialto/broker"
+	"rialto/broker/markettest"
+	"rialto/pricing"
+)
+
+// history drives one random market.
+type history struct {
+	*rapid.T
+	world  *markettest.World
+	agents []*agent
+	mail   []broker.Effect // sent by the market, not arrived yet
+	jobs   []broker.JobID
+	ends   map[broker.JobID]broker.Job // as they were when they became terminal
+	past   []moment
+}
+
+// moment is one input of the market and its answer, to be played again.
+type moment struct {
+	now     time.Time
+	event   broker.Event // nil: a restart
+	effects string
+}
+
+func TestRandomHistories(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		h := begin(t)
+		actions := map[string]func(*rapid.T){
+			"submit": h.submit, "deliver": h.deliver, "flow": h.flow, "advance": h.advance, "report": h.report,
+			"pass": h.pass, "cancel": h.cancel, "connect": h.connect, "restart": h.restart, "crash": h.crash, "forge": h.forge,
+		}
+		// What usually happens is more likely than faults, so that jobs get far.
+		names := slices.Sorted(maps.Keys(actions))
+		names = append(names, "submit", "deliver", "flow", "flow", "advance", "report", "report", "pass", "pass")
+		for range rapid.IntRange(1, 120).Draw(t, "steps") {
+			actions[rapid.SampledFrom(names).Draw(t, "action")](t)
+			h.check(t)
+		}
+		h.drain()
+		h.playAgain()
+	})
+}
+
+func begin(t *rapid.T) *history {
+	w, err := markettest.NewWorld(broker.MarketConfig{FeePPM: 30_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &history{T: t, world: w, ends: map[broker.JobID]broker.Job{}}
+	for _, a := range []*agent{newAgent("alpha", 1, 0), newAgent("beta", 2, 400_000_001), newAgent("gamma", 4, 500_000_000)} {
+		h.agents = append(h.agents, a)
+	}
+	h.agents[1].liar = true
+	for _, name := range []string{"ann", "bob"} {
+		if err := w.Open(name, 3*pricing.USD); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.reconnect()
+	return h
+}
+
+// step plays an event and keeps what the market wants to send. It returns the renewal, if there is one.
+func (h *history) step(ev broker.Event) (broker.Renewal, bool) {
+	effects, err := h.world.Step(ev)
+	if err != nil && !broker.IsRefusal(err) {
+		h.Fatal(err)
+	}
+	h.past = append(h.past, moment{h.world.Now, ev, fmt.Sprintf("%+v %v", effects, err)})
+	var renewal broker.Renewal
+	renewed := false
+	for _, e := range effects {
+		switch e := e.(type) {
+		case broker.SendHold, broker.SendConfirm, broker.SendRelease, broker.SignReceipt:
+			h.mail = append(h.mail, e)
+		case broker.SendRenewal:
+			renewal, renewed = e.Renewal, true
+		case broker.SaveAccount, broker.SaveJob, broker.SaveLease, broker.Post:
+		}
+	}
+	return renewal, renewed
+}
+
+func (h *history) reconnect() {
+	for _, a := range h.agents {
+		a.online = true
+		h.step(a.offers())
+	}
+}
+
+func (h *history) agent(id broker.PeerID) *agent {
+	return h.agents[slices.IndexFunc(h.agents, func(a *agent) bool { return a.host == string(id) })]
+}
+
+func (h *history) submit(t *rapid.T) {
+	customer := rapid.SampledFrom([]string{"ann", "bob"}).Draw(t, "customer")
+	id := broker.JobID(fmt.Sprintf("j%d", len(h.jobs)))
+	spec := markettest.Spec(customer, string(id))
+	spec.GPU.Count = rapid.IntRange(1, 3).Draw(t, "gpus")
+	spec.MaxDuration = time.Duration(rapid.IntRange(1, 600).Draw(t, "seconds")) * time.Second
+	if rapid.Bool().Draw(t, "budget") {
+		spec.MaxCost = pricing.Money(rapid.Int64Range(1, 100_000_000).Draw(t, "cost"))
+	}
+	if rapid.Bool().Draw(t, "capped") {
+		spec.MaxRate = pricing.Rate(rapid.Int64Range(1, 600_000_000).Draw(t, "rate"))
+	}
+	h.jobs = append(h.jobs, id)
+	h.step(broker.Submitted{Job: id, Account: broker.AccountID(customer), Spec: spec, Envelope: []byte("spec")})
+}
+
+func (h *history) cancel(t *rapid.T) {
+	if len(h.jobs) > 0 {
+		h.step(broker.CancelRequested{Job: rapid.SampledFrom(h.jobs).Draw(t, "job")})
+	}
+}
+
+// deliver takes one message to its agent, in any order; message or answer may get lost, and a message
+// may arrive twice.
+func (h *history) deliver(t *rapid.T) {
+	if len(h.mail) == 0 {
+		return
+	}
+	i := rapid.IntRange(0, len(h.mail)-1).Draw(t, "message")
+	e := h.mail[i]
+	fate := rapid.SampledFrom([]string{"arrives", "arrives", "arrives", "twice", "lost", "answer lost"}).Draw(t, "fate")
+	if fate != "twice" {
+		h.mail = slices.Delete(h.mail, i, i+1)
+	}
+	h.carry(e, fate)
+}
+
+// flow delivers all that is on its way.
+func (h *history) flow(*rapid.T) {
+	for len(h.mail) > 0 {
+		e := h.mail[0]
+		h.mail = h.mail[1:]
+		h.carry(e, "arrives")
+	}
+}
+
+func (h *history) carry(e broker.Effect, fate string) {
+	now := h.world.Now
+	lost := ""
+	if fate == "lost" || fate == "answer lost" {
+		lost = "connection reset"
+	}
+	reaches := func(p broker.PeerID) (*agent, bool) {
+		a := h.agent(p)
+		if !a.online {
+			lost = "not connected"
+		}
+		return a, a.online && fate != "lost"
+	}
+	switch e := e.(type) {
+	case broker.SendHold:
+		answer := broker.HoldAnswered{Lease: e.Hold.Lease}
+		if a, ok := reaches(e.Provider); ok {
+			answer = a.hold(now, e.Hold, h.world.Jobs[e.Hold.Job].Spec.GPU.Count)
+		}
+		if lost != "" {
+			answer = broker.HoldAnswered{Lease: e.Hold.Lease, Error: lost}
+		}
+		h.step(answer)
+	case broker.SendConfirm:
+		answer := broker.ConfirmAnswered{Lease: e.Confirm.Lease}
+		if a, ok := reaches(e.Provider); ok {
+			answer = a.confirm(now, e.Confirm)
+		}
+		if lost != "" {
+			answer.Error = lost
+		}
+		h.step(answer)
+	case broker.SendRelease:
+		answer := broker.ReleaseAnswered{Lease: e.Release.Lease}
+		if a, ok := reaches(e.Provider); ok {
+			answer = a.release(now, e.Release)
+		}
+		answer.Error = lost
+		h.step(answer)
+	case broker.SignReceipt:
+		if lost == "" {
+			h.step(broker.ReceiptSigned{Lease: e.Receipt.Lease, Envelope: []byte("receipt")})
+		}
+	case broker.SaveAccount, broker.SaveJob, broker.SaveLease, broker.Post, broker.SendRenewal:
+	}
+}
+
+// workloads lists what connected agents have to report.
+func (h *history) workloads() (out []*workload, of []*agent) {
+	for _, a := range h.agents {
+		for _, id := range slices.Sorted(maps.Keys(a.work)) {
+			if w := a.work[id]; a.online && !w.acked {
+				out, of = append(out, w), append(of, a)
+			}
+		}
+	}
+	return out, of
+}
+
+func (h *history) report(t *rapid.T) {
+	work, of := h.workloads()
+	if len(work) == 0 {
+		return
+	}
+	i := rapid.IntRange(0, len(work)-1).Draw(t, "workload")
+	r := of[i].report(h.world.Now, work[i])
+	if renewal, ok := h.step(r); ok && rapid.Bool().Draw(t, "answer arrives") {
+		of[i].renewed(h.world.Now, renewal)
+	}
+	if rapid.Bool().Draw(t, "replay") {
+		h.step(r)
+		if effects := h.past[len(h.past)-1].effects; strings.Contains(effects, "Billed") {
+			t.Fatalf("a replayed report changed a lease: %s", effects)
+		}
+	}
+}
+
+// advance moves a random workload along.
+func (h *history) advance(t *rapid.T) {
+	work, _ := h.workloads()
+	if len(work) == 0 {
+		return
+	}
+	h.move(rapid.SampledFrom(work).Draw(t, "workload"), rapid.Bool().Draw(t, "breaks"))
+}
+
+func (h *history) move(w *workload, breaks bool) {
+	switch {
+	case w.phase == broker.PhasePreparing && !breaks:
+		w.phase, w.ready = broker.PhaseReady, h.world.Now
+	case breaks:
+		w.end(h.world.Now, broker.PhaseBroken)
+	default:
+		w.end(h.world.Now, broker.PhaseExited)
+	}
+}
+
+func (h *history) pass(t *rapid.T) {
+	h.wait(time.Duration(rapid.IntRange(0, 60_000).Draw(t, "ms")) * time.Millisecond)
+}
+
+func (h *history) wait(d time.Duration) {
+	h.world.Now = h.world.Now.Add(d)
+	for _, a := range h.agents {
+		a.watch(h.world.Now)
+	}
+	h.step(broker.Ticked{})
+}
+
+// connect brings an agent online, or posts its offers again, or cuts it off.
+func (h *history) connect(t *rapid.T) {
+	a := rapid.SampledFrom(h.agents).Draw(t, "agent")
+	if a.online && rapid.Bool().Draw(t, "cut") {
+		a.online = false
+		h.step(broker.ProviderGone{Provider: broker.PeerID(a.host)})
+		return
+	}
+	a.online = true
+	h.step(a.offers())
+}
+
+// restart loses the market's memory, its messages and, for a while, its connections.
+func (h *history) restart(t *rapid.T) {
+	h.reboot()
+	h.mail = nil
+	for _, a := range h.agents {
+		if a.online = rapid.Bool().Draw(t, "reconnects"); a.online {
+			h.step(a.offers())
+		}
+	}
+}
+
+func (h *history) reboot() {
+	if err := h.world.Restart(); err != nil {
+		h.Fatal(err)
+	}
+	h.past = append(h.past, moment{now: h.world.Now})
+}
+
+// crash ends a host with all it ran. Its epochs survive with its journal, unless that is lost too.
+func (h *history) crash(t *rapid.T) {
+	a := rapid.SampledFrom(h.agents).Draw(t, "agent")
+	a.work = map[broker.LeaseID]*workload{}
+	if rapid.Bool().Draw(t, "journal lost") {
+		clear(a.epochs)
+	}
+	h.step(broker.ProviderGone{Provider: broker.PeerID(a.host)})
+	if a.online = rapid.Bool().Draw(t, "returns"); a.online {
+		h.step(a.offers())
+	}
+}
+
+// forge sends what nobody may: it must be refused or change nothing that is not allowed.
+func (h *history) forge(t *rapid.T) {
+	ids := slices.Sorted(maps.Keys(h.world.Leases))
+	if len(ids) == 0 {
+		return
+	}
+	l := h.world.Leases[rapid.SampledFrom(ids).Draw(t, "lease")]
+	stale := slices.Clone(l.GPUs)
+	for i := range stale {
+		stale[i].Epoch--
+	}
+	h.step(rapid.SampledFrom([]broker.Event{
+		broker.Reported{Provider: "mallory", Report: broker.Report{Lease: l.ID, GPUs: l.GPUs, Seq: l.Seq + 1, Phase: broker.PhaseExited}},
+		broker.Reported{Provider: l.Provider, Report: broker.Report{Lease: l.ID, GPUs: stale, Seq: l.Seq + 1, Phase: broker.PhaseReady, Used: -1}},
+		broker.Reported{Provider: l.Provider, Report: broker.Report{Lease: l.ID, GPUs: l.GPUs, Seq: l.Seq + 1, Phase: 9}},
+		broker.Deposited{Account: l.Account, Amount: -1, Ref: "forged"},
+		broker.Deposited{Account: l.Account, Amount: 1, Ref: "first of bob"},
+		broker.Submitted{Job: l.Job, Account: l.Account, Spec: markettest.Spec("ann", "forged")},
+		broker.KeyBound{Account: l.Account, Key: "mallory"},
+	}).Draw(t, "event"))
+}
+
+// drain ends all faults and lets everything finish: every accepted job must become terminal, every
+// lease must end, and no money may stay on hold.
+func (h *history) drain() {
+	h.reconnect()
+	for range 200 {
+		h.flow(h.T)
+		work, of := h.workloads()
+		for i, w := range work {
+			h.move(w, false)
+			if renewal, ok := h.step(of[i].report(h.world.Now, w)); ok {
+				of[i].renewed(h.world.Now, renewal)
+			}
+		}
+		for _, a := range h.agents {
+			h.step(a.offers())
+		}
+		h.wait(5 * time.Second)
+	}
+	h.check(h.T)
+	for id, j := range h.world.Jobs {
+		if !j.State.Terminal() {
+			h.Errorf("job %s is still %v: %+v", id, j.State, j.Log)
+		}
+	}
+	for id, l := range h.world.Leases {
+		if l.State != broker.LeaseEnded || len(l.GPUs) > 0 && len(l.Receipt) == 0 {
+			h.Errorf("lease %s: state %d, receipt %q", id, l.State, l.Receipt)
+		}
+	}
+}
+
+// playAgain gives the same history to a fresh market and wants the same effects.
+func (h *history) playAgain() {
+	again := begin(h.T)
+	for i, m := range h.past {
+		if i < len(again.past) {
+			continue // both began alike
+		}
+		again.world.Now = m.now
+		if m.event == nil {
+			again.reboot()
+			continue
+		}
+		again.step(m.event)
+		if got := again.past[i].effects; got != m.effects {
+			h.Fatalf("step %d (%T) played again:\n got  %s\n want %s", i, m.event, got, m.effects)
+		}
+	}
+}
+
+// check compares what is saved with the market and with a naive model.
+func (h *history) check(t *rapid.T) {
+	for id, want := range h.world.Accounts {
+		if got, _ := h.world.Market.Account(id); got != want {
+			t.Fatalf("account %s changed without being saved:\n got  %+v\n want %+v", id, got, want)
+		}
+	}
+	for id, want := range h.world.Jobs {
+		got, _ := h.world.Market.Job(id)
+		if !reflect.DeepEqual(got, want) {
+			t.Fatalf("job %s changed without being saved:\n got  %+v\n want %+v", id, got, want)
+		}
+		h.checkJob(t, got)
+	}
+	for id, want := range h.world.Leases {
+		if got, _ := h.world.Market.Lease(id); !reflect.DeepEqual(got, want) {
+			t.Fatalf("lease %s changed without being saved:\n got  %+v\n want %+v", id, got, want)
+		}
+		h.checkLease(t, want)
+	}
+	h.checkMoney(t)
+	h.checkGPUs(t)
+}
+
+func (h *history) checkJob(t *rapid.T, j broker.Job) {
+	for i, e := range j.Log {
+		if e.Seq != uint64(i+1) {
+			t.Fatalf("job %s: line %d has number %d", j.ID, i+1, e.Seq)
+		}
+	}
+	if j.State == broker.JobQueued && j.Log[len(j.Log)-1].State != broker.JobQueued {
+		t.Fatalf("job %s waits and does not say why: %+v", j.ID, j.Log)
+	}
+	if end, ok := h.ends[j.ID]; ok && !reflect.DeepEqual(end, j) {
+		t.Fatalf("job %s changed after its end:\n got  %+v\n want %+v", j.ID, j, end)
+	}
+	if j.State.Terminal() {
+		h.ends[j.ID] = j
+	}
+}
+
+// checkLease holds a bill against what the host truly did.
+func (h *history) checkLease(t *rapid.T, l broker.Lease) {
+	until := l.Ended
+	if until.IsZero() {
+		until = h.world.Now
+	}
+	if l.Ready.IsZero() && (l.Cost != 0 || l.Billed != 0) {
+		t.Fatalf("lease %s was never ready and costs %v", l.ID, l.Cost)
+	}
+	if !l.Ready.IsZero() && l.Billed > until.Sub(l.Ready) {
+		t.Fatalf("lease %s: billed %v between %v and %v", l.ID, l.Billed, l.Ready, until)
+	}
+	a := h.agent(l.Provider)
+	if w := a.work[l.ID]; w != nil && !a.liar && l.Billed > w.used(h.world.Now) {
+		t.Fatalf("lease %s: billed %v, it ran %v", l.ID, l.Billed, w.used(h.world.Now))
+	}
+}
+
+// checkMoney adds up the ledger by itself.
+func (h *history) checkMoney(t *rapid.T) {
+	type book struct {
+		name broker.Book
+		id   broker.AccountID
+	}
+	books := map[book]pricing.Money{}
+	held := map[broker.JobID]pricing.Money{}
+	out := map[broker.JobID]int{}
+	for i, x := range h.world.Transfers {
+		if x.Seq != uint64(i+1) || x.Amount <= 0 {
+			t.Fatalf("transfer %d: %+v", i+1, x)
+		}
+		books[book{x.From, x.FromID}] -= x.Amount
+		books[book{x.To, x.ToID}] += x.Amount
+		switch x.Ref {
+		case "hold":
+			held[x.Job] += x.Amount
+		case "charge", "fee", "void":
+			held[x.Job] -= x.Amount
+			out[x.Job]++
+		}
+	}
+	for b, balance := range books {
+		a := h.world.Accounts[b.id]
+		world, fee := h.world.Market.Books()
+		kept := map[broker.Book]pricing.Money{
+			broker.BookWorld: world, broker.BookFee: fee,
+			broker.BookAvailable: a.Available, broker.BookHeld: a.Held, broker.BookPayable: a.Payable,
+		}[b.name]
+		if kept != balance || balance < 0 && b.name != broker.BookWorld {
+			t.Fatalf("book %+v: the ledger says %v, the market %v", b, balance, kept)
+		}
+	}
+	for id, j := range h.world.Jobs {
+		if held[id] != j.Hold || out[id] > 3 || j.State.Terminal() && j.Hold != 0 {
+			t.Fatalf("job %s is %v: holds %v, the ledger says %v after %d payments", id, j.State, j.Hold, held[id], out[id])
+		}
+	}
+}
+
+// checkGPUs wants each GPU in at most one lease at a time, under epochs that grow from lease to lease.
+func (h *history) checkGPUs(t *rapid.T) {
+	holder := map[string]broker.LeaseID{}
+	epochs := map[broker.GPULease]broker.LeaseID{}
+	for id, l := range h.world.Leases {
+		for _, g := range l.GPUs {
+			if other, ok := epochs[g]; ok {
+				t.Fatalf("GPU %s: leases %s and %s have epoch %d", g.UUID, id, other, g.Epoch)
+			}
+			epochs[g] = id
+			if l.State == broker.LeaseEnded {
+				continue
+			}
+			if other, ok := holder[g.UUID]; ok {
+				t.Fatalf("GPU %s: leased to %s and %s", g.UUID, id, other)
+			}
+			holder[g.UUID] = id
+		}
+	}
+}
