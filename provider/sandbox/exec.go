@@ -89,11 +89,8 @@ func openTerminal(ctx context.Context, r provider.ExecRequest) (*streams, error)
 		return nil, err
 	}
 	s := &streams{remote: []*os.File{remote}, local: []*os.File{terminal}}
-	resize := func(z provider.Size) error {
-		return pty.Setsize(terminal, &pty.Winsize{Rows: z.Rows, Cols: z.Cols})
-	}
 	if r.Rows > 0 && r.Cols > 0 {
-		if err := resize(provider.Size{Rows: r.Rows, Cols: r.Cols}); err != nil {
+		if err := resize(terminal, provider.Size{Rows: r.Rows, Cols: r.Cols}); err != nil {
 			s.close()
 			return nil, err
 		}
@@ -104,7 +101,7 @@ func openTerminal(ctx context.Context, r provider.ExecRequest) (*streams, error)
 			case <-ctx.Done():
 				return
 			case z, ok := <-r.Resize:
-				if !ok || resize(z) != nil {
+				if !ok || resize(terminal, z) != nil {
 					return
 				}
 			}
@@ -114,6 +111,20 @@ func openTerminal(ctx context.Context, r provider.ExecRequest) (*streams, error)
 	s.feed(terminal, r.Stdin, func() { _, _ = terminal.Write([]byte{endOfInput}) })
 	s.collect(r.Stdout, terminal)
 	return s, nil
+}
+
+// resize tells the kernel the size of a terminal. It does not use File.Fd, after which reads would hold a
+// thread and know no deadline.
+func resize(terminal *os.File, z provider.Size) error {
+	c, err := terminal.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var set error
+	err = c.Control(func(fd uintptr) {
+		set = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: z.Rows, Col: z.Cols})
+	})
+	return errors.Join(err, set)
 }
 
 // reopen returns f as a file whose reads and writes do not hold a thread, and closes f.

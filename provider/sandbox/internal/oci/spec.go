@@ -272,6 +272,10 @@ func ExecProcess(config []byte, q provider.ExecRequest) ([]byte, error) {
 	if q.TTY && !slices.ContainsFunc(p.Env, func(e string) bool { return strings.HasPrefix(e, "TERM=") }) {
 		p.Env = append(p.Env, "TERM=xterm")
 	}
+	if q.TTY && q.Rows > 0 && q.Cols > 0 {
+		// runc passes the size on later too, but perhaps after the program has asked for it.
+		p.ConsoleSize = &specs.Box{Height: uint(q.Rows), Width: uint(q.Cols)}
+	}
 	if q.Workdir != "" {
 		if !path.IsAbs(q.Workdir) {
 			return nil, fmt.Errorf("working directory %q is not absolute", q.Workdir)
