@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -31,18 +30,15 @@ func installCommand() *cobra.Command {
 		Example: "  rialto-provider install --dry-run --broker https://broker.example --price 0.40/h",
 		Args:    cli.Args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if _, err := o.parse(); err != nil {
+			s, err := o.parse()
+			if err != nil {
 				return err
 			}
 			exe, err := os.Executable()
 			if err != nil {
 				return err
 			}
-			state, err := filepath.Abs(o.state)
-			if err != nil {
-				return err
-			}
-			unit := unitFile(exe, runArgs(c.Flags()), state)
+			unit := unitFile(exe, runArgs(c.Flags()), s.state)
 			if dryRun {
 				fmt.Fprintf(c.OutOrStdout(), "# would write %s:\n%s# would then run:\n#   systemctl daemon-reload\n#   systemctl enable --now %s\n", unitPath, unit, unitName)
 				return nil

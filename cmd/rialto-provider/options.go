@@ -80,8 +80,11 @@ type settings struct {
 }
 
 func (o *options) parse() (settings, error) {
-	s := settings{region: strings.ToUpper(o.region), state: o.state, listen: o.listen, cpus: o.cpus, name: o.name}
+	s := settings{region: strings.ToUpper(o.region), listen: o.listen, cpus: o.cpus, name: o.name}
 	var err error
+	if s.state, err = filepath.Abs(o.state); err != nil {
+		return s, fmt.Errorf("--state: %w", err)
+	}
 	if s.brokers, err = parseBrokers(o.brokers); err != nil {
 		return s, err
 	}

@@ -39,7 +39,7 @@ func Parse(s string) (Spec, error) {
 	}
 	model, err := broker.ParseModel(strings.TrimSpace(name))
 	if err != nil {
-		return Spec{}, fmt.Errorf("simulated GPU: %w", err)
+		return Spec{}, err
 	}
 	if model == broker.AnyModel {
 		return Spec{}, fmt.Errorf("simulated GPU %q: name a model", s)
