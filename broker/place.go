@@ -244,43 +244,37 @@ func (t *turn) sendHold(l *Lease, j *Job) {
 // the manifest against the digest that the customer signed.
 func (m *Market) sources(spec *JobSpec, self PeerID) (root string, sources []BlockSource) {
 	const most = 8
-	votes := map[string]int{}
-	for _, p := range sortedKeys(m.shops) {
-		for _, r := range m.rootsAt(p, spec.Digest) {
-			votes[r]++
-		}
+	type vote struct {
+		count int
+		last  PeerID // offers are sorted by provider, and each provider votes once for a root
 	}
-	for _, r := range sortedKeys(votes) {
-		if votes[r] > votes[root] {
-			root = r
-		}
-	}
-	for _, p := range sortedKeys(m.shops) {
-		if p == self || len(sources) == most {
-			continue
-		}
-		holds := func(o *Offer) bool {
-			return root != "" && slices.Contains(m.rootsAt(p, spec.Digest), root) ||
-				slices.ContainsFunc(spec.Weights, func(w WeightsMount) bool { return slices.Contains(o.Weights, w.Root) })
-		}
-		if offers := m.shops[p].offers; slices.ContainsFunc(offers, holds) {
-			sources = append(sources, BlockSource{Peer: p, Addrs: offers[0].Addrs})
-		}
-	}
-	return root, sources
-}
-
-// rootsAt returns the manifests that a provider names for an image, each once.
-func (m *Market) rootsAt(p PeerID, digest string) []string {
-	var roots []string
-	for _, o := range m.shops[p].offers {
+	votes := map[string]vote{}
+	for _, o := range m.offers {
 		for _, i := range o.Images {
-			if i.Digest == digest && !slices.Contains(roots, i.Root) {
-				roots = append(roots, i.Root)
+			if v := votes[i.Root]; i.Digest == spec.Digest && v.last != o.Provider {
+				votes[i.Root] = vote{v.count + 1, o.Provider}
 			}
 		}
 	}
-	return roots
+	for _, r := range sortedKeys(votes) {
+		if votes[r].count > votes[root].count {
+			root = r
+		}
+	}
+	for _, o := range m.offers {
+		n := len(sources)
+		if o.Provider == self || n > 0 && sources[n-1].Peer == o.Provider {
+			continue
+		}
+		if n == most {
+			break
+		}
+		if root != "" && slices.Contains(o.Images, ImageHeld{spec.Digest, root}) ||
+			slices.ContainsFunc(spec.Weights, func(w WeightsMount) bool { return slices.Contains(o.Weights, w.Root) }) {
+			sources = append(sources, BlockSource{Peer: o.Provider, Addrs: o.Addrs})
+		}
+	}
+	return root, sources
 }
 
 // leaseID names an attempt to place a job. It is derived, so that the market needs no randomness.
