@@ -79,9 +79,22 @@ func (h *Host) Connect(ctx context.Context, addr string) (identity.ID, error) {
 		s.Backoff().Clear(info.ID)
 	}
 	if err := h.host.Connect(ctx, info); err != nil {
-		return "", fmt.Errorf("connect to %s: %w", addr, err)
+		return "", fmt.Errorf("connect to %s: %w", addr, dialError(err))
 	}
 	return id, nil
+}
+
+// dialError returns what kept the first address from answering: libp2p's own error takes several lines.
+func dialError(err error) error {
+	de, ok := errors.AsType[*swarm.DialError](err)
+	switch {
+	case !ok || len(de.DialErrors) == 0:
+		return err
+	case len(de.DialErrors) == 1:
+		return de.DialErrors[0].Cause
+	default:
+		return fmt.Errorf("%w (and %d more addresses)", de.DialErrors[0].Cause, len(de.DialErrors)-1)
+	}
 }
 
 // RemoteIP returns the address from which the peer's oldest connection comes.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -74,6 +75,20 @@ func TestConnectRefusesAddresses(t *testing.T) {
 		}
 		if err := h.Keep(t.Context(), addr, nil); err == nil {
 			t.Errorf("%s: Keep: no error", name)
+		}
+	}
+}
+
+func TestNobodyAtAddress(t *testing.T) {
+	client, server := p2ptest.New(t, p2p.Config{}), p2ptest.New(t, p2p.Config{})
+	addr := server.Addrs()[0]
+	if err := server.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 { // libp2p would refuse the second attempt by itself
+		_, err := client.Connect(t.Context(), addr)
+		if !errors.Is(err, syscall.ECONNREFUSED) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("got %v, want one line that ends in ECONNREFUSED", err)
 		}
 	}
 }

@@ -15,8 +15,9 @@ const (
 	MaxConfirm = 1 << 10
 	// MaxRelease fits a reason for people.
 	MaxRelease = 8 << 10
-	// MaxReport fits a timeline and the images that became whole.
-	MaxReport = 256 << 10
+	// MaxReport fits all lists of a report at their limits. It is small because brokers keep the last report of
+	// each lease for good.
+	MaxReport = 32 << 10
 	// MaxRenewal fits three short fields.
 	MaxRenewal = 1 << 10
 	// MaxReceipt fits a bill and the report under it.
@@ -36,6 +37,7 @@ const (
 	maxCommand   = 4096 // arguments
 	maxEnv       = 1024
 	maxSteps     = 64
+	maxHeld      = 64 // images that became whole with one lease; usually one
 )
 
 // Limits of strings, in bytes.

@@ -43,7 +43,7 @@ func decodeReport(c checker, m *Report) broker.Report {
 		Used:     c.duration("used_ns", m.GetUsedNs()),
 		Fetched:  decodeFetched(c.in("fetched"), m.GetFetched()),
 		Steps:    messages(c, "steps", m.GetSteps(), maxSteps, decodeStep),
-		Held:     messages(c, "held", m.GetHeld(), maxImages, decodeImageHeld),
+		Held:     messages(c, "held", m.GetHeld(), maxHeld, decodeImageHeld),
 	}
 }
 

@@ -3,6 +3,7 @@ package wire_test
 import (
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"os"
 	"reflect"
 	"slices"
@@ -113,6 +114,23 @@ func TestSealRefuses(t *testing.T) {
 	}
 	if _, _, err := wire.OpenConfirm(make([]byte, wire.MaxConfirm+1)); !errors.Is(err, broker.ErrInvalid) {
 		t.Errorf("a confirm over its size: %v, want ErrInvalid", err)
+	}
+}
+
+// A report with all lists full fits the size that a report may have.
+func TestFullReportFits(t *testing.T) {
+	x := sampleReport()
+	x.GPUs, x.Steps, x.Held = nil, nil, nil
+	for i := range 16 {
+		x.GPUs = append(x.GPUs, broker.GPULease{UUID: fmt.Sprintf("%0128d", i), Epoch: 1<<64 - 1})
+	}
+	for range 64 {
+		x.Steps = append(x.Steps, broker.Step{Name: strings.Repeat("n", 128), Start: 1<<63 - 1, Took: 1<<63 - 1})
+		x.Held = append(x.Held, broker.ImageHeld{Digest: sampleDigest, Root: strings.Repeat("c", 128)})
+	}
+	x.Message = strings.Repeat("m", 4096)
+	if envelope, err := wire.SealReport(newKey(t), x); err != nil {
+		t.Errorf("%d bytes: %v", len(envelope), err)
 	}
 }
 
