@@ -145,6 +145,38 @@ func TestKeep(t *testing.T) {
 	}
 }
 
+// An up that returns at once is still called once for each connection.
+func TestKeepCallsUpOnce(t *testing.T) {
+	c := p2p.Config{Key: newKey(t)}
+	server := p2ptest.New(t, c)
+	c.Listen = []string{strings.TrimSuffix(server.Addrs()[0], "/p2p/"+string(server.ID()))}
+	client := p2ptest.New(t, p2p.Config{RetryMin: time.Microsecond, RetryMax: time.Microsecond})
+	ctx, cancel := context.WithCancel(t.Context())
+	ups, done := make(chan struct{}, 1000), make(chan error)
+	go func() {
+		done <- client.Keep(ctx, server.Addrs()[0], func(context.Context, identity.ID) { ups <- struct{}{} })
+	}()
+	<-ups
+	handleEcho(server)
+	for range 10 { // time in which a second call would come
+		if _, err := client.Request(ctx, server.ID(), echo, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(ups) != 0 {
+		t.Errorf("up was called %d times more for one connection", len(ups))
+	}
+	if err := server.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p2ptest.New(t, c)
+	<-ups
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Keep = %v, want nil", err)
+	}
+}
+
 func TestKeepReturnsWhileDisconnected(t *testing.T) {
 	server, client := p2ptest.New(t, p2p.Config{}), p2ptest.New(t, p2p.Config{RetryMin: time.Hour, RetryMax: time.Hour})
 	addr := server.Addrs()[0]

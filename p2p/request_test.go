@@ -75,8 +75,8 @@ func TestOversizeAnswerIsRefused(t *testing.T) {
 
 	// A peer that does not hold itself to the limit.
 	for name, answer := range map[string][]byte{
-		"long answer":    binary.BigEndian.AppendUint32([]byte{0}, p2p.MaxAnswer+1),
-		"long error":     binary.BigEndian.AppendUint32([]byte{1}, 1<<10+1),
+		"long answer":    append(binary.BigEndian.AppendUint32([]byte{0}, p2p.MaxAnswer+1), make([]byte, p2p.MaxAnswer+1)...),
+		"long error":     append(binary.BigEndian.AppendUint32([]byte{1}, 1<<10+1), make([]byte, 1<<10+1)...),
 		"unknown status": {2, 0, 0, 0, 0},
 		"cut":            {0, 0, 0, 0, 9, 'x'},
 		"nothing":        {},

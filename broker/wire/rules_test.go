@@ -90,6 +90,7 @@ func TestSealRefuses(t *testing.T) {
 		"grant: want":                      answer(func(x *broker.Answer) { x.Refusal = "no" }),
 		"grant: of lease":                  answer(func(x *broker.Answer) { x.Lease = "l-aaaaaaaaaaaaaaaaaaaaaaaaaa" }),
 		"grant.job":                        answer(func(x *broker.Answer) { x.Grant.Job = "j-UPPERCASE" }),
+		"\"j-0000":                         answer(func(x *broker.Answer) { x.Grant.Job = "j-00000000000000000000000000" }),
 		"grant.gpus: missing":              answer(func(x *broker.Answer) { x.Grant.GPUs = nil }),
 		"grant.gpus: GPU-1":                answer(func(x *broker.Answer) { x.Grant.GPUs = append(x.Grant.GPUs, x.Grant.GPUs[0]) }),
 		"phase: 0":                         report(func(x *broker.Report) { x.Phase = 0 }),

@@ -205,6 +205,24 @@ func TestEnvelopeRelabelled(t *testing.T) {
 	}
 }
 
+// The signature does not cover how the lengths are written, so only one way may pass.
+func TestEnvelopeHasOneEncoding(t *testing.T) {
+	e, err := Seal(generate(t), testDomain, []byte("payload"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, field := range []string{typeField + "\x0d" + testDomain, payloadField + "\x07payload"} {
+		long := field[:1] + string([]byte{field[1] | 0x80, 0}) + field[2:]
+		changed := bytes.Replace(e, []byte(field), []byte(long), 1)
+		if len(changed) != len(e)+1 {
+			t.Fatalf("no %q in %x", field, e)
+		}
+		if _, _, err := Open(testDomain, changed); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%q: %v, want ErrInvalid", long, err)
+		}
+	}
+}
+
 func TestEnvelopeEveryBitFlip(t *testing.T) {
 	e, err := Seal(generate(t), testDomain, []byte("some payload"))
 	if err != nil {
