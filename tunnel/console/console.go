@@ -21,6 +21,8 @@
 //	16    client  bytes of stdin; of no length: end of stdin
 //	17    client  rows and columns, 2 bytes each, big endian
 //
+// Frames stay in order: a process that does not read its input delays a resize behind it.
+//
 // The output is one sequence of bytes, stdout and stderr in the order in which they were written. N counts
 // bytes of both, so a client that lost its connection, or whose agent restarted, asks for the rest: nothing
 // is lost and nothing comes twice. An answer that is not 200 or 101 is a line of text.

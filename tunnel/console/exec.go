@@ -1,7 +1,7 @@
 package console
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -49,13 +49,19 @@ func upgrade(w http.ResponseWriter, r *http.Request, protocol string) (net.Conn,
 		conn.Close()
 		return nil, err
 	}
-	return &bufferedConn{Conn: conn, r: rw.Reader}, nil
+	early, err := rw.Peek(rw.Reader.Buffered())
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	// Not through rw: there the end of the stream, which may be a half-close, would end the request's context.
+	return &bufferedConn{Conn: conn, r: io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn)}, nil
 }
 
 // bufferedConn is a connection of which the HTTP layer may have read more than its own part.
 type bufferedConn struct {
 	net.Conn
-	r *bufio.Reader
+	r io.Reader
 }
 
 // Read implements net.Conn.
@@ -73,10 +79,13 @@ func runExec(ctx context.Context, conn net.Conn, req execRequest, run func(conte
 	defer stop()
 
 	out := &frameWriter{write: func(p []byte) error {
-		if err := conn.SetWriteDeadline(time.Now().Add(stuck)); err != nil {
-			return err
+		err := conn.SetWriteDeadline(time.Now().Add(stuck))
+		if err == nil {
+			_, err = conn.Write(p)
 		}
-		_, err := conn.Write(p)
+		if err != nil {
+			cancel() // the reader may not notice: it waits while the process does not read its input
+		}
 		return err
 	}}
 	stdin, feed := io.Pipe()

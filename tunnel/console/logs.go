@@ -17,6 +17,10 @@ func (s *server) logs(w http.ResponseWriter, r *http.Request) {
 	}
 	follow := q.Get("follow") == "1"
 	w.Header().Set("Content-Type", "application/octet-stream")
+	if err := flush(w, nil); err != nil { // the header goes out before there is any output
+		s.log.Debug("console logs", "err", err)
+		return
+	}
 	out := &frameWriter{write: func(p []byte) error { return flush(w, p) }}
 	stop := out.beat(r.Context())
 	defer stop()
