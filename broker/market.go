@@ -45,7 +45,7 @@ const (
 
 // lapse is how long after the last renewal a lease is surely over at the provider: the provider counts
 // its time from when it asked, the market from when it answered, and clocks drift by less than 2 %.
-func (c *MarketConfig) lapse() time.Duration { return c.LeaseTTL + c.LeaseTTL/50 + 2*time.Second }
+func (c MarketConfig) lapse() time.Duration { return c.LeaseTTL + c.LeaseTTL/50 + 2*time.Second }
 
 // Market joins customers and providers. It is a pure state machine, not safe for concurrent use.
 // Values that it returns share memory with it and must not be changed.

@@ -77,7 +77,7 @@ func tell(t *testing.T, story string) string {
 		T: t, world: w,
 		labels: map[broker.LeaseID]string{}, epochs: map[string]uint64{}, seqs: map[broker.LeaseID]uint64{}, sets: map[string]uint64{},
 	}
-	for _, line := range strings.Split(strings.TrimSuffix(story, "\n"), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSuffix(story, "\n"), "\n") {
 		if strings.HasPrefix(line, "\t") {
 			continue
 		}

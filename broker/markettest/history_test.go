@@ -59,9 +59,7 @@ func begin(t *rapid.T) *history {
 		t.Fatal(err)
 	}
 	h := &history{T: t, world: w, ends: map[broker.JobID]broker.Job{}}
-	for _, a := range []*agent{newAgent("alpha", 1, 0), newAgent("beta", 2, 400_000_001), newAgent("gamma", 4, 500_000_000)} {
-		h.agents = append(h.agents, a)
-	}
+	h.agents = []*agent{newAgent("alpha", 1, 0), newAgent("beta", 2, 400_000_001), newAgent("gamma", 4, 500_000_000)}
 	h.agents[1].liar = true
 	for _, name := range []string{"ann", "bob"} {
 		if err := w.Open(name, 3*pricing.USD); err != nil {
