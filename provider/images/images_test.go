@@ -10,12 +10,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -48,7 +50,7 @@ type shop struct {
 	down  atomic.Bool
 }
 
-func openShop(t *testing.T) *shop {
+func openShop(t testing.TB) *shop {
 	t.Helper()
 	s := &shop{}
 	inner := registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)))
@@ -68,7 +70,7 @@ func openShop(t *testing.T) *shop {
 }
 
 // push builds an image of layers, each a map from path to content, and returns a want for it.
-func (s *shop) push(t *testing.T, repo string, layers ...map[string][]byte) provider.Want {
+func (s *shop) push(t testing.TB, repo string, layers ...map[string][]byte) provider.Want {
 	t.Helper()
 	img, err := mutate.Config(empty.Image, v1.Config{Entrypoint: []string{"/bin/run"}, Cmd: []string{"x"}, Env: []string{"A=b"}, WorkingDir: "/w", User: "7"})
 	if err != nil {
@@ -77,7 +79,7 @@ func (s *shop) push(t *testing.T, repo string, layers ...map[string][]byte) prov
 	for _, files := range layers {
 		var buf bytes.Buffer
 		tw := tar.NewWriter(&buf)
-		for _, p := range sorted(files) {
+		for _, p := range slices.Sorted(maps.Keys(files)) {
 			if err := tw.WriteHeader(&tar.Header{Name: p, Mode: 0o755, Size: int64(len(files[p])), ModTime: time.Unix(1e9, 0)}); err != nil {
 				t.Fatal(err)
 			}
@@ -107,21 +109,6 @@ func (s *shop) push(t *testing.T, repo string, layers ...map[string][]byte) prov
 	return provider.Want{Image: ref, Digest: digest.String()}
 }
 
-func sorted(m map[string][]byte) []string {
-	var keys []string
-	for k := range m {
-		keys = append(keys, k)
-	}
-	for i := range keys {
-		for j := range i {
-			if keys[i] < keys[j] {
-				keys[i], keys[j] = keys[j], keys[i]
-			}
-		}
-	}
-	return keys
-}
-
 // random returns n bytes that do not compress.
 func random(seed uint64, n int) []byte {
 	p := make([]byte, n)
@@ -146,7 +133,7 @@ type hostNode struct {
 	x     *exchange.Exchange
 }
 
-func newHost(t *testing.T, change func(*images.Config)) *hostNode {
+func newHost(t testing.TB, change func(*images.Config)) *hostNode {
 	t.Helper()
 	n := &hostNode{dir: t.TempDir(), host: p2ptest.New(t, p2p.Config{})}
 	var err error
@@ -169,7 +156,7 @@ func newHost(t *testing.T, change func(*images.Config)) *hostNode {
 }
 
 // open begins anew on what is on the disk.
-func (n *hostNode) open(t *testing.T, change func(*images.Config)) {
+func (n *hostNode) open(t testing.TB, change func(*images.Config)) {
 	t.Helper()
 	cfg := images.Config{
 		Dir: n.dir, Store: n.store, Peers: n.x,
