@@ -135,10 +135,10 @@ func (h *Host) Keep(ctx context.Context, addr string, up func(ctx context.Contex
 			failing = true
 		} else {
 			failing = false
-			log.Info("connected")
+			log.Debug("connected")
 			h.whileConnected(ctx, info.ID, func(ctx context.Context) { up(ctx, id) })
 			if ctx.Err() == nil {
-				log.Warn("disconnected, will retry")
+				log.Debug("disconnected, will retry")
 			}
 			if time.Since(began) >= h.config.RetryMax {
 				wait = h.config.RetryMin

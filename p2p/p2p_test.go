@@ -56,6 +56,24 @@ func TestRequest(t *testing.T) {
 	}
 }
 
+func BenchmarkRequest(b *testing.B) {
+	for name, listen := range transports() {
+		b.Run(name, func(b *testing.B) {
+			server := p2ptest.New(b, p2p.Config{Listen: []string{listen}})
+			client := p2ptest.New(b, p2p.Config{})
+			p2ptest.Connect(b, client, server)
+			handleEcho(server)
+			request := make([]byte, 320) // an offer
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := client.Request(b.Context(), server.ID(), echo, request); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 func TestHandlerError(t *testing.T) {
 	client, server := p2ptest.Pair(t)
 	handleEcho(server)
