@@ -1,0 +1,189 @@
+package ledger_test
+
+import (
+	"errors"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"rialto/broker"
+	"rialto/broker/ledger"
+	"rialto/broker/wire"
+	"rialto/p2p/identity"
+	"rialto/pricing"
+	"rialto/tunnel"
+)
+
+const imageDigest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+// aJob returns a job with every kind of field set.
+func aJob(t *testing.T) broker.Job {
+	t.Helper()
+	key, err := identity.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Date(2026, 11, 23, 19, 0, 0, 123456789, time.UTC)
+	spec := broker.JobSpec{
+		Image: "app:1", Digest: imageDigest, Command: []string{"a", "b"}, Env: map[string]string{"K": "V"},
+		GPU: broker.GPURequest{Model: "RTX 4090", Count: 2}, MaxCost: pricing.USD + 1, MaxDuration: time.Hour,
+		TunnelKey: tunnel.Key{1}, Customer: broker.PeerID(key.ID()), Broker: broker.PeerID(key.ID()), Created: at, Nonce: "n",
+	}
+	envelope, err := wire.SealJobSpec(key, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return broker.Job{
+		ID: "j-1", Account: "a-1", Spec: spec, Envelope: envelope, State: broker.JobReady, Hold: pricing.USD + 1, Lease: "l-1",
+		Attempts: 1, Tried: []broker.PeerID{"p"}, Stopping: broker.JobCancelled, ExitCode: 3, Error: "why", Accepted: at, Ended: at,
+		Log: []broker.JobEvent{{Seq: 1, Time: at, State: broker.JobQueued, Text: "accepted"}},
+	}
+}
+
+func aLease() broker.Lease {
+	at := time.Date(2026, 11, 23, 19, 0, 0, 1, time.UTC)
+	return broker.Lease{
+		ID: "l-1", Job: "j-1", Account: "a-1", Offer: "o", Provider: "p", Host: "alpha", Model: "RTX 4090",
+		GPUs: []broker.GPULease{{UUID: "GPU-1", Epoch: 1 << 63}}, Rate: 400_000_000, State: broker.LeaseActive, Answer: []byte{1},
+		Granted: at, Ready: at, Renewed: at, Seq: 4, Used: time.Minute, Billed: time.Second, Cost: 7,
+		Fetched: broker.Fetched{Local: 1, Peers: 2, Registry: 3, Total: 6}, Steps: []broker.Step{{Name: "image", Start: 1, Took: 2}},
+		Simulated: true, Report: []byte{2}, Receipt: []byte{3},
+	}
+}
+
+func TestBooksReturnWhatTheySaved(t *testing.T) {
+	for name, store := range map[string]ledger.Store{"memory": new(ledger.Memory), "badger": openBadger(t, t.TempDir())} {
+		t.Run(name, func(t *testing.T) {
+			books := ledger.Books{Store: store}
+			epoch, err := books.Campaign(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			job, lease := aJob(t), aLease()
+			queued := job
+			queued.State, queued.Stopping = broker.JobQueued, 0
+			account := broker.Account{ID: "a-1", Name: "ada", Key: "k", Available: 8_999_999_999, Held: pricing.USD + 1, Spent: 5}
+			deposit := broker.Transfer{Seq: 1, From: broker.BookWorld, To: broker.BookAvailable, ToID: "a-1", Amount: 10 * pricing.USD, Ref: "deposit"}
+			hold := broker.Transfer{Seq: 2, From: broker.BookAvailable, FromID: "a-1", To: broker.BookHeld, ToID: "a-1", Amount: pricing.USD + 1, Job: "j-1", Ref: "hold"}
+			first := []broker.Effect{
+				broker.SaveAccount{Account: broker.Account{ID: "a-1"}}, broker.SaveAccount{Account: account},
+				broker.SaveJob{Job: queued}, broker.SaveJob{Job: job}, broker.Post{Transfer: deposit}, broker.Post{Transfer: hold},
+			}
+			if err := books.Save(t.Context(), epoch, "1", first, map[string][]byte{"token/x": []byte("a-1")}); err != nil {
+				t.Fatal(err)
+			}
+			if err := books.Save(t.Context(), epoch, "2", []broker.Effect{broker.SaveLease{Lease: lease}, broker.SaveJob{Job: job}}, nil); err != nil {
+				t.Fatal(err)
+			}
+			st, err := books.Load(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			var transfers []broker.Transfer
+			for x, err := range st.Transfers {
+				if err != nil {
+					t.Fatal(err)
+				}
+				transfers = append(transfers, x)
+			}
+			for _, c := range []struct{ got, want any }{
+				{st.Accounts, []broker.Account{account}},
+				{st.Jobs, []broker.Job{job}},
+				{st.Leases, []broker.Lease{lease}},
+				{transfers, []broker.Transfer{deposit, hold}},
+			} {
+				if !reflect.DeepEqual(c.got, c.want) {
+					t.Errorf("loaded %+v\nwant %+v", c.got, c.want)
+				}
+			}
+			if note, err := books.Note(t.Context(), "token/x"); err != nil || string(note) != "a-1" {
+				t.Errorf("note %q, %v", note, err)
+			}
+			if _, err := books.Note(t.Context(), "token/y"); !errors.Is(err, broker.ErrNotFound) {
+				t.Errorf("missing note: %v, want broker.ErrNotFound", err)
+			}
+			if r, err := ledger.Audit(t.Context(), store); err != nil || r.Transfers != 2 || r.Held != pricing.USD+1 || r.World != -10*pricing.USD {
+				t.Errorf("audit %+v, %v", r, err)
+			}
+			if err := books.Save(t.Context(), epoch, "3", nil, map[string][]byte{"token/x": []byte("a-2")}); !errors.Is(err, ledger.ErrConflict) {
+				t.Errorf("a note written twice: %v, want ErrConflict", err)
+			}
+			if err := books.Save(t.Context(), epoch, "4", []broker.Effect{broker.Post{Transfer: hold}}, nil); !errors.Is(err, ledger.ErrConflict) {
+				t.Errorf("a transfer written twice: %v, want ErrConflict", err)
+			}
+			if err := books.Save(t.Context(), epoch, "5", []broker.Effect{broker.SendRenewal{}}, nil); err == nil {
+				t.Error("an effect that is nothing to save was saved")
+			}
+		})
+	}
+}
+
+// TestAuditAddsUp gives audits books that do not add up although every hash is right.
+func TestAuditAddsUp(t *testing.T) {
+	in := broker.Transfer{Seq: 1, From: broker.BookWorld, To: broker.BookAvailable, ToID: "a", Amount: 10}
+	fee := broker.Transfer{Seq: 2, From: broker.BookAvailable, FromID: "a", To: broker.BookFee, Amount: 4}
+	account := func(available pricing.Money) broker.Effect {
+		return broker.SaveAccount{Account: broker.Account{ID: "a", Available: available}}
+	}
+	post := func(t broker.Transfer, amount pricing.Money, seq uint64) broker.Effect {
+		t.Amount, t.Seq = amount, seq
+		return broker.Post{Transfer: t}
+	}
+	tests := map[string]struct {
+		effects []broker.Effect
+		want    string // empty: all is well
+	}{
+		"right":                 {[]broker.Effect{account(6), post(in, 10, 1), post(fee, 4, 2)}, ""},
+		"a cent too much":       {[]broker.Effect{account(7), post(in, 10, 1), post(fee, 4, 2)}, "add up to"},
+		"transfer missing":      {[]broker.Effect{account(6), post(in, 10, 1), post(fee, 4, 3)}, "expected number 2"},
+		"below zero on the way": {[]broker.Effect{account(6), post(fee, 4, 1), post(in, 10, 2)}, "falls to"},
+		"nothing moved":         {[]broker.Effect{account(0), post(in, 0, 1)}, "transfer 1 of"},
+		"backwards":             {[]broker.Effect{account(-5), post(in, -5, 1)}, "transfer 1 of"},
+		"nobody's money":        {[]broker.Effect{post(in, 10, 1)}, "does not exist"},
+		"money from nothing":    {[]broker.Effect{account(5)}, "add up to"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			books := ledger.Books{Store: new(ledger.Memory)}
+			epoch, err := books.Campaign(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := books.Save(t.Context(), epoch, "1", tt.effects, nil); err != nil {
+				t.Fatal(err)
+			}
+			_, err = ledger.Audit(t.Context(), books.Store)
+			if tt.want == "" && err != nil || tt.want != "" && (!errors.Is(err, ledger.ErrCorrupt) || !strings.Contains(err.Error(), tt.want)) {
+				t.Errorf("audit: %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// TestUnknownFieldIsRefused: a record of a newer version must not lose a field on its way through an older one.
+func TestUnknownFieldIsRefused(t *testing.T) {
+	store := new(ledger.Memory)
+	epoch, err := store.Campaign(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch := []ledger.Mutation{{Key: ledger.AccountKey("a"), Value: []byte(`{"ID":"a","Colour":"red"}`)}}
+	if _, err := store.Apply(t.Context(), epoch, "1", batch); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ledger.State(t.Context(), store); !errors.Is(err, ledger.ErrCorrupt) || !strings.Contains(err.Error(), "Colour") {
+		t.Errorf("state: %v, want ErrCorrupt that names the field", err)
+	}
+}
+
+func TestTransferKeysSortByNumber(t *testing.T) {
+	var keys []string
+	for _, n := range []uint64{1, 9, 10, 99, 1 << 40, 1<<64 - 1} {
+		keys = append(keys, ledger.TransferKey(n))
+	}
+	if !slices.IsSorted(keys) {
+		t.Errorf("keys %q", keys)
+	}
+}
