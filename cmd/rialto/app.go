@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -138,11 +137,6 @@ func plaintext(address string) bool {
 		return !ip.IsLoopback()
 	}
 	return u.Hostname() != "localhost"
-}
-
-// closed reports errors that only say that a connection was ended.
-func closed(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // hostName names a provider for people: the name that its owner chose, and the end of its id, which nobody chose.

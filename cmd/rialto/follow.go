@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/signal"
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"os"
 
 	"rialto/broker"
 	"rialto/broker/api"

@@ -115,12 +115,12 @@ func (l *link) holder(ctx context.Context) (*client.Client, error) {
 		c.Close()
 		return nil, nil //nolint:nilnil // no holder here is an answer, not an error
 	}
-	own, err := client.Open(l.config)
+	own, err := client.Open(l.config) //nolint:contextcheck // the tunnel outlives the dial that opens it
 	if err != nil {
 		return nil, err
 	}
 	l.own = own
-	l.open(own)
+	l.open(context.WithoutCancel(ctx), own)
 	return own, nil
 }
 
@@ -129,10 +129,10 @@ func (l *link) knock(ctx context.Context) (net.Conn, error) {
 }
 
 // open lets other commands share the tunnel. Where that is not possible, the tunnel works without.
-func (l *link) open(own *client.Client) {
+func (l *link) open(ctx context.Context, own *client.Client) {
 	_ = os.Remove(l.socket) // a dead holder's, or none
 	var lc net.ListenConfig
-	door, err := lc.Listen(context.Background(), "unix", l.socket)
+	door, err := lc.Listen(ctx, "unix", l.socket)
 	if err != nil {
 		return
 	}
@@ -147,13 +147,13 @@ func (l *link) open(own *client.Client) {
 			if err != nil {
 				return
 			}
-			l.guests.Go(func() { l.serve(own, guest) }) // ends with the tunnel at the latest
+			l.guests.Go(func() { l.serve(ctx, own, guest) }) // ends with the tunnel at the latest
 		}
 	})
 }
 
 // serve connects one guest.
-func (l *link) serve(own *client.Client, guest net.Conn) {
+func (l *link) serve(ctx context.Context, own *client.Client, guest net.Conn) {
 	defer guest.Close()
 	var port [2]byte
 	if err := guest.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
@@ -165,7 +165,7 @@ func (l *link) serve(own *client.Client, guest net.Conn) {
 	if err := guest.SetReadDeadline(time.Time{}); err != nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	address := netip.AddrPortFrom(l.job(), binary.BigEndian.Uint16(port[:]))
 	conn, err := own.DialContext(ctx, "tcp", address.String())

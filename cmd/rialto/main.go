@@ -31,7 +31,7 @@ func main() { os.Exit(cli.Main("rialto", run)) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	a := &app{stdin: os.Stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv}
-	return cli.Execute(ctx, a.root(), args, stdout, stderr)
+	return cli.Execute(ctx, a.root(), args, stdout, stderr) //nolint:contextcheck // commands get the context when they run
 }
 
 // root builds the command tree.

@@ -85,20 +85,20 @@ func freePort() (string, error) {
 }
 
 // pushImage starts a registry and returns a reference to an image in it.
-func pushImage(t testing.TB) string {
-	t.Helper()
+func pushImage(tb testing.TB) string {
+	tb.Helper()
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
-	t.Cleanup(server.Close)
+	tb.Cleanup(server.Close)
 	ref, err := name.ParseReference(strings.TrimPrefix(server.URL, "http://") + "/debian:12")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	img, err := random.Image(1<<10, 1)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := remote.Write(ref, img); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return ref.Name()
 }

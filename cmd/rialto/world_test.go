@@ -40,10 +40,10 @@ type world struct {
 	away bool
 }
 
-func newWorld(t testing.TB) *world {
-	t.Helper()
+func newWorld(tb testing.TB) *world {
+	tb.Helper()
 	w := &world{net: &network{nodes: map[identity.ID]*node{}}, agents: map[string]*testAgent{}}
-	key := generate(t)
+	key := generate(tb)
 	w.broker = w.net.join(key.ID())
 	var err error
 	w.market, err = service.New(service.Config{
@@ -51,9 +51,9 @@ func newWorld(t testing.TB) *world {
 		Market: broker.MarketConfig{AllowSimulated: true, FeePPM: 50_000}, Tick: 20 * time.Millisecond,
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	start(t, w.market.Run)
+	start(tb, w.market.Run)
 	server, err := api.New(api.Config{
 		Market: w.market,
 		Info: func() api.MarketInfo {
@@ -62,7 +62,7 @@ func newWorld(t testing.TB) *world {
 		Blocks: &blocks{},
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	w.api = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.mu.Lock()
@@ -73,15 +73,15 @@ func newWorld(t testing.TB) *world {
 		}
 		server.ServeHTTP(rw, r)
 	}))
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		w.api.CloseClientConnections()
 		w.api.Close()
 	})
-	eventually(t, "the market is ready", func() bool { return w.market.Ready() == nil })
+	eventually(tb, "the market is ready", func() bool { return w.market.Ready() == nil })
 	deposit := 10 * pricing.USD
-	_, w.token, err = w.market.OpenAccount(t.Context(), "ada", &deposit)
+	_, w.token, err = w.market.OpenAccount(tb.Context(), "ada", &deposit)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return w
 }
@@ -97,10 +97,10 @@ func (w *world) setAway(away bool) {
 }
 
 // offered waits until the market shows some number of offers.
-func (w *world) offered(t testing.TB, n int) {
-	t.Helper()
-	eventually(t, fmt.Sprintf("%d offers", n), func() bool {
-		s, err := w.market.Search(t.Context(), broker.Query{GPU: broker.GPURequest{Model: broker.AnyModel, Count: 1}})
+func (w *world) offered(tb testing.TB, n int) {
+	tb.Helper()
+	eventually(tb, fmt.Sprintf("%d offers", n), func() bool {
+		s, err := w.market.Search(tb.Context(), broker.Query{GPU: broker.GPURequest{Model: broker.AnyModel, Count: 1}})
 		return err == nil && s.Offers == n
 	})
 }
@@ -112,23 +112,23 @@ type testAgent struct {
 }
 
 // addAgent starts a provider with simulated GPUs.
-func (w *world) addAgent(t testing.TB, host, gpus, rate string) {
-	t.Helper()
-	key := generate(t)
+func (w *world) addAgent(tb testing.TB, host, gpus, rate string) {
+	tb.Helper()
+	key := generate(tb)
 	n := w.net.join(key.ID())
 	spec, err := simgpu.Parse(gpus)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	inventory, err := simgpu.New(broker.PeerID(key.ID()), []simgpu.Spec{spec})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	price, err := pricing.ParseRate(rate)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	ends := &ends{t: t}
+	ends := &ends{t: tb}
 	a, err := agent.New(agent.Config{
 		Key: key, Network: agentNode{n, w.broker.id}, Inventory: inventory, Runtime: &processes{ends: ends}, Images: &images{},
 		Tunnels: ends, Journal: &journal{}, Brokers: []string{"/ip4/127.0.0.1/tcp/7071/p2p/" + string(w.broker.id)},
@@ -136,46 +136,46 @@ func (w *world) addAgent(t testing.TB, host, gpus, rate string) {
 		AdvertiseIPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Grace: time.Second,
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	w.agents[host] = &testAgent{node: n, stop: start(t, a.Run)}
+	w.agents[host] = &testAgent{node: n, stop: start(tb, a.Run)}
 }
 
 // lose cuts an agent off from the broker and from its customers.
 func (w *world) lose(host string) { w.net.leave(w.agents[host].node) }
 
 // start runs something until the test ends; the function that it returns stops it sooner.
-func start(t testing.TB, run func(context.Context) error) func() {
-	t.Helper()
+func start(tb testing.TB, run func(context.Context) error) func() {
+	tb.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- run(ctx) }()
 	stop := sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
-	t.Cleanup(stop)
+	tb.Cleanup(stop)
 	return stop
 }
 
-func generate(t testing.TB) identity.Key {
-	t.Helper()
+func generate(tb testing.TB) identity.Key {
+	tb.Helper()
 	k, err := identity.Generate()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return k
 }
 
 // eventually polls, because a market settles when it settles; only a broken one runs into the limit.
-func eventually(t testing.TB, what string, done func() bool) {
-	t.Helper()
+func eventually(tb testing.TB, what string, done func() bool) {
+	tb.Helper()
 	deadline := time.Now().Add(30 * time.Second)
 	for !done() {
 		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
+			tb.Fatalf("never: %s", what)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

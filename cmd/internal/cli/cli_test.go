@@ -18,22 +18,23 @@ func TestReport(t *testing.T) {
 	base := errors.New("no matching offer")
 	for _, tt := range []struct {
 		name string
-		ctx  context.Context
 		err  error
 		code int
 		text string
 	}{
-		{"nothing", t.Context(), nil, 0, ""},
-		{"container", t.Context(), fmt.Errorf("wrapped: %w", &ExitError{Code: 7}), 7, ""},
-		{"own", t.Context(), base, 125, "rialto: no matching offer\n"},
-		{"hint", t.Context(), fmt.Errorf("match job j-1: %w", Hint(base, "see `rialto offers`")), 125,
-			"rialto: match job j-1: no matching offer\n  → see `rialto offers`\n"},
-		{"interrupt", interrupted, context.Canceled, 130, "rialto: interrupted\n"},
-		{"cancelled otherwise", t.Context(), context.Canceled, 125, "rialto: context canceled\n"},
+		{"nothing", nil, 0, ""},
+		{"container", fmt.Errorf("wrapped: %w", &ExitError{Code: 7}), 7, ""},
+		{"own", base, 125, "rialto: no matching offer\n"},
+		{
+			"hint", fmt.Errorf("match job j-1: %w", Hint(base, "see `rialto offers`")), 125,
+			"rialto: match job j-1: no matching offer\n  → see `rialto offers`\n",
+		},
+		{"interrupt", context.Canceled, 130, "rialto: interrupted\n"},
+		{"deadline", context.DeadlineExceeded, 125, "rialto: context deadline exceeded\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var out strings.Builder
-			if code := Report(tt.ctx, &out, "rialto", tt.err); code != tt.code {
+			if code := Report(interrupted, &out, "rialto", tt.err); code != tt.code {
 				t.Errorf("code: got %d, want %d", code, tt.code)
 			}
 			if out.String() != tt.text {
