@@ -20,10 +20,14 @@ const (
 	defaultRenewal = 10 * time.Second // until a broker named a TTL
 )
 
-// step begins a part of the start-up timeline and returns how to end it.
+// step begins a part of the start-up timeline and returns how to end it. An adopted workload's timeline
+// is that of its first start.
 func (w *workload) step(name string) (done func()) {
 	start := time.Now()
 	return func() {
+		if w.adopted {
+			return
+		}
 		took := time.Since(start)
 		w.note(func(d *broker.Report) {
 			d.Steps = append(d.Steps[:len(d.Steps):len(d.Steps)], broker.Step{Name: name, Start: start.Sub(w.arrived), Took: took})
@@ -193,6 +197,10 @@ func (w *workload) report(ctx context.Context) {
 	case <-w.gone:
 		return
 	case <-ctx.Done():
+		return
+	}
+	if r := w.record(); r.Reported() { // to an earlier agent process
+		close(w.reported)
 		return
 	}
 	retry := reportRetry
