@@ -332,13 +332,17 @@ func TestStrangersAreNotServed(t *testing.T) {
 			},
 			wire.ProtocolRelease: func(k identity.Key) ([]byte, error) { return wire.SealRelease(k, broker.Release{Lease: lease}) },
 		} {
-			for who, k := range map[string]identity.Key{"own envelope": stranger, "the broker's envelope": w.broker.key} {
-				request, err := seal(k)
+			for who, c := range map[string]struct{ from, signer identity.Key }{
+				"a stranger":                         {stranger, stranger},
+				"a stranger with a broker's words":   {stranger, w.broker.key},
+				"the broker with a stranger's words": {w.broker.key, stranger},
+			} {
+				request, err := seal(c.signer)
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, err := w.net.call(t.Context(), stranger.ID(), protocol, request); !errors.Is(err, broker.ErrForbidden) {
-					t.Errorf("%s with %s: got %v", protocol, who, err)
+				if _, err := w.net.call(t.Context(), c.from.ID(), protocol, request); !errors.Is(err, broker.ErrForbidden) {
+					t.Errorf("%s from %s: got %v", protocol, who, err)
 				}
 			}
 		}
