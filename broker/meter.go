@@ -81,9 +81,13 @@ func (t *turn) follow(l *Lease, j *Job, r *Report, seen time.Duration) {
 		t.exited(l, j, r)
 	case PhaseBroken:
 		reason := clean(r.Message)
-		if l.Ready.IsZero() {
+		switch {
+		case l.Ready.IsZero():
 			t.finish(j, nil, JobFailed, l.Host+" could not run it: "+reason)
-		} else {
+		case j.Stopping != 0:
+			t.meter(l, j, seen)
+			t.finish(j, l, j.Stopping, j.Error)
+		default:
 			t.meter(l, j, seen)
 			t.finish(j, l, JobFailed, "lost on "+l.Host+": "+reason)
 		}
@@ -91,20 +95,22 @@ func (t *turn) follow(l *Lease, j *Job, r *Report, seen time.Duration) {
 	}
 }
 
-// exited ends a job whose workload has ended.
+// exited ends a job whose workload has ended: by itself if the provider names no reason.
 func (t *turn) exited(l *Lease, j *Job, r *Report) {
 	j.ExitCode = r.ExitCode
 	reason := clean(r.Message)
-	state := JobDone
 	// The watchdog on the host ends a workload at its limit, a moment before or after the market does.
 	const slack = 2 * time.Second
 	switch {
 	case j.Stopping != 0:
-		state, reason = j.Stopping, j.Error
-	case reason != "" && r.Used+slack >= t.limit(l, j):
-		state = JobExpired
+		t.finish(j, l, j.Stopping, j.Error)
+	case reason == "":
+		t.finish(j, l, JobDone, "")
+	case r.Used+slack >= t.limit(l, j):
+		t.finish(j, l, JobExpired, reason)
+	default:
+		t.finish(j, l, JobFailed, "ended by "+l.Host+": "+reason)
 	}
-	t.finish(j, l, state, reason)
 	t.end(l)
 }
 
