@@ -1,0 +1,328 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"rialto/tunnel/internal/userspace"
+	"rialto/tunnel/tunneltest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// far is the provider's end with an echo server on port 7.
+func far(t *testing.T, c userspace.Config) *userspace.End {
+	t.Helper()
+	e, err := userspace.Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	ln, err := e.Listen(netip.AddrPortFrom(c.Tunnel.Address, 7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				_, _ = io.Copy(c, c)
+				_ = c.(interface{ CloseWrite() error }).CloseWrite()
+			}()
+		}
+	}()
+	return e
+}
+
+func openClient(t *testing.T, c Config) *Client {
+	t.Helper()
+	cl, err := Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cl.Close() })
+	return cl
+}
+
+// echo sends text, ends its writing side and wants the text back.
+func echo(t *testing.T, c net.Conn, text string) {
+	t.Helper()
+	go func() {
+		_, _ = io.WriteString(c, text)
+		_ = c.(interface{ CloseWrite() error }).CloseWrite()
+	}()
+	if got, err := io.ReadAll(c); err != nil || string(got) != text {
+		t.Errorf("echo: %d bytes, %v; want %d", len(got), err, len(text))
+	}
+}
+
+// The best endpoint is dead, and so is the second: the third answers the first handshake.
+func TestEndpointsAreRaced(t *testing.T) {
+	plan, job, customer := tunneltest.Configs(t, t.Name())
+	e := far(t, userspace.Config{Tunnel: job})
+	dead, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dead.Close()
+	c := openClient(t, Config{Tunnel: customer, Endpoints: []netip.AddrPort{
+		dead.LocalAddr().(*net.UDPAddr).AddrPort(), netip.MustParseAddrPort("127.0.0.1:1"), tunneltest.Loopback(t, e),
+	}})
+	tunneltest.Handshake(t, c)
+	conn, err := c.DialContext(t.Context(), "tcp", netip.AddrPortFrom(plan.Job, 7).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	echo(t, conn, "over the third")
+}
+
+// The customer is often earlier than the provider. WireGuard alone would try again after five seconds.
+func TestProviderComesLater(t *testing.T) {
+	plan, job, customer := tunneltest.Configs(t, t.Name())
+	early, err := userspace.Open(userspace.Config{Tunnel: job}) // finds a free port
+	if err != nil {
+		t.Fatal(err)
+	}
+	customer.Peer.Endpoint = tunneltest.Loopback(t, early)
+	early.Close()
+	c := openClient(t, Config{Tunnel: customer})
+	dialled := make(chan net.Conn)
+	go func() {
+		conn, err := c.DialContext(t.Context(), "tcp", netip.AddrPortFrom(plan.Job, 7).String())
+		if err != nil {
+			t.Error(err)
+		}
+		dialled <- conn
+	}()
+	for sent := int64(0); sent == 0; { // the first initiation is lost
+		s, err := c.Stats()
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent = s.SentBytes
+	}
+	job.ListenPort = customer.Peer.Endpoint.Port()
+	e := far(t, userspace.Config{Tunnel: job})
+	if conn := <-dialled; conn != nil {
+		echo(t, conn, "late but well")
+		conn.Close()
+	}
+	s, err := e.Stats()
+	if err != nil || s.LastHandshake.IsZero() {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+func TestDialOnlyTheJob(t *testing.T) {
+	p := tunneltest.New(t)
+	for _, address := range []string{"[2001:db8::1]:80", "127.0.0.1:80", "example.org:80", p.Plan.Customer.String() + ":80", ""} {
+		if _, err := p.Customer.DialContext(t.Context(), "tcp", address); err == nil || !strings.Contains(err.Error(), "leads only to") {
+			t.Errorf("dial %q: %v", address, err)
+		}
+	}
+	if _, err := p.Customer.DialContext(t.Context(), "udp", netip.AddrPortFrom(p.Plan.Job, 7).String()); err == nil {
+		t.Error("dialled udp")
+	}
+}
+
+func TestOpenNeedsAnEndpoint(t *testing.T) {
+	_, _, customer := tunneltest.Configs(t, t.Name())
+	if _, err := Open(Config{Tunnel: customer}); err == nil {
+		t.Error("opened a tunnel that nobody can start")
+	}
+	customer.Address = netip.Addr{}
+	if _, err := Open(Config{Tunnel: customer, Endpoints: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:9")}}); err == nil {
+		t.Error("opened a tunnel without an address")
+	}
+}
+
+// Closing while connections are busy must neither hang nor panic.
+func TestCloseWhileBusy(t *testing.T) {
+	for range 5 {
+		plan, job, customer := tunneltest.Configs(t, t.Name())
+		e := far(t, userspace.Config{Tunnel: job})
+		customer.Peer.Endpoint = tunneltest.Loopback(t, e)
+		c := openClient(t, Config{Tunnel: customer})
+		conn, err := c.DialContext(t.Context(), "tcp", netip.AddrPortFrom(plan.Job, 7).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		flowing, ended := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(ended)
+			for {
+				if _, err := conn.Write(make([]byte, 64<<10)); err != nil {
+					return
+				}
+			}
+		}()
+		go func() {
+			var once bool
+			buf := make([]byte, 64<<10)
+			for {
+				if _, err := conn.Read(buf); err != nil {
+					return
+				}
+				if !once {
+					once = true
+					close(flowing)
+				}
+			}
+		}()
+		<-flowing
+		for range 2 {
+			if err := c.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		<-ended
+		e.Close()
+		if err := c.end.Rekey(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("rekey after close: %v", err)
+		}
+	}
+}
+
+// run serves on a loopback listener until the test ends.
+func run(t *testing.T, serve func(ctx context.Context, ln net.Listener) error) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- serve(ctx, ln) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return ln.Addr().String()
+}
+
+func TestForward(t *testing.T) {
+	p := tunneltest.New(t)
+	ln, err := p.Job.Listen(netip.AddrPortFrom(p.Plan.Job, 80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			question, _ := io.ReadAll(c) // the answer comes after the end of the question
+			_, _ = io.WriteString(c, "answer to "+string(question))
+			c.Close()
+		}
+	}()
+	address := netip.AddrPortFrom(p.Plan.Job, 80).String()
+	local := run(t, func(ctx context.Context, ln net.Listener) error {
+		return Forward(ctx, ln, func(ctx context.Context) (net.Conn, error) {
+			return p.Customer.DialContext(ctx, "tcp", address)
+		}, func(err error) { t.Error(err) })
+	})
+	for range 3 {
+		c, err := net.Dial("tcp", local)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(c, "question")
+		_ = c.(*net.TCPConn).CloseWrite()
+		if got, err := io.ReadAll(c); err != nil || string(got) != "answer to question" {
+			t.Errorf("got %q, %v", got, err)
+		}
+		c.Close()
+	}
+}
+
+// A dial that fails is told, and ends its own connection only.
+func TestForwardDialFails(t *testing.T) {
+	failed := make(chan error, 1)
+	local := run(t, func(ctx context.Context, ln net.Listener) error {
+		return Forward(ctx, ln, func(context.Context) (net.Conn, error) { return nil, errors.New("no such port") },
+			func(err error) { failed <- err })
+	})
+	c, err := net.Dial("tcp", local)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got, _ := io.ReadAll(c); len(got) != 0 {
+		t.Errorf("got %q", got)
+	}
+	if err := <-failed; err == nil || err.Error() != "no such port" {
+		t.Errorf("told %v", err)
+	}
+}
+
+func TestSOCKS5(t *testing.T) {
+	local := run(t, func(ctx context.Context, ln net.Listener) error {
+		return SOCKS5(ctx, ln, func(_ context.Context, host string, port uint16) (net.Conn, error) {
+			if host == "nowhere" {
+				return nil, errors.New("no such host")
+			}
+			near, far := net.Pipe()
+			go func() {
+				_, _ = io.WriteString(far, "hello from "+net.JoinHostPort(host, "x"))
+				far.Close()
+			}()
+			return near, nil
+		})
+	})
+	for _, tt := range []struct{ name, send, want string }{
+		{"name", "\x05\x01\x00\x05\x01\x00\x03\x03job\x00\x50", "\x05\x00\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00hello from job:x"},
+		{"ipv4", "\x05\x02\x02\x00\x05\x01\x00\x01\x01\x02\x03\x04\x00\x50", "\x05\x00\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00hello from 1.2.3.4:x"},
+		{"ipv6", "\x05\x01\x00\x05\x01\x00\x04\xfd" + strings.Repeat("\x00", 14) + "\x01\x00\x50", "\x05\x00\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00hello from [fd00::1]:x"},
+		{"unreachable", "\x05\x01\x00\x05\x01\x00\x03\x07nowhere\x00\x50", "\x05\x00\x05\x04\x00\x01\x00\x00\x00\x00\x00\x00"},
+		{"bind", "\x05\x01\x00\x05\x02\x00\x03\x03job\x00\x50", "\x05\x00\x05\x07\x00\x01\x00\x00\x00\x00\x00\x00"},
+		{"address type", "\x05\x01\x00\x05\x01\x00\x09\x03job\x00\x50", "\x05\x00\x05\x08\x00\x01\x00\x00\x00\x00\x00\x00"},
+		{"password only", "\x05\x01\x02", "\x05\xff"},
+		{"version 4", "\x04\x01", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := net.Dial("tcp", local)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			_, _ = io.WriteString(c, tt.send)
+			if got, _ := io.ReadAll(c); string(got) != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func FuzzSOCKSRequest(f *testing.F) {
+	f.Add([]byte("\x05\x01\x00\x05\x01\x00\x03\x03job\x00\x50"))
+	f.Add([]byte("\x05\x01\x00\x05\x01\x00\x01\x01\x02\x03\x04\x00\x50"))
+	f.Add([]byte("\x05\x00"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		rw := struct {
+			io.Reader
+			io.Writer
+		}{bytes.NewReader(data), io.Discard}
+		if host, _, err := socksRequest(rw); err == nil && (host == "" || len(host) > 255) {
+			t.Errorf("host %q from %q", host, data)
+		}
+	})
+}
