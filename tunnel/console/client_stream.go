@@ -188,7 +188,7 @@ func sendResize(ctx context.Context, in *frameWriter, resize <-chan Size) {
 		case <-ctx.Done():
 			return
 		case size, ok := <-resize:
-			if !ok || in.send(appendResize(nil, size)) != nil {
+			if !ok || in.send(resizeFrame(size)) != nil {
 				return
 			}
 		}

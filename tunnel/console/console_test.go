@@ -262,7 +262,7 @@ func TestLogsReturnsTheSinksError(t *testing.T) {
 	serve(t, p, w)
 	w.print(console.Stdout, "one")
 	full := errors.New("disk full")
-	if _, _, err := newClient(p).Logs(t.Context(), true, func(byte, []byte) error { return full }); err != full {
+	if _, _, err := newClient(p).Logs(t.Context(), true, func(byte, []byte) error { return full }); !errors.Is(err, full) || err.Error() != full.Error() {
 		t.Errorf("got %v, want %v itself", err, full)
 	}
 }

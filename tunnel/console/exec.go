@@ -108,11 +108,11 @@ func runExec(ctx context.Context, conn net.Conn, req execRequest, run func(conte
 	beating := out.beat(ctx)
 	code, err := run(ctx, e)
 	beating()
-	stdin.Close()
+	stdin.CloseWithError(io.ErrClosedPipe)
 	if err != nil {
 		err = errors.Join(err, out.fail(ctx, err))
 	} else {
-		err = out.send(appendExit(nil, Exit{Code: code}))
+		err = out.send(exitFrame(Exit{Code: code}))
 	}
 	if splice.CloseWrite(conn) != nil || conn.SetReadDeadline(time.Now().Add(linger)) != nil {
 		conn.Close()

@@ -81,9 +81,9 @@ func appendFrame(dst []byte, k kind, payload []byte) []byte {
 	return append(dst, payload...)
 }
 
-func appendExit(dst []byte, e Exit) []byte {
+func exitFrame(e Exit) []byte {
 	payload := binary.BigEndian.AppendUint32(nil, uint32(int32(e.Code)))
-	return appendFrame(dst, kindExit, append(payload, clip(e.Reason)...))
+	return appendFrame(nil, kindExit, append(payload, clip(e.Reason)...))
 }
 
 func parseExit(p []byte) (Exit, error) {
@@ -93,9 +93,9 @@ func parseExit(p []byte) (Exit, error) {
 	return Exit{Code: int(int32(binary.BigEndian.Uint32(p))), Reason: string(p[4:])}, nil
 }
 
-func appendResize(dst []byte, s Size) []byte {
+func resizeFrame(s Size) []byte {
 	payload := binary.BigEndian.AppendUint16(nil, s.Rows)
-	return appendFrame(dst, kindResize, binary.BigEndian.AppendUint16(payload, s.Cols))
+	return appendFrame(nil, kindResize, binary.BigEndian.AppendUint16(payload, s.Cols))
 }
 
 func parseResize(p []byte) (Size, error) {

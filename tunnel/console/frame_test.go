@@ -14,9 +14,9 @@ import (
 func FuzzFrame(f *testing.F) {
 	f.Add(appendFrame(nil, kindStdout, []byte("hello")))
 	f.Add(appendFrame(appendFrame(nil, kindBeat, nil), kindStdin, nil))
-	f.Add(appendExit(nil, Exit{Code: 137, Reason: "deadline"}))
-	f.Add(appendExit(nil, Exit{Code: -1}))
-	f.Add(appendResize(nil, Size{Rows: 24, Cols: 80}))
+	f.Add(exitFrame(Exit{Code: 137, Reason: "deadline"}))
+	f.Add(exitFrame(Exit{Code: -1}))
+	f.Add(resizeFrame(Size{Rows: 24, Cols: 80}))
 	f.Add([]byte{1, 0xff, 0xff, 0xff, 0xff})
 	f.Add([]byte{3, 0, 0, 0, 4, 0})
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -38,11 +38,11 @@ func FuzzFrame(f *testing.F) {
 			}
 			switch k {
 			case kindExit:
-				if e, err := parseExit(p); err == nil && !bytes.Equal(appendExit(nil, e), appendFrame(nil, k, p)) {
+				if e, err := parseExit(p); err == nil && !bytes.Equal(exitFrame(e), appendFrame(nil, k, p)) {
 					t.Errorf("exit %v is written otherwise than %x", e, p)
 				}
 			case kindResize:
-				if s, err := parseResize(p); err != nil || !bytes.Equal(appendResize(nil, s), appendFrame(nil, k, p)) {
+				if s, err := parseResize(p); err != nil || !bytes.Equal(resizeFrame(s), appendFrame(nil, k, p)) {
 					t.Errorf("resize %v, %v is written otherwise than %x", s, err, p)
 				}
 			default:

@@ -57,7 +57,7 @@ func (s *server) stream(ctx context.Context, out *frameWriter, follow bool, from
 	if err != nil {
 		return errors.Join(err, out.fail(ctx, err))
 	}
-	return out.send(appendExit(nil, exit))
+	return out.send(exitFrame(exit))
 }
 
 // flush writes p as one chunk of the answer, now.
@@ -111,11 +111,11 @@ func (f *frameWriter) put(p []byte) error {
 }
 
 // fail sends why there is no exit code, unless the server itself is ending: then the client comes back.
-func (f *frameWriter) fail(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+func (f *frameWriter) fail(ctx context.Context, why error) error {
+	if ctx.Err() == nil {
+		return f.send(appendFrame(nil, kindError, []byte(clip(why.Error()))))
 	}
-	return f.send(appendFrame(nil, kindError, []byte(clip(err.Error()))))
+	return nil
 }
 
 // beat sends heartbeats until it is stopped, which waits for the last one.

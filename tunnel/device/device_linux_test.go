@@ -26,6 +26,7 @@ func TestConformanceUserspace(t *testing.T) {
 	needRoot(t)
 	netns := newNetns(t)
 	tunneltest.Device(t, func(t *testing.T, c tunnel.Config) tunnel.Device {
+		t.Helper()
 		return openDevice(t, netns, "rlconf0", c)
 	})
 }
@@ -37,6 +38,7 @@ func TestConformanceKernel(t *testing.T) {
 	}
 	netns := newNetns(t)
 	tunneltest.Device(t, func(t *testing.T, c tunnel.Config) tunnel.Device {
+		t.Helper()
 		d, err := Open(t.Context(), Config{Netns: netns, Name: "rlconf1", Tunnel: c})
 		if err != nil {
 			t.Fatal(err)
@@ -148,18 +150,18 @@ func TestJobReachesCustomer(t *testing.T) {
 	roundTrip(t, conn, 1<<16)
 }
 
-func waitHandshake(t testing.TB, d *Device) {
-	t.Helper()
+func waitHandshake(tb testing.TB, d *Device) {
+	tb.Helper()
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
 		s, err := d.Stats()
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		if !s.LastHandshake.IsZero() {
 			return
 		}
 	}
-	t.Fatal("no handshake")
+	tb.Fatal("no handshake")
 }
 
 // The customer of one job must not reach another, nor may a job reach anything but its customer.

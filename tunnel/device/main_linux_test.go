@@ -66,19 +66,19 @@ func loopback() error {
 }
 
 // needRoot skips where there is no root or no TUN.
-func needRoot(t testing.TB) {
-	t.Helper()
+func needRoot(tb testing.TB) {
+	tb.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("needs root")
+		tb.Skip("needs root")
 	}
 	if _, err := os.Stat("/dev/net/tun"); err != nil {
-		t.Skip("needs /dev/net/tun")
+		tb.Skip("needs /dev/net/tun")
 	}
 }
 
 // newNetns makes a network namespace that lives until the test ends, with its loopback up.
-func newNetns(t testing.TB) string {
-	t.Helper()
+func newNetns(tb testing.TB) string {
+	tb.Helper()
 	type made struct {
 		file *os.File
 		err  error
@@ -98,41 +98,41 @@ func newNetns(t testing.TB) string {
 	}()
 	m := <-done
 	if m.err != nil {
-		t.Fatal(m.err)
+		tb.Fatal(m.err)
 	}
-	t.Cleanup(func() { m.file.Close() })
+	tb.Cleanup(func() { m.file.Close() })
 	return fmt.Sprintf("/proc/self/fd/%d", m.file.Fd())
 }
 
-func do(t testing.TB, netns string, fn func() error) {
-	t.Helper()
+func do(tb testing.TB, netns string, fn func() error) {
+	tb.Helper()
 	if err := inNetns(netns, fn); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
-func listen(t testing.TB, netns, address string) net.Listener {
-	t.Helper()
+func listen(tb testing.TB, netns, address string) net.Listener {
+	tb.Helper()
 	var ln net.Listener
-	do(t, netns, func() (err error) {
+	do(tb, netns, func() (err error) {
 		var lc net.ListenConfig
 		ln, err = lc.Listen(context.Background(), "tcp", address)
 		return err
 	})
-	t.Cleanup(func() { ln.Close() })
+	tb.Cleanup(func() { ln.Close() })
 	return ln
 }
 
 // openDevice opens a userspace device that is closed when the test ends.
-func openDevice(t testing.TB, netns, name string, c tunnel.Config) *Device {
-	t.Helper()
-	d, err := Open(t.Context(), Config{Netns: netns, Name: name, Tunnel: c, Userspace: true})
+func openDevice(tb testing.TB, netns, name string, c tunnel.Config) *Device {
+	tb.Helper()
+	d, err := Open(tb.Context(), Config{Netns: netns, Name: name, Tunnel: c, Userspace: true})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := d.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return d

@@ -93,7 +93,7 @@ type steadyTUN struct {
 func newSteadyTUN(inner tun.Device) *steadyTUN {
 	t := &steadyTUN{Device: inner, events: make(chan tun.Event)}
 	go func() { // ends when inner is closed
-		for range inner.Events() { //nolint:revive // drained on purpose
+		for range inner.Events() {
 		}
 		close(t.events)
 	}()

@@ -22,22 +22,22 @@ type Pair struct {
 }
 
 // New opens a pair that is closed when the test ends.
-func New(t testing.TB) *Pair {
-	t.Helper()
-	plan, job, customer := Configs(t, t.Name())
-	far := Open(t, job)
-	customer.Peer.Endpoint = Loopback(t, far)
-	near := Open(t, customer)
-	Handshake(t, near)
+func New(tb testing.TB) *Pair {
+	tb.Helper()
+	plan, job, customer := Configs(tb, tb.Name())
+	far := Open(tb, job)
+	customer.Peer.Endpoint = Loopback(tb, far)
+	near := Open(tb, customer)
+	Handshake(tb, near)
 	return &Pair{Plan: plan, Job: far, Customer: near}
 }
 
 // Configs makes both ends of a lease with fresh keys. The customer's lacks the endpoint.
-func Configs(t testing.TB, lease string) (plan tunnel.Plan, job, customer tunnel.Config) {
-	t.Helper()
+func Configs(tb testing.TB, lease string) (plan tunnel.Plan, job, customer tunnel.Config) {
+	tb.Helper()
 	plan = tunnel.NewPlan(lease)
-	jobKey, jobPublic := key(t)
-	customerKey, customerPublic := key(t)
+	jobKey, jobPublic := key(tb)
+	customerKey, customerPublic := key(tb)
 	job = tunnel.Config{
 		PrivateKey: jobKey,
 		Address:    plan.Job,
@@ -51,65 +51,67 @@ func Configs(t testing.TB, lease string) (plan tunnel.Plan, job, customer tunnel
 	return plan, job, customer
 }
 
-func key(t testing.TB) (tunnel.PrivateKey, tunnel.Key) {
-	t.Helper()
+func key(tb testing.TB) (tunnel.PrivateKey, tunnel.Key) {
+	tb.Helper()
 	k, err := tunnel.NewPrivateKey()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	p, err := k.Public()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return k, p
 }
 
 // Open opens one end that is closed when the test ends.
-func Open(t testing.TB, c tunnel.Config) *userspace.End {
-	t.Helper()
+func Open(tb testing.TB, c tunnel.Config) *userspace.End {
+	tb.Helper()
 	e, err := userspace.Open(userspace.Config{Tunnel: c})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := e.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return e
 }
 
 // Loopback is where an end or a device listens, seen from this machine.
-func Loopback(t testing.TB, d interface{ Stats() (tunnel.Stats, error) }) netip.AddrPort {
-	t.Helper()
+func Loopback(tb testing.TB, d interface{ Stats() (tunnel.Stats, error) }) netip.AddrPort {
+	tb.Helper()
 	s, err := d.Stats()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if s.ListenPort == 0 {
-		t.Fatal("no listen port")
+		tb.Fatal("no listen port")
 	}
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), s.ListenPort)
 }
 
 // Handshake waits until the peer has answered.
-func Handshake(t testing.TB, e interface{ Handshake(context.Context) error }) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+func Handshake(tb testing.TB, e interface{ Handshake(context.Context) error }) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), 30*time.Second)
 	defer cancel()
 	if err := e.Handshake(ctx); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
 // Device checks what every provider's end must do. Open makes one whose socket is on this machine's loopback.
 func Device(t *testing.T, open func(t *testing.T, c tunnel.Config) tunnel.Device) {
+	t.Helper()
 	t.Run("handshake", func(t *testing.T) { deviceHandshake(t, open) })
 	t.Run("stranger", func(t *testing.T) { deviceStranger(t, open) })
 	t.Run("reopen", func(t *testing.T) { deviceReopen(t, open) })
 }
 
 func deviceHandshake(t *testing.T, openDevice func(t *testing.T, c tunnel.Config) tunnel.Device) {
+	t.Helper()
 	_, job, customer := Configs(t, t.Name())
 	d := openDevice(t, job)
 	if n := len(d.Name()); n == 0 || n > 15 {
@@ -137,6 +139,7 @@ func deviceHandshake(t *testing.T, openDevice func(t *testing.T, c tunnel.Config
 // deviceStranger lets the true customer in after a stranger has knocked; the stranger must have got nothing,
 // and what came in until then is the stranger's only.
 func deviceStranger(t *testing.T, openDevice func(t *testing.T, c tunnel.Config) tunnel.Device) {
+	t.Helper()
 	_, job, customer := Configs(t, t.Name())
 	d := openDevice(t, job)
 	customer.Peer.Endpoint = Loopback(t, d)
@@ -151,6 +154,7 @@ func deviceStranger(t *testing.T, openDevice func(t *testing.T, c tunnel.Config)
 }
 
 func deviceReopen(t *testing.T, openDevice func(t *testing.T, c tunnel.Config) tunnel.Device) {
+	t.Helper()
 	_, job, customer := Configs(t, t.Name())
 	d := openDevice(t, job)
 	customer.Peer.Endpoint = Loopback(t, d)
