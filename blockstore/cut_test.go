@@ -21,20 +21,20 @@ type file struct {
 	data []byte
 }
 
-func tarOf(t testing.TB, files ...file) []byte {
-	t.Helper()
+func tarOf(tb testing.TB, files ...file) []byte {
+	tb.Helper()
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	for _, f := range files {
 		if err := w.WriteHeader(&tar.Header{Name: f.name, Mode: 0o644, Size: int64(len(f.data))}); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		if _, err := w.Write(f.data); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	if err := w.Close(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return buf.Bytes()
 }
@@ -46,8 +46,8 @@ func random(seed byte, n int) []byte {
 }
 
 // cut returns a stream's layer and the concatenation of its blocks.
-func cut(t testing.TB, r io.Reader) (blockstore.Layer, []byte) {
-	t.Helper()
+func cut(tb testing.TB, r io.Reader) (blockstore.Layer, []byte) {
+	tb.Helper()
 	var all []byte
 	var refs []blockstore.Ref
 	l, err := blockstore.Cut(r, func(b blockstore.Block) error {
@@ -56,10 +56,10 @@ func cut(t testing.TB, r io.Reader) (blockstore.Layer, []byte) {
 		return nil
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if fmt.Sprint(refs) != fmt.Sprint(l.Blocks) {
-		t.Error("emitted other blocks than the layer has")
+		tb.Error("emitted other blocks than the layer has")
 	}
 	return l, all
 }

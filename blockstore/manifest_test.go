@@ -24,13 +24,13 @@ func someManifest(blocks int) *blockstore.Manifest {
 	return m
 }
 
-func load(t testing.TB, blocks []blockstore.Block) (*blockstore.Manifest, error) {
-	t.Helper()
+func load(tb testing.TB, blocks []blockstore.Block) (*blockstore.Manifest, error) {
+	tb.Helper()
 	var s blockstore.Memory
-	if err := s.Put(t.Context(), blocks...); err != nil {
-		t.Fatal(err)
+	if err := s.Put(tb.Context(), blocks...); err != nil {
+		tb.Fatal(err)
 	}
-	return blockstore.Load(t.Context(), blocks[0].CID(), &s)
+	return blockstore.Load(tb.Context(), blocks[0].CID(), &s)
 }
 
 func TestManifestRoundTrip(t *testing.T) {

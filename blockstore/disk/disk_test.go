@@ -12,14 +12,14 @@ import (
 	"rialto/blockstore/storetest"
 )
 
-func open(t testing.TB, cfg disk.Config) *disk.Store {
-	t.Helper()
+func open(tb testing.TB, cfg disk.Config) *disk.Store {
+	tb.Helper()
 	if cfg.Reserve == 0 {
 		cfg.Reserve = -1
 	}
-	s, err := disk.Open(t.Context(), cfg)
+	s, err := disk.Open(tb.Context(), cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return s
 }
@@ -28,6 +28,7 @@ func TestStore(t *testing.T) {
 	for _, size := range []int64{0, 8192} {
 		t.Run(fmt.Sprint("pack size ", size), func(t *testing.T) {
 			storetest.Run(t, func(t *testing.T) blockstore.Store {
+				t.Helper()
 				s := open(t, disk.Config{Dir: t.TempDir(), PackSize: size})
 				t.Cleanup(func() { s.Close() })
 				return s

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"slices"
 	"sync"
 	"testing"
@@ -118,11 +117,16 @@ func TestFetchEnds(t *testing.T) {
 		want error
 	}{
 		{"nobody there", func(t *testing.T) exchange.Peer {
+			t.Helper()
 			return exchange.Peer{ID: string(p2ptest.New(t, p2p.Config{}).ID()), Addrs: []string{"/ip4/127.0.0.1/tcp/1"}}
 		}, exchange.ErrNoPeers},
 		{"bad peer id", func(*testing.T) exchange.Peer { return exchange.Peer{ID: "x"} }, exchange.ErrNoPeers},
-		{"not held", func(t *testing.T) exchange.Peer { return start(t, exchange.Config{}).peer() }, exchange.ErrNotHeld},
+		{"not held", func(t *testing.T) exchange.Peer {
+			t.Helper()
+			return start(t, exchange.Config{}).peer()
+		}, exchange.ErrNotHeld},
 		{"says nothing", func(t *testing.T) exchange.Peer {
+			t.Helper()
 			h := p2ptest.New(t, p2p.Config{})
 			return exchange.Peer{ID: string(h.ID()), Addrs: h.Addrs()}
 		}, exchange.ErrStalled},
@@ -229,7 +233,7 @@ func TestStockServerServesUs(t *testing.T) {
 		t.Fatal(err)
 	}
 	x := start(t, exchange.Config{})
-	var refs iter.Seq[blockstore.Ref] = slices.Values([]blockstore.Ref{want.Ref()})
+	refs := slices.Values([]blockstore.Ref{want.Ref()})
 	if _, err := x.Fetch(t.Context(), refs, []exchange.Peer{peer}, into(x.store)); err != nil {
 		t.Fatal(err)
 	}

@@ -22,15 +22,15 @@ import (
 var ErrWeights = errors.New("not usable as weights")
 
 // ImportDir turns a directory into one layer, the same on every machine: entries sorted by name, owner 0,
-// modes 0644, 0755 or, for directories and executable files, 0755, mtimes in whole seconds. It takes
-// regular files, directories, and symlinks that stay inside. It calls put with the blocks in order;
+// mode 0644, or 0755 for directories and executable files, mtimes of files in whole seconds and of nothing
+// else. It takes regular files, directories, and symlinks that stay inside. It calls put with the blocks in order;
 // the manifest's own blocks are the caller's to put after it.
 func ImportDir(ctx context.Context, dir string, put func(context.Context, blockstore.Block) error) (*blockstore.Manifest, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
-	defer root.Close()
+	defer root.Close() //nolint:errcheck // it was only read
 	r, w := io.Pipe()
 	var layer blockstore.Layer
 	g, ctx := errgroup.WithContext(ctx)
@@ -98,7 +98,7 @@ func writeEntry(tw *tar.Writer, root *os.Root, name string, d fs.DirEntry) error
 	h := &tar.Header{
 		Name:    filepath.ToSlash(name),
 		Mode:    0o644,
-		ModTime: info.ModTime().Truncate(time.Second),
+		ModTime: time.Unix(0, 0),
 		Format:  tar.FormatPAX,
 	}
 	switch {
@@ -119,7 +119,7 @@ func writeEntry(tw *tar.Writer, root *os.Root, name string, d fs.DirEntry) error
 		if info.Mode()&0o100 != 0 {
 			h.Mode = 0o755
 		}
-		h.Typeflag, h.Size = tar.TypeReg, info.Size()
+		h.Typeflag, h.Size, h.ModTime = tar.TypeReg, info.Size(), info.ModTime().Truncate(time.Second)
 		return writeFile(tw, root, name, h)
 	default:
 		return fmt.Errorf("%s: %w: neither file, directory nor symlink", name, ErrWeights)

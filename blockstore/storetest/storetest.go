@@ -23,17 +23,18 @@ func Run(t *testing.T, open func(t *testing.T) blockstore.Store) {
 }
 
 // Block returns a block of n bytes that depend on seed.
-func Block(t testing.TB, seed string, n int) blockstore.Block {
-	t.Helper()
+func Block(tb testing.TB, seed string, n int) blockstore.Block {
+	tb.Helper()
 	pattern := []byte(seed + "\n")
 	b, err := blockstore.NewBlock(bytes.Repeat(pattern, n/len(pattern)+1)[:n])
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return b
 }
 
 func putGet(t *testing.T, s blockstore.Store) {
+	t.Helper()
 	var blocks []blockstore.Block
 	for i, n := range []int{1, 2, 4095, 4096, 4097, blockstore.MaxBlock} {
 		blocks = append(blocks, Block(t, fmt.Sprint("block", i), n))
@@ -59,6 +60,7 @@ func putGet(t *testing.T, s blockstore.Store) {
 }
 
 func absent(t *testing.T, s blockstore.Store) {
+	t.Helper()
 	c := Block(t, "absent", 100).CID()
 	if ok, err := s.Has(t.Context(), c); err != nil || ok {
 		t.Errorf("has = %v, %v", ok, err)
@@ -75,6 +77,7 @@ func absent(t *testing.T, s blockstore.Store) {
 }
 
 func putTwice(t *testing.T, s blockstore.Store) {
+	t.Helper()
 	b := Block(t, "twice", 5000)
 	for range 2 {
 		if err := s.Put(t.Context(), b, b); err != nil {
@@ -87,6 +90,7 @@ func putTwice(t *testing.T, s blockstore.Store) {
 }
 
 func deletes(t *testing.T, s blockstore.Store) {
+	t.Helper()
 	keep, drop := Block(t, "keep", 9000), Block(t, "drop", 9000)
 	if err := s.Put(t.Context(), keep, drop); err != nil {
 		t.Fatal(err)
@@ -109,6 +113,7 @@ func deletes(t *testing.T, s blockstore.Store) {
 }
 
 func noBlock(t *testing.T, s blockstore.Store) {
+	t.Helper()
 	if err := s.Put(t.Context(), blockstore.Block{}); !errors.Is(err, blockstore.ErrSize) {
 		t.Errorf("put of the zero block: %v", err)
 	}
@@ -118,6 +123,7 @@ func noBlock(t *testing.T, s blockstore.Store) {
 }
 
 func concurrent(t *testing.T, s blockstore.Store) {
+	t.Helper()
 	var wg sync.WaitGroup
 	for w := range 4 {
 		wg.Go(func() {

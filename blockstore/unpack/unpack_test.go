@@ -12,6 +12,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,8 +32,8 @@ type e struct {
 	pax  map[string]string
 }
 
-func layer(t testing.TB, entries ...e) []byte {
-	t.Helper()
+func layer(tb testing.TB, entries ...e) []byte {
+	tb.Helper()
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	for _, e := range entries {
@@ -47,45 +48,45 @@ func layer(t testing.TB, entries ...e) []byte {
 			h.Mode = 0o755
 		}
 		if err := w.WriteHeader(h); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		if _, err := w.Write([]byte(e.data)); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	if err := w.Close(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return buf.Bytes()
 }
 
 // apply unpacks streams into a new directory beside a canary, and fails if the canary changes.
-func apply(t testing.TB, limits unpack.Limits, streams ...[]byte) (string, unpack.Stats, error) {
-	t.Helper()
-	outer := t.TempDir()
+func apply(tb testing.TB, limits unpack.Limits, streams ...[]byte) (string, unpack.Stats, error) {
+	tb.Helper()
+	outer := tb.TempDir()
 	canary := filepath.Join(outer, "canary")
 	if err := os.WriteFile(canary, []byte("alive"), 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	dir := filepath.Join(outer, "tree")
-	stats, err := applyTo(t, dir, limits, streams...)
+	stats, err := applyTo(tb, dir, limits, streams...)
 	names, readErr := os.ReadDir(outer)
 	if p, err := os.ReadFile(canary); err != nil || string(p) != "alive" || readErr != nil || len(names) != 2 {
-		t.Fatalf("escaped: canary %q, %v; %v", p, err, names)
+		tb.Fatalf("escaped: canary %q, %v; %v", p, err, names)
 	}
 	return dir, stats, err
 }
 
-func applyTo(t testing.TB, dir string, limits unpack.Limits, streams ...[]byte) (unpack.Stats, error) {
-	t.Helper()
+func applyTo(tb testing.TB, dir string, limits unpack.Limits, streams ...[]byte) (unpack.Stats, error) {
+	tb.Helper()
 	tree, err := unpack.New(dir, limits)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer tree.Close()
 	for _, s := range streams {
-		blocks, id := cut(t, s)
-		if err := tree.Apply(t.Context(), id, yield(blocks)); err != nil {
+		blocks, id := cut(tb, s)
+		if err := tree.Apply(tb.Context(), id, yield(blocks)); err != nil {
 			return unpack.Stats{}, err
 		}
 	}
@@ -93,15 +94,15 @@ func applyTo(t testing.TB, dir string, limits unpack.Limits, streams ...[]byte) 
 }
 
 // cut makes blocks of anything, tar or not.
-func cut(t testing.TB, stream []byte) ([]blockstore.Block, blockstore.Digest) {
-	t.Helper()
+func cut(tb testing.TB, stream []byte) ([]blockstore.Block, blockstore.Digest) {
+	tb.Helper()
 	id := blockstore.Sum(stream).Digest()
 	var blocks []blockstore.Block
 	for len(stream) > 0 {
 		n := min(len(stream), 10_000)
 		b, err := blockstore.NewBlock(stream[:n:n])
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		blocks = append(blocks, b)
 		stream = stream[n:]
@@ -122,8 +123,8 @@ func yield(blocks []blockstore.Block) func(context.Context) iter.Seq2[blockstore
 }
 
 // list returns a tree as sorted lines: path, and content or target.
-func list(t testing.TB, dir string) string {
-	t.Helper()
+func list(tb testing.TB, dir string) string {
+	tb.Helper()
 	var lines []string
 	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
 		if err != nil || p == dir {
@@ -150,7 +151,7 @@ func list(t testing.TB, dir string) string {
 		return nil
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return strings.Join(lines, " ")
 }
@@ -276,7 +277,7 @@ func TestWrongLayer(t *testing.T) {
 		{"blocks swapped", func() []blockstore.Block { return append([]blockstore.Block{good}, blocks...) }, nil},
 		{"block missing at the end", func() []blockstore.Block { return blocks[:len(blocks)-1] }, nil},
 		{"nothing", func() []blockstore.Block { return nil }, unpack.ErrDiffID},
-		{"more behind the end", func() []blockstore.Block { return append(blocks[:len(blocks):len(blocks)], good) }, unpack.ErrDiffID},
+		{"more behind the end", func() []blockstore.Block { return append(slices.Clip(blocks), good) }, unpack.ErrDiffID},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {

@@ -50,8 +50,8 @@ type shop struct {
 	down  atomic.Bool
 }
 
-func openShop(t testing.TB) *shop {
-	t.Helper()
+func openShop(tb testing.TB) *shop {
+	tb.Helper()
 	s := &shop{}
 	inner := registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -64,47 +64,47 @@ func openShop(t testing.TB) *shop {
 		}
 		inner.ServeHTTP(w, r)
 	}))
-	t.Cleanup(server.Close)
+	tb.Cleanup(server.Close)
 	s.host = strings.TrimPrefix(server.URL, "http://")
 	return s
 }
 
 // push builds an image of layers, each a map from path to content, and returns a want for it.
-func (s *shop) push(t testing.TB, repo string, layers ...map[string][]byte) provider.Want {
-	t.Helper()
+func (s *shop) push(tb testing.TB, repo string, layers ...map[string][]byte) provider.Want {
+	tb.Helper()
 	img, err := mutate.Config(empty.Image, v1.Config{Entrypoint: []string{"/bin/run"}, Cmd: []string{"x"}, Env: []string{"A=b"}, WorkingDir: "/w", User: "7"})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	for _, files := range layers {
 		var buf bytes.Buffer
 		tw := tar.NewWriter(&buf)
 		for _, p := range slices.Sorted(maps.Keys(files)) {
 			if err := tw.WriteHeader(&tar.Header{Name: p, Mode: 0o755, Size: int64(len(files[p])), ModTime: time.Unix(1e9, 0)}); err != nil {
-				t.Fatal(err)
+				tb.Fatal(err)
 			}
 			tw.Write(files[p])
 		}
 		tw.Close()
 		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(buf.Bytes())), nil })
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		if img, err = mutate.AppendLayers(img, layer); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	ref := s.host + "/" + repo + ":latest"
 	tag, err := name.ParseReference(ref)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := remote.Write(tag, img); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	digest, err := img.Digest()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return provider.Want{Image: ref, Digest: digest.String()}
 }
@@ -133,31 +133,31 @@ type hostNode struct {
 	x     *exchange.Exchange
 }
 
-func newHost(t testing.TB, change func(*images.Config)) *hostNode {
-	t.Helper()
-	n := &hostNode{dir: t.TempDir(), host: p2ptest.New(t, p2p.Config{})}
+func newHost(tb testing.TB, change func(*images.Config)) *hostNode {
+	tb.Helper()
+	n := &hostNode{dir: tb.TempDir(), host: p2ptest.New(tb, p2p.Config{})}
 	var err error
-	if n.store, err = disk.Open(t.Context(), disk.Config{Dir: filepath.Join(n.dir, "blocks"), Reserve: -1}); err != nil {
-		t.Fatal(err)
+	if n.store, err = disk.Open(tb.Context(), disk.Config{Dir: filepath.Join(n.dir, "blocks"), Reserve: -1}); err != nil {
+		tb.Fatal(err)
 	}
 	if n.x, err = exchange.New(exchange.Config{Host: n.host.Libp2p(), Store: n.store, Patience: time.Second}); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- n.x.Run(ctx) }()
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		stop()
 		<-done
 		n.store.Close()
 	})
-	n.open(t, change)
+	n.open(tb, change)
 	return n
 }
 
 // open begins anew on what is on the disk.
-func (n *hostNode) open(t testing.TB, change func(*images.Config)) {
-	t.Helper()
+func (n *hostNode) open(tb testing.TB, change func(*images.Config)) {
+	tb.Helper()
 	cfg := images.Config{
 		Dir: n.dir, Store: n.store, Peers: n.x,
 		Policy: images.Policy{Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}},
@@ -166,8 +166,8 @@ func (n *hostNode) open(t testing.TB, change func(*images.Config)) {
 		change(&cfg)
 	}
 	var err error
-	if n.Images, err = images.New(t.Context(), cfg); err != nil {
-		t.Fatal(err)
+	if n.Images, err = images.New(tb.Context(), cfg); err != nil {
+		tb.Fatal(err)
 	}
 }
 

@@ -88,30 +88,37 @@ func (p *preparation) fromPeers(ctx context.Context) (provider.Image, error) {
 		return provider.Image{}, fmt.Errorf("manifest from peers: %w", err)
 	}
 	rec := record{Root: p.target.root, Digest: m.Digest()}
-	var index []byte
-	switch {
-	case p.target.image == "":
-		if m.IsImage() {
-			return provider.Image{}, errors.New("the root is an image, not weights")
-		}
-	default:
-		if m.IsImage() && m.Digest() != p.target.signed {
-			// The customer signed an index. It is a block as well, under its own digest.
-			b, err := from.Get(ctx, p.target.signed.CID())
-			if err != nil {
-				return provider.Image{}, fmt.Errorf("index from peers: %w", err)
-			}
-			index, rec.Index = b.Data(), p.target.signed
-		}
-		if err := image.Prove(m, p.target.signed, index); err != nil {
-			return provider.Image{}, fmt.Errorf("manifest from peers: %w", err)
-		}
+	index, err := p.prove(ctx, m, from)
+	if err != nil {
+		return provider.Image{}, fmt.Errorf("manifest from peers: %w", err)
+	}
+	if index != nil {
+		rec.Index = p.target.signed
 	}
 	return p.stream(ctx, rec, index, func(ctx context.Context, buf *buffer) (*blockstore.Manifest, error) {
 		return m, p.fill(ctx, m, buf)
 	}, func(ctx context.Context, buf *buffer) (string, error) {
 		return p.unpack(ctx, m, buf)
 	})
+}
+
+// prove checks that a manifest is what was signed: the root itself for weights, else a digest of the OCI
+// manifest or of an index that lists it. An index is a block as well, under its own digest; it is returned.
+func (p *preparation) prove(ctx context.Context, m *blockstore.Manifest, from blockstore.Getter) (index []byte, err error) {
+	if p.target.image == "" {
+		if m.IsImage() {
+			return nil, errors.New("the root is an image, not weights")
+		}
+		return nil, nil
+	}
+	if m.IsImage() && m.Digest() != p.target.signed {
+		b, err := from.Get(ctx, p.target.signed.CID())
+		if err != nil {
+			return nil, fmt.Errorf("signed index: %w", err)
+		}
+		index = b.Data()
+	}
+	return index, image.Prove(m, p.target.signed, index)
 }
 
 // fromRegistry imports the image and unpacks it while it is imported.
