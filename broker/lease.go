@@ -3,8 +3,8 @@ package broker
 import (
 	"cmp"
 	"fmt"
-	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -65,7 +65,7 @@ func (m *Market) flaw(l *Lease, j *Job, a *Answer) string {
 		return "too many endpoints"
 	}
 	for _, e := range g.Endpoints {
-		if _, _, err := net.SplitHostPort(e); err != nil || len(e) > 2*maxName || !printable(e) {
+		if !isEndpoint(e) {
 			return "endpoint " + quoteClipped(e) + " is not host:port"
 		}
 	}
@@ -84,6 +84,16 @@ func (m *Market) flaw(l *Lease, j *Job, a *Answer) string {
 		}
 	}
 	return ""
+}
+
+// isEndpoint reports whether s is host:port with a host that is not empty.
+func isEndpoint(s string) bool {
+	colon := strings.LastIndexByte(s, ':')
+	if colon < 1 || len(s) > 2*maxName || !printable(s) {
+		return false
+	}
+	port, err := strconv.ParseUint(s[colon+1:], 10, 16)
+	return err == nil && port > 0
 }
 
 // offered reports whether a GPU belongs to an offer. The provider may have left since it was asked: it

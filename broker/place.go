@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/base32"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -346,12 +345,6 @@ func (t *turn) log(j *Job, format string, args ...any) {
 
 func (t *turn) touchJob(j *Job)     { t.dirtyJobs.add(j) }
 func (t *turn) touchLease(l *Lease) { t.dirtyLeases.add(l) }
-
-// IsRefusal reports whether an error of [Market.Step] only refuses the event. Any other error is fatal.
-func IsRefusal(err error) bool {
-	_, fatal := errors.AsType[*InvariantError](err)
-	return err != nil && !fatal
-}
 
 // clean makes a peer's text fit for a log line.
 func clean(s string) string {

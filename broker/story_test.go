@@ -233,6 +233,7 @@ func (c command) query() broker.Query {
 	if m := c.opts["max"]; m != "" {
 		q.MaxRate = must(pricing.ParseRate(m))
 	}
+	q.CPUs, q.MemoryMiB = c.number("cpus", 0), uint64(c.number("memory", 0))<<10
 	q.Region, q.Provider = c.opts["region"], broker.PeerID(c.opts["provider"])
 	if image := c.opts["image"]; image != "" {
 		q.Image = markettest.Digest(image)
@@ -338,7 +339,7 @@ func (s *teller) report(c command) broker.Event {
 func (s *teller) step(ev broker.Event) {
 	effects, err := s.world.Step(ev)
 	if err != nil {
-		if !broker.IsRefusal(err) {
+		if !markettest.Refused(err) {
 			s.Fatal(err)
 		}
 		s.say("refused: %s", s.relabel(err.Error()))
@@ -430,7 +431,11 @@ func (s *teller) search(c command) {
 	}
 	s.say("applied: %s", strings.Join(found.Applied, "; "))
 	for _, e := range found.Eliminated {
-		s.say("eliminated %d by %s (nearest: %s)", e.Count, e.Predicate, e.Nearest)
+		nearest := ""
+		if e.Nearest != "" {
+			nearest = ", nearest: " + e.Nearest
+		}
+		s.say("eliminated %d by %s%s", e.Count, e.Predicate, nearest)
 	}
 }
 

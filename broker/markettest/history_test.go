@@ -73,7 +73,7 @@ func begin(t *rapid.T) *history {
 // step plays an event and keeps what the market wants to send. It returns the renewal, if there is one.
 func (h *history) step(ev broker.Event) (broker.Renewal, bool) {
 	effects, err := h.world.Step(ev)
-	if err != nil && !broker.IsRefusal(err) {
+	if err != nil && !markettest.Refused(err) {
 		h.Fatal(err)
 	}
 	h.past = append(h.past, moment{h.world.Now, ev, fmt.Sprintf("%+v %v", effects, err)})

@@ -5,6 +5,7 @@
 package markettest
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -69,6 +70,13 @@ func (w *World) Step(ev broker.Event) ([]broker.Effect, error) {
 		}
 	}
 	return effects, w.Market.Audit()
+}
+
+// Refused reports whether an error of [World.Step] only refuses the event. Any other error means that the
+// market is broken.
+func Refused(err error) bool {
+	_, broken := errors.AsType[*broker.InvariantError](err)
+	return err != nil && !broken
 }
 
 // Restart replaces the market by one that knows only what was saved.
