@@ -188,7 +188,7 @@ func (s *Server) write(w http.ResponseWriter, body []byte) {
 // fail turns an error of the market into what a handler returns, and logs what is our own fault.
 func (s *Server) fail(ctx context.Context, err error) error {
 	p := problemOf(err)
-	if p.Status >= http.StatusInternalServerError && ctx.Err() == nil {
+	if p.Status == http.StatusInternalServerError && ctx.Err() == nil {
 		s.c.Logger.Error("request failed", "err", err)
 	}
 	if p.Status == http.StatusServiceUnavailable {
