@@ -15,7 +15,7 @@ import (
 )
 
 // Problem is an error as it crosses the wire: RFC 9457, application/problem+json.
-type Problem struct {
+type Problem struct { //nolint:errname // RFC 9457 calls it so
 	Type    string         `json:"type" doc:"about:blank, or rialto: and a word that programs can act on"`
 	Title   string         `json:"title"`
 	Status  int            `json:"status"`

@@ -118,7 +118,8 @@ func (s *Server) routeJobs() {
 	}, func(ctx context.Context, in *struct {
 		Key  string `header:"Idempotency-Key" required:"true" minLength:"1" maxLength:"256" doc:"makes the job happen once"`
 		Body SubmitRequest
-	}) (*accepted, error) {
+	},
+	) (*accepted, error) {
 		j, err := s.c.Market.Submit(ctx, caller(ctx), in.Key, in.Body.Spec)
 		if err != nil {
 			return nil, s.fail(ctx, err)

@@ -3,6 +3,7 @@ package api_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"net/http"
@@ -342,8 +343,8 @@ func TestClientRoundTrip(t *testing.T) {
 }
 
 func isKind(err, kind error) bool {
-	p, ok := err.(*api.Problem)
-	return ok && p.Is(kind)
+	_, ok := errors.AsType[*api.Problem](err)
+	return ok && errors.Is(err, kind)
 }
 
 func TestEventsResume(t *testing.T) {

@@ -34,14 +34,15 @@ func (s *Server) routeEvents() {
 	}, func(ctx context.Context, in *struct {
 		ID    string `path:"id" maxLength:"64" doc:"job id"`
 		After uint64 `header:"Last-Event-ID" doc:"resume after this number"`
-	}) (*huma.StreamResponse, error) {
+	},
+	) (*huma.StreamResponse, error) {
 		account, id := caller(ctx), broker.JobID(in.ID)
 		if _, err := s.c.Market.Job(ctx, account, id); err != nil {
 			return nil, s.fail(ctx, err)
 		}
 		return &huma.StreamResponse{Body: func(hc huma.Context) {
 			_, w := humago.Unwrap(hc)
-			if err := s.stream(hc.Context(), w, account, id, in.After); err != nil {
+			if err := s.stream(ctx, w, account, id, in.After); err != nil {
 				s.c.Logger.Debug("event stream ended early", "job", id, "err", err)
 			}
 		}}, nil
@@ -126,7 +127,8 @@ func (s *Server) routeBlocks() {
 		Summary: "Whether the broker holds a block", Security: tokenOnly(),
 	}, func(ctx context.Context, in *struct {
 		CID string `path:"cid" maxLength:"128" doc:"CIDv1 of raw data with sha2-256"`
-	}) (*struct{}, error) {
+	},
+	) (*struct{}, error) {
 		c, err := parseCID(in.CID)
 		if err == nil {
 			err = s.hasBlock(ctx, c)
@@ -143,7 +145,8 @@ func (s *Server) routeBlocks() {
 	}, func(ctx context.Context, in *struct {
 		CID     string `path:"cid" maxLength:"128" doc:"CIDv1 of raw data with sha2-256"`
 		RawBody []byte `contentType:"application/octet-stream"`
-	}) (*struct{}, error) {
+	},
+	) (*struct{}, error) {
 		c, err := parseCID(in.CID)
 		if err == nil {
 			err = s.putBlock(ctx, caller(ctx), c, in.RawBody)

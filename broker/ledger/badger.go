@@ -76,7 +76,7 @@ type Badger struct {
 var _ Store = (*Badger)(nil)
 
 // Open opens or makes the store in c.Dir and verifies the newest part of its journal.
-func Open(c Config) (*Badger, error) {
+func Open(ctx context.Context, c Config) (*Badger, error) {
 	c, err := c.withDefaults()
 	if err != nil {
 		return nil, fail("open", c.Dir, err)
@@ -94,7 +94,7 @@ func Open(c Config) (*Badger, error) {
 	if s.head, err = openHead(c.Dir); err != nil {
 		return nil, fail("open", c.Dir, errors.Join(err, s.db.Close()))
 	}
-	if err := s.load(); err != nil {
+	if err := s.load(ctx); err != nil {
 		return nil, fail("open", c.Dir, errors.Join(err, s.Close()))
 	}
 	return s, nil
@@ -122,7 +122,7 @@ func openBadger(c Config) (*badger.DB, error) {
 }
 
 // load reads the head and epoch and verifies the newest batches.
-func (s *Badger) load() error {
+func (s *Badger) load(ctx context.Context) error {
 	err := s.db.View(func(txn *badger.Txn) error {
 		epoch, err := read(txn, epochKey)
 		if err != nil && !errors.Is(err, ErrNotFound) {
@@ -154,7 +154,7 @@ func (s *Badger) load() error {
 		return fmt.Errorf("journal ends at batch %d, acknowledged was %d: %w", s.seq, seq, ErrCorrupt)
 	}
 	from := s.seq - min(s.seq, s.c.VerifyTail) + 1
-	for _, err := range s.Tail(context.Background(), from) {
+	for _, err := range s.Tail(ctx, from) {
 		if err != nil {
 			return err
 		}

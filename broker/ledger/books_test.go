@@ -68,8 +68,12 @@ func TestBooksReturnWhatTheySaved(t *testing.T) {
 			deposit := broker.Transfer{Seq: 1, From: broker.BookWorld, To: broker.BookAvailable, ToID: "a-1", Amount: 10 * pricing.USD, Ref: "deposit"}
 			hold := broker.Transfer{Seq: 2, From: broker.BookAvailable, FromID: "a-1", To: broker.BookHeld, ToID: "a-1", Amount: pricing.USD + 1, Job: "j-1", Ref: "hold"}
 			first := []broker.Effect{
-				broker.SaveAccount{Account: broker.Account{ID: "a-1"}}, broker.SaveAccount{Account: account},
-				broker.SaveJob{Job: queued}, broker.SaveJob{Job: job}, broker.Post{Transfer: deposit}, broker.Post{Transfer: hold},
+				broker.SaveAccount{Account: broker.Account{ID: "a-1"}},
+				broker.SaveAccount{Account: account},
+				broker.SaveJob{Job: queued},
+				broker.SaveJob{Job: job},
+				broker.Post{Transfer: deposit},
+				broker.Post{Transfer: hold},
 			}
 			if err := books.Save(t.Context(), epoch, "1", first, map[string][]byte{"token/x": []byte("a-1")}); err != nil {
 				t.Fatal(err)

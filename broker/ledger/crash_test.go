@@ -29,11 +29,11 @@ func TestMain(m *testing.M) {
 
 // writeForever writes batches and acknowledges each on w after it is durable.
 func writeForever(dir string, w io.Writer) error {
-	s, err := ledger.Open(ledger.Config{Dir: dir, Free: plenty})
+	ctx := context.Background()
+	s, err := ledger.Open(ctx, ledger.Config{Dir: dir, Free: plenty})
 	if err != nil {
 		return err
 	}
-	ctx := context.Background()
 	epoch, err := s.Campaign(ctx)
 	if err != nil {
 		return err
@@ -61,7 +61,7 @@ func TestKill(t *testing.T) {
 	acked := map[uint64]string{}
 	for range 20 {
 		killOnce(t, dir, rand.IntN(150), acked)
-		s, err := ledger.Open(ledger.Config{Dir: dir, Free: plenty})
+		s, err := ledger.Open(t.Context(), ledger.Config{Dir: dir, Free: plenty})
 		if err != nil {
 			t.Fatalf("open after kill: %v", err)
 		}

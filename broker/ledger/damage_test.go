@@ -22,7 +22,7 @@ import (
 // fill writes n batches and closes the store.
 func fill(t *testing.T, dir string, n int) {
 	t.Helper()
-	s, err := ledger.Open(ledger.Config{Dir: dir, Free: plenty})
+	s, err := ledger.Open(t.Context(), ledger.Config{Dir: dir, Free: plenty})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func TestDamageIsFound(t *testing.T) {
 			dir := t.TempDir()
 			fill(t, dir, 20)
 			edit(t, dir, tt.prefix, tt.n, tt.change)
-			s, err := ledger.Open(ledger.Config{Dir: dir, Free: plenty, VerifyTail: 5})
+			s, err := ledger.Open(t.Context(), ledger.Config{Dir: dir, Free: plenty, VerifyTail: 5})
 			if err == nil {
 				_, err = ledger.Audit(t.Context(), s)
 				if err := s.Close(); err != nil {
@@ -132,7 +132,7 @@ func TestProbe(t *testing.T) {
 	if dir == "" {
 		t.Skip("only runs as the child of TestFlippedByte")
 	}
-	s, err := ledger.Open(ledger.Config{Dir: dir, Free: plenty})
+	s, err := ledger.Open(t.Context(), ledger.Config{Dir: dir, Free: plenty})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +242,7 @@ func TestCutLogIsFound(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(older, "db", "HEAD"), head, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ledger.Open(ledger.Config{Dir: filepath.Join(older, "db"), Free: plenty}); !errors.Is(err, ledger.ErrCorrupt) {
+	if _, err := ledger.Open(t.Context(), ledger.Config{Dir: filepath.Join(older, "db"), Free: plenty}); !errors.Is(err, ledger.ErrCorrupt) {
 		t.Errorf("open of a store that lost its end: %v, want ErrCorrupt", err)
 	}
 }
@@ -262,7 +262,7 @@ func fill2(t *testing.T, dir string) {
 func TestSpaceGuard(t *testing.T) {
 	var free atomic.Uint64
 	free.Store(10 << 30)
-	s, err := ledger.Open(ledger.Config{
+	s, err := ledger.Open(t.Context(), ledger.Config{
 		Dir: t.TempDir(), MinFree: 4 << 30, Free: func(string) (uint64, error) { return free.Load(), nil },
 	})
 	if err != nil {
@@ -313,7 +313,7 @@ func TestEmptyLogIsRetried(t *testing.T) {
 func TestOneProcessAtATime(t *testing.T) {
 	dir := t.TempDir()
 	openBadger(t, dir)
-	if _, err := ledger.Open(ledger.Config{Dir: dir, Free: plenty}); err == nil {
+	if _, err := ledger.Open(t.Context(), ledger.Config{Dir: dir, Free: plenty}); err == nil {
 		t.Error("a directory in use was opened")
 	}
 }

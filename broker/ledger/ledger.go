@@ -20,8 +20,9 @@
 //
 // # Keys
 //
-// [AccountKey] and its siblings name the records of package broker; other users of the store choose
-// prefixes of their own.
+// [AccountKey] and its siblings name the records of package broker. An account, job or lease is JSON and is
+// overwritten as it changes; a transfer is JSON, a spec is the envelope as the customer signed it, and both
+// are written once, as are the notes of [Books].
 package ledger
 
 import (

@@ -22,9 +22,7 @@ const (
 	transferPrefix = "transfer/"
 )
 
-// AccountKey, JobKey, SpecKey, LeaseKey and TransferKey say where the records of package broker are. An
-// account, job or lease is JSON and is overwritten as it changes; a transfer is JSON and a spec is the envelope
-// as the customer signed it, both written once.
+// AccountKey is the key of an account.
 func AccountKey(id broker.AccountID) string { return accountPrefix + string(id) }
 
 // JobKey is the key of a job without its spec.

@@ -12,7 +12,7 @@ func plenty(string) (uint64, error) { return 1 << 40, nil }
 
 func openBadger(t *testing.T, dir string) *ledger.Badger {
 	t.Helper()
-	s, err := ledger.Open(ledger.Config{Dir: dir, Free: plenty})
+	s, err := ledger.Open(t.Context(), ledger.Config{Dir: dir, Free: plenty})
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
@@ -29,5 +29,8 @@ func TestMemory(t *testing.T) {
 }
 
 func TestBadger(t *testing.T) {
-	ledgertest.Run(t, func(t *testing.T) ledger.Store { return openBadger(t, t.TempDir()) })
+	ledgertest.Run(t, func(t *testing.T) ledger.Store {
+		t.Helper()
+		return openBadger(t, t.TempDir())
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"rialto/broker"
@@ -144,7 +145,7 @@ func (s *Service) perform(ctx context.Context, e broker.Effect) broker.Event {
 // hold asks a provider for GPUs and verifies its answer.
 func (s *Service) hold(ctx context.Context, e broker.SendHold) (broker.Answer, []byte, error) {
 	if s.c.Source != nil && s.hasWeights(e.Hold.Job) {
-		e.Hold.Sources = append(e.Hold.Sources[:len(e.Hold.Sources):len(e.Hold.Sources)], s.c.Source())
+		e.Hold.Sources = append(slices.Clip(e.Hold.Sources), s.c.Source())
 	}
 	envelope, err := wire.SealHold(s.c.Key, e.Hold)
 	if err != nil {

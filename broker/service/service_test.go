@@ -65,7 +65,7 @@ func TestJobRunsAndIsPaid(t *testing.T) {
 	if err != nil || signer != broker.PeerID(w.key.ID()) {
 		t.Fatalf("receipt by %s: %v", signer, err)
 	}
-	if r.ExitCode != 7 || r.Used != used || r.Billed <= 0 || r.Billed >= deadMS || r.Cost <= 0 {
+	if r.ExitCode != 7 || r.Used != used || r.Billed <= 0 || r.Billed >= patience || r.Cost <= 0 {
 		t.Errorf("receipt %+v: want little billed of what was claimed", r)
 	}
 	customer, err := w.Account(t.Context(), w.account)
@@ -262,7 +262,7 @@ func TestAgentsAreHeldToTheirKeys(t *testing.T) {
 	case h := <-thief.holds:
 		owner, other = thief, a
 		thief.holds <- h
-	case <-time.After(deadMS):
+	case <-time.After(patience):
 		t.Fatal("no hold came")
 	}
 	hold := next(t, "hold", owner.holds)

@@ -20,9 +20,9 @@ import (
 )
 
 const (
-	digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
-	root   = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
-	deadMS = 20 * time.Second // a test that waits longer hangs
+	digest   = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	root     = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
+	patience = 20 * time.Second // a test that waits longer hangs
 )
 
 func newKey(t *testing.T) identity.Key {
@@ -99,7 +99,7 @@ func (w *world) start() {
 // eventually waits for a condition that nothing signals.
 func (w *world) eventually(what string, ok func() bool) {
 	w.t.Helper()
-	dead := time.NewTimer(deadMS)
+	dead := time.NewTimer(patience)
 	defer dead.Stop()
 	again := time.NewTicker(2 * time.Millisecond)
 	defer again.Stop()
@@ -143,7 +143,7 @@ func (w *world) submit(key string) broker.Job {
 // until follows a job's events up to a state and returns their texts.
 func (w *world) until(id broker.JobID, want broker.JobState) []string {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), deadMS)
+	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
 	var texts []string
 	for e, err := range w.Events(ctx, w.account, id, 0) {
@@ -276,7 +276,7 @@ func next[T any](t *testing.T, what string, c <-chan T) T {
 	select {
 	case v := <-c:
 		return v
-	case <-time.After(deadMS):
+	case <-time.After(patience):
 		t.Fatalf("no %s came", what)
 		panic("unreachable")
 	}

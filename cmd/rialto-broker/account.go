@@ -82,8 +82,12 @@ func accountListCommand(state *string) *cobra.Command {
 				return err
 			}
 			t := &cli.Table{Columns: []cli.Column{
-				{Title: "ACCOUNT"}, {Title: "NAME"}, {Title: "AVAILABLE", Align: cli.Decimal}, {Title: "HELD", Align: cli.Decimal},
-				{Title: "SPENT", Align: cli.Decimal}, {Title: "EARNED", Align: cli.Decimal},
+				{Title: "ACCOUNT"},
+				{Title: "NAME"},
+				{Title: "AVAILABLE", Align: cli.Decimal},
+				{Title: "HELD", Align: cli.Decimal},
+				{Title: "SPENT", Align: cli.Decimal},
+				{Title: "EARNED", Align: cli.Decimal},
 			}}
 			for _, a := range accounts {
 				t.Add(a.ID, cli.Clean(a.Name), pricing.Money(a.AvailableNanoUSD).String(), pricing.Money(a.HeldNanoUSD).String(),

@@ -39,7 +39,7 @@ func auditCommand(state *string) *cobra.Command {
 			if _, err := os.Stat(dir); err != nil {
 				return cli.Hint(fmt.Errorf("no ledger: %w", err), "choose the broker's directory with --state DIR")
 			}
-			s, err := ledger.Open(ledger.Config{Dir: dir, MinFree: 1})
+			s, err := ledger.Open(c.Context(), ledger.Config{Dir: dir, MinFree: 1})
 			if err != nil {
 				if errors.Is(err, ledger.ErrCorrupt) {
 					return cli.Hint(err, "keep a copy of %s before you try anything", dir)

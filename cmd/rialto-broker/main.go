@@ -28,6 +28,10 @@ import (
 func main() { os.Exit(cli.Main("rialto-broker", run)) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	return cli.Execute(ctx, rootCommand(), args, stdout, stderr) //nolint:contextcheck // commands take it from cobra
+}
+
+func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "rialto-broker",
 		Short: "Run a market for GPU time",
@@ -38,7 +42,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var state string
 	root.PersistentFlags().StringVar(&state, "state", "/var/lib/rialto-broker", "directory of the broker's key, ledger and blocks")
 	root.AddCommand(runCommand(&state), accountCommand(&state), auditCommand(&state), idCommand(&state), versionCommand())
-	return cli.Execute(ctx, root, args, stdout, stderr)
+	return root
 }
 
 // version is the module's version as the build recorded it.

@@ -114,7 +114,7 @@ func (f *runFlags) run(ctx context.Context, stderr io.Writer) (err error) {
 			err = errors.Join(err, listener.Close())
 		}
 	}()
-	store, err := ledger.Open(ledger.Config{Dir: f.state.ledger(), MinFree: minFree << 20, Logger: log.With("part", "ledger")})
+	store, err := ledger.Open(ctx, ledger.Config{Dir: f.state.ledger(), MinFree: minFree << 20, Logger: log.With("part", "ledger")})
 	if err != nil {
 		return inUse(err)
 	}
@@ -126,7 +126,7 @@ func (f *runFlags) run(ctx context.Context, stderr io.Writer) (err error) {
 	defer closing(&err, blocks)
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	host, err := p2p.New(p2p.Config{
+	host, err := p2p.New(p2p.Config{ //nolint:contextcheck // it lives until it is closed
 		Key: key, Listen: f.p2pListen, Announce: f.announce, Gate: gate, Limits: p2p.BrokerLimits(),
 		Metrics: reg, Logger: log.With("part", "p2p"),
 	})

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -78,6 +79,7 @@ func dump(t *testing.T, s ledger.Store, prefix string) string {
 }
 
 func testApply(t *testing.T, s ledger.Store) {
+	t.Helper()
 	epoch := campaign(t, s)
 	if got := apply(t, s, epoch, "one", set("a", "1"), set("b", "2")); got != 1 {
 		t.Errorf("first batch has number %d, want 1", got)
@@ -98,6 +100,7 @@ func testApply(t *testing.T, s ledger.Store) {
 }
 
 func testOnce(t *testing.T, s ledger.Store) {
+	t.Helper()
 	epoch := campaign(t, s)
 	first := apply(t, s, epoch, "id", set("a", "1"))
 	apply(t, s, epoch, "other", set("a", "2"))
@@ -113,6 +116,7 @@ func testOnce(t *testing.T, s ledger.Store) {
 }
 
 func testFenced(t *testing.T, s ledger.Store) {
+	t.Helper()
 	old := campaign(t, s)
 	apply(t, s, old, "one", set("a", "old"))
 	next := campaign(t, s)
@@ -131,6 +135,7 @@ func testFenced(t *testing.T, s ledger.Store) {
 }
 
 func testNew(t *testing.T, s ledger.Store) {
+	t.Helper()
 	epoch := campaign(t, s)
 	apply(t, s, epoch, "one", ledger.Mutation{Key: "a", Value: []byte("1"), New: true})
 	batch := []ledger.Mutation{set("b", "1"), {Key: "a", Value: []byte("2"), New: true}}
@@ -146,14 +151,15 @@ func testNew(t *testing.T, s ledger.Store) {
 }
 
 func testLimits(t *testing.T, s ledger.Store) {
+	t.Helper()
 	epoch := campaign(t, s)
 	many := make([]ledger.Mutation, ledger.MaxMutations+1)
 	for i := range many {
-		many[i] = set(fmt.Sprint(i), "")
+		many[i] = set(strconv.Itoa(i), "")
 	}
 	var heavy []ledger.Mutation
 	for i := range ledger.MaxBatchBytes/ledger.MaxValue + 1 {
-		heavy = append(heavy, ledger.Mutation{Key: fmt.Sprint(i), Value: make([]byte, ledger.MaxValue)})
+		heavy = append(heavy, ledger.Mutation{Key: strconv.Itoa(i), Value: make([]byte, ledger.MaxValue)})
 	}
 	cases := map[string]struct {
 		id    string
@@ -181,13 +187,17 @@ func testLimits(t *testing.T, s ledger.Store) {
 }
 
 func testScan(t *testing.T, s ledger.Store) {
+	t.Helper()
 	epoch := campaign(t, s)
 	apply(t, s, epoch, "one", set("job/2", "b"), set("job/1", "a"), set("jobs", "x"), set("lease/1", "l"), set("job/10", "c"))
 	if got, want := dump(t, s, "job/"), "job/1=a job/10=c job/2=b"; got != want {
 		t.Errorf("scan job/: %q, want %q", got, want)
 	}
 	n := 0
-	for range s.Scan(t.Context(), "job/") {
+	for _, err := range s.Scan(t.Context(), "job/") {
+		if err != nil {
+			t.Fatal(err)
+		}
 		if n++; n == 1 {
 			apply(t, s, epoch, "meanwhile", set("job/3", "new"))
 		}
@@ -198,9 +208,10 @@ func testScan(t *testing.T, s ledger.Store) {
 }
 
 func testTail(t *testing.T, s ledger.Store) {
+	t.Helper()
 	epoch := campaign(t, s)
 	for i := range 20 {
-		apply(t, s, epoch, fmt.Sprint("batch ", i), set("k", fmt.Sprint(i)), set(fmt.Sprint("only ", i), "v"))
+		apply(t, s, epoch, fmt.Sprint("batch ", i), set("k", strconv.Itoa(i)), set(fmt.Sprint("only ", i), "v"))
 	}
 	for _, from := range []uint64{0, 1, 7, 20, 21, 99} {
 		seq := max(from, 1) - 1
@@ -215,7 +226,7 @@ func testTail(t *testing.T, s ledger.Store) {
 			if err := b.Verify(seq, prev); err != nil {
 				t.Fatalf("tail from %d: %v", from, err)
 			}
-			if got, want := string(b.Mutations[0].Value), fmt.Sprint(seq); got != want || len(b.Mutations) != 2 || b.Epoch != epoch {
+			if got, want := string(b.Mutations[0].Value), strconv.FormatUint(seq, 10); got != want || len(b.Mutations) != 2 || b.Epoch != epoch {
 				t.Fatalf("batch %d: %+v", b.Seq, b)
 			}
 			seq, prev = b.Seq, b.Hash
@@ -227,6 +238,7 @@ func testTail(t *testing.T, s ledger.Store) {
 }
 
 func testCopies(t *testing.T, s ledger.Store) {
+	t.Helper()
 	epoch := campaign(t, s)
 	given := []byte("value")
 	apply(t, s, epoch, "one", ledger.Mutation{Key: "a", Value: given})
@@ -236,10 +248,16 @@ func testCopies(t *testing.T, s ledger.Store) {
 		t.Fatal(err)
 	}
 	got[1] = 'X'
-	for e := range s.Scan(t.Context(), "") {
+	for e, err := range s.Scan(t.Context(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
 		e.Value[2] = 'X'
 	}
-	for b := range s.Tail(t.Context(), 1) {
+	for b, err := range s.Tail(t.Context(), 1) {
+		if err != nil {
+			t.Fatal(err)
+		}
 		b.Mutations[0].Value[3] = 'X'
 	}
 	if v, _ := s.Get(t.Context(), "a"); !bytes.Equal(v, []byte("value")) {
@@ -248,6 +266,7 @@ func testCopies(t *testing.T, s ledger.Store) {
 }
 
 func testConcurrent(t *testing.T, s ledger.Store) {
+	t.Helper()
 	epoch := campaign(t, s)
 	var wg sync.WaitGroup
 	for w := range 4 {
@@ -273,6 +292,7 @@ func testConcurrent(t *testing.T, s ledger.Store) {
 }
 
 func testClosed(t *testing.T, s ledger.Store) {
+	t.Helper()
 	epoch := campaign(t, s)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -295,6 +315,7 @@ func testClosed(t *testing.T, s ledger.Store) {
 }
 
 func testCancelled(t *testing.T, s ledger.Store) {
+	t.Helper()
 	apply(t, s, campaign(t, s), "one", set("a", ""), set("b", ""))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
