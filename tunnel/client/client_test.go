@@ -7,7 +7,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -125,6 +127,81 @@ func TestProviderComesLater(t *testing.T) {
 	if err != nil || s.LastHandshake.IsZero() {
 		t.Errorf("%+v, %v", s, err)
 	}
+}
+
+// lossy carries datagrams to a port and back, but none of the answers to the first initiation, which
+// would leave the copies of that initiation to be dropped as replays.
+func lossy(t *testing.T, to netip.AddrPort) (at netip.AddrPort, initiations func() int) {
+	t.Helper()
+	front, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(to))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var seen []string // the initiations, each once
+	var customer netip.AddrPort
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		buf := make([]byte, 2048)
+		for {
+			n, from, err := front.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			if customer = from; buf[0] == 1 && !slices.Contains(seen, string(buf[:n])) {
+				seen = append(seen, string(buf[:n]))
+			}
+			mu.Unlock()
+			_, _ = back.Write(buf[:n])
+		}
+	})
+	wait.Go(func() {
+		buf := make([]byte, 2048)
+		for {
+			n, err := back.Read(buf)
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			to, drop := customer, len(seen) < 2
+			mu.Unlock()
+			if !drop {
+				_, _ = front.WriteToUDPAddrPort(buf[:n], to)
+			}
+		}
+	})
+	t.Cleanup(func() {
+		front.Close()
+		back.Close()
+		wait.Wait()
+	})
+	return front.LocalAddr().(*net.UDPAddr).AddrPort(), func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(seen)
+	}
+}
+
+func TestLostAnswer(t *testing.T) {
+	plan, job, customer := tunneltest.Configs(t, t.Name())
+	endpoint, initiations := lossy(t, tunneltest.Loopback(t, far(t, userspace.Config{Tunnel: job})))
+	customer.Peer.Endpoint = endpoint
+	c := openClient(t, Config{Tunnel: customer})
+	tunneltest.Handshake(t, c)
+	if n := initiations(); n != 2 {
+		t.Errorf("%d initiations, want 2", n)
+	}
+	conn, err := c.DialContext(t.Context(), "tcp", netip.AddrPortFrom(plan.Job, 7).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	echo(t, conn, "after a loss")
 }
 
 func TestDialOnlyTheJob(t *testing.T) {

@@ -45,9 +45,9 @@ const (
 	// maxExec bounds the JSON of an exec request.
 	maxExec = 256 << 10
 	// heartbeat is how often the server speaks when it has nothing to say.
-	heartbeat = 5 * time.Second
+	heartbeat = 3 * time.Second
 	// silence is when a client gives a connection up: three heartbeats and a bit.
-	silence = 16 * time.Second
+	silence = 10 * time.Second
 	// patience bounds the exchange of a request and the header of its answer.
 	patience = 10 * time.Second
 	// stuck is how long a write may wait for a peer that does not read.

@@ -322,6 +322,27 @@ func TestCloseLeavesNothing(t *testing.T) {
 	}
 }
 
+// A sandbox may be gone before its tunnel is closed.
+func TestCloseAfterLinkIsGone(t *testing.T) {
+	needRoot(t)
+	netns := newNetns(t)
+	_, config, _ := tunneltest.Configs(t, t.Name())
+	d := openDevice(t, netns, "rlgone0", config)
+	do(t, netns, func() error {
+		link, err := netlink.LinkByName("rlgone0")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(link)
+	})
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+	if files, _ := os.ReadDir(socketDir); len(files) != 0 {
+		t.Errorf("left in %s: %v", socketDir, files)
+	}
+}
+
 func TestOpenErrors(t *testing.T) {
 	needRoot(t)
 	netns := newNetns(t)

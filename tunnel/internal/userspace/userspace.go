@@ -29,8 +29,11 @@ import (
 )
 
 const (
-	nudgeFirst = 20 * time.Millisecond // more than WireGuard's flood limit of one initiation per 20 ms
+	nudgeFirst = 25 * time.Millisecond // WireGuard takes initiations that come within 20 ms for a flood
 	nudgeMax   = time.Second
+	// nudgeAnew is when a fresh initiation replaces the first: if the answer to that was lost, its copies are
+	// replays. It is longer than any round trip.
+	nudgeAnew = 1500 * time.Millisecond
 )
 
 // Config describes one end.
@@ -106,7 +109,7 @@ func (e *End) configure(c tunnel.Config, endpoints []netip.AddrPort) error {
 
 // nudge repeats the initiation until the first handshake is done.
 func (e *End) nudge(ctx context.Context) {
-	delay := nudgeFirst
+	delay, anew := nudgeFirst, time.Now().Add(nudgeAnew)
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
 	for {
@@ -118,7 +121,12 @@ func (e *End) nudge(ctx context.Context) {
 		if s, err := e.Stats(); err != nil || !s.LastHandshake.IsZero() {
 			return
 		}
-		e.bind.again()
+		if now := time.Now(); now.After(anew) {
+			anew = now.Add(time.Hour) // once: from then on WireGuard itself makes fresh ones, every five seconds
+			_ = e.Rekey()             // without a socket there is nothing to nudge
+		} else {
+			e.bind.again()
+		}
 		delay = min(delay*3/2, nudgeMax)
 		timer.Reset(delay)
 	}
