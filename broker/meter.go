@@ -54,8 +54,29 @@ func (t *turn) report(ev Reported) error {
 	} else if r.Phase >= PhaseExited {
 		t.end(l)
 	}
+	if r.Phase == PhaseExited {
+		t.restock(l)
+	}
 	t.renew(l, r.Seq)
 	return nil
+}
+
+// restock puts the GPUs of a workload that its provider saw end back on the market. The provider's next
+// offers will say the same a moment later; a customer's next job need not wait for them.
+func (t *turn) restock(l *Lease) {
+	s := t.shops[l.Provider]
+	if s == nil {
+		return
+	}
+	for _, o := range s.offers {
+		for _, g := range l.GPUs {
+			sold := slices.ContainsFunc(o.GPUs, func(x GPU) bool { return x.UUID == g.UUID })
+			if sold && !slices.Contains(o.Free, g.UUID) {
+				o.Free = append(slices.Clip(o.Free), g.UUID)
+			}
+		}
+	}
+	t.changed = true
 }
 
 // follow moves a job along with its workload. What was seen is the time that the report corroborates.
