@@ -35,7 +35,7 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	return cli.Execute(ctx, root(), args, stdout, stderr)
+	return cli.Execute(ctx, root(), args, stdout, stderr) //nolint:contextcheck // cobra hands ctx to the commands
 }
 
 func root() *cobra.Command {

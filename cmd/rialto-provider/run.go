@@ -86,7 +86,7 @@ func serve(ctx context.Context, o *options, s settings, stderr io.Writer) (err e
 	if err := records.Forget(ctx, 10_000); err != nil {
 		return err
 	}
-	host, err := p2p.New(p2p.Config{Key: key, Listen: s.listen, Announce: s.announce, Limits: p2p.ProviderLimits(), Logger: log})
+	host, err := p2p.New(p2p.Config{Key: key, Listen: s.listen, Announce: s.announce, Limits: p2p.ProviderLimits(), Logger: log}) //nolint:contextcheck // the host lives until Close, longer than ctx
 	if err != nil {
 		return err
 	}
@@ -189,7 +189,7 @@ func share(s settings, gpus int) (cpus int, memoryMiB uint64) {
 	}
 	var info unix.Sysinfo_t
 	if memoryMiB == 0 && unix.Sysinfo(&info) == nil {
-		total := uint64(info.Totalram) * uint64(info.Unit) >> 20
+		total := info.Totalram * uint64(info.Unit) >> 20
 		memoryMiB = max(1, total*9/10/uint64(max(gpus, 1))) //nolint:gosec // at least one
 	}
 	return cpus, max(1, memoryMiB)

@@ -221,10 +221,10 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // ended hides the error of something that ctx ended.
 func ended(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil
 }
 
 // restore reads the journal and removes from the host everything that the journal does not know.

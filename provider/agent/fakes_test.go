@@ -6,7 +6,6 @@ import (
 	"encoding/base32"
 	"errors"
 	"fmt"
-
 	"maps"
 	"net"
 	"slices"

@@ -43,8 +43,7 @@ func (a *Agent) hold(ctx context.Context, spawn func(*workload) bool, from ident
 	}
 	if w == nil {
 		w, err = a.admit(arrived, hold, signer)
-		var no refusal
-		if errors.As(err, &no) {
+		if no, ok := errors.AsType[refusal](err); ok {
 			a.Logger.Info("hold refused", slog.String("lease", string(hold.Lease)), slog.String("reason", string(no)))
 			return wire.SealAnswer(a.Key, broker.Answer{Lease: hold.Lease, Refusal: string(no)})
 		}

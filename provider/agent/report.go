@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"rialto/broker"
@@ -30,7 +31,7 @@ func (w *workload) step(name string) (done func()) {
 		}
 		took := time.Since(start)
 		w.note(func(d *broker.Report) {
-			d.Steps = append(d.Steps[:len(d.Steps):len(d.Steps)], broker.Step{Name: name, Start: start.Sub(w.arrived), Took: took})
+			d.Steps = append(slices.Clip(d.Steps), broker.Step{Name: name, Start: start.Sub(w.arrived), Took: took})
 		})
 	}
 }

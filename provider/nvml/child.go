@@ -2,7 +2,6 @@ package nvml
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -22,7 +21,7 @@ const (
 	resetRequired   code = 16
 )
 
-func (c code) Error() string {
+func (c code) String() string {
 	switch c {
 	case success:
 		return "success"
@@ -67,9 +66,6 @@ type device interface {
 	Processes() (int, code)
 }
 
-// errNoCgo says that this binary cannot read GPUs.
-var errNoCgo = errors.New("this rialto-provider was built without NVML (CGO_ENABLED=0)")
-
 // ChildMain is the child's whole life: it prints a reading and returns its exit code. The main function
 // of every program that uses an [Inventory] calls it before anything else when its first argument is
 // [ChildVerb].
@@ -88,7 +84,7 @@ func child(stdout, stderr io.Writer, open func() (library, error)) int {
 		}
 		return exitFailed
 	}
-	defer lib.Shutdown()
+	defer func() { _ = lib.Shutdown() }() // the process ends either way
 	r, err := readAll(lib)
 	if err == nil {
 		err = json.NewEncoder(stdout).Encode(r)
@@ -105,16 +101,16 @@ func readAll(lib library) (reading, error) {
 	var r reading
 	var c code
 	if r.Driver, c = lib.Driver(); c != success {
-		return r, fmt.Errorf("driver version: %w", c)
+		return r, fmt.Errorf("driver version: %v", c)
 	}
 	if lib.Has("nvmlSystemGetCudaDriverVersion_v2") {
 		if r.CUDA, c = lib.CUDA(); c != success {
-			return r, fmt.Errorf("CUDA version: %w", c)
+			return r, fmt.Errorf("CUDA version: %v", c)
 		}
 	}
 	count, c := lib.Count()
 	if c != success {
-		return r, fmt.Errorf("count GPUs: %w", c)
+		return r, fmt.Errorf("count GPUs: %v", c)
 	}
 	for i := range min(count, maxGPUs) {
 		card, err := readOne(lib, i)
@@ -132,7 +128,7 @@ func readOne(lib library, index int) (card, error) {
 	g := card{Index: index, Minor: -1}
 	d, c := lib.Device(index)
 	if c != success {
-		return g, fmt.Errorf("open: %w", c)
+		return g, fmt.Errorf("open: %v", c)
 	}
 	for _, part := range []struct {
 		name     string
@@ -154,7 +150,7 @@ func readOne(lib library, index int) (card, error) {
 			continue
 		}
 		if c := part.read(); c != success && (!part.optional || c != notSupported) {
-			return g, fmt.Errorf("%s: %w", part.name, c)
+			return g, fmt.Errorf("%s: %v", part.name, c)
 		}
 	}
 	return g, nil

@@ -2,4 +2,8 @@
 
 package nvml
 
-func open() (library, error) { return nil, errNoCgo }
+import "errors"
+
+func open() (library, error) {
+	return nil, errors.New("this rialto-provider was built without NVML (it needs CGO_ENABLED=1 on Linux)")
+}
