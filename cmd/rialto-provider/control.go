@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"rialto/cmd/internal/cli"
 	"rialto/provider/agent"
@@ -25,17 +24,23 @@ import (
 
 const maxStatus = 16 << 20
 
-// serveControl answers the host's owner on a socket that only root can open.
-func serveControl(ctx context.Context, path string, h http.Handler) error {
+// listenControl opens the socket on which the host's owner reaches the agent. Only root can use it.
+func listenControl(ctx context.Context, path string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err // a stale one is ours: the journal's lock says that no other agent runs here
+		return nil, err // a stale one is ours: the journal's lock says that no other agent runs here
 	}
-	mask := unix.Umask(0o077)
 	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
-	unix.Umask(mask)
 	if err != nil {
-		return fmt.Errorf("listen for status: %w", err)
+		return nil, fmt.Errorf("listen for status: %w", err)
 	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// serveControl answers until ctx ends, and closes l.
+func serveControl(ctx context.Context, l net.Listener, h http.Handler) error {
 	server := &http.Server{
 		Handler: h, ReadHeaderTimeout: 5 * time.Second,
 		BaseContext: func(net.Listener) context.Context { return ctx },

@@ -51,6 +51,7 @@ func installCommand() *cobra.Command {
 		},
 	}
 	o.register(c.Flags())
+	completeModels(c)
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only show what would be done")
 	return c
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -55,7 +56,18 @@ func runCommand() *cobra.Command {
 		},
 	}
 	o.register(c.Flags())
+	completeModels(c)
 	return c
+}
+
+// completeModels lets a shell complete the models that can be simulated.
+func completeModels(c *cobra.Command) {
+	names := make([]string, 0, len(broker.Models()))
+	for _, m := range broker.Models() {
+		names = append(names, m.Name)
+	}
+	// It fails only for a flag that does not exist.
+	_ = c.RegisterFlagCompletionFunc("simulate-gpu", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // serve wires the agent's parts and runs them until ctx ends.
@@ -135,11 +147,15 @@ func serve(ctx context.Context, o *options, s settings, stderr io.Writer) (err e
 		return err
 	}
 	log.Info("provider starts", slog.String("peer", string(self)), slog.Int("gpus", gpus), slog.String("price", s.rate.String()))
-	return together(ctx, a, blocks, filepath.Join(s.state, socketName))
+	control, err := listenControl(ctx, filepath.Join(s.state, socketName))
+	if err != nil {
+		return err
+	}
+	return together(ctx, a, blocks, control)
 }
 
 // together runs the agent, and what it needs for as long as it runs.
-func together(ctx context.Context, a *agent.Agent, blocks *exchange.Exchange, socket string) error {
+func together(ctx context.Context, a *agent.Agent, blocks *exchange.Exchange, control net.Listener) error {
 	// The parts outlive the agent, which may still stop jobs and report them after ctx ended.
 	support, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -147,7 +163,7 @@ func together(ctx context.Context, a *agent.Agent, blocks *exchange.Exchange, so
 	defer cancel()
 	g := new(errgroup.Group)
 	g.Go(func() error { defer cancel(); return blocks.Run(support) })
-	g.Go(func() error { defer cancel(); return serveControl(support, socket, a.Handler()) })
+	g.Go(func() error { defer cancel(); return serveControl(support, control, a.Handler()) })
 	g.Go(func() error { defer stop(); return a.Run(ctx) })
 	return g.Wait()
 }

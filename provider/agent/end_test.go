@@ -261,6 +261,27 @@ func TestLingeringIsBounded(t *testing.T) {
 	})
 }
 
+func TestReportsGoOutWhenTheBrokerIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		lease := w.running("one")
+		w.broker.set(func(b *fakeBroker) { b.down = true })
+		w.runtime.box(lease).finish(provider.Exit{Code: 1})
+		time.Sleep(3 * time.Minute) // the pauses between retries have grown
+		w.broker.set(func(b *fakeBroker) { b.down = false })
+		w.net.up <- struct{}{}
+		w.settle()
+		if r := w.broker.last(); r.Phase != broker.PhaseExited {
+			t.Errorf("last report: %+v", r)
+		}
+		if r := w.journal.get(lease); !r.Reported() {
+			t.Error("the end waited for the next retry")
+		}
+		w.mustStop()
+	})
+}
+
 func TestOffersAreSentAgainAfterReconnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -43,6 +43,11 @@ func (a *Agent) connected(addr string, id identity.ID) {
 	a.mu.Lock()
 	h := a.brokers[addr]
 	h.id, h.connected, h.stale, h.since = id, true, true, time.Now()
+	for _, w := range a.workloads {
+		if w.record().Broker == broker.PeerID(id) {
+			signal(w.online)
+		}
+	}
 	a.mu.Unlock()
 	a.Logger.Info("connected to broker", slog.String("broker", string(id)), slog.String("addr", addr))
 	signal(a.changed)

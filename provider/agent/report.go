@@ -232,7 +232,8 @@ func (w *workload) report(ctx context.Context) {
 	}
 }
 
-// pause waits until the next report is due; with early, news make it due sooner.
+// pause waits until the next report is due. A new connection makes it due at once, and with early, news
+// make it due sooner.
 func (w *workload) pause(ctx context.Context, sent time.Time, d time.Duration, early bool) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -245,6 +246,8 @@ func (w *workload) pause(ctx context.Context, sent time.Time, d time.Duration, e
 		case <-ctx.Done():
 			return false
 		case <-timer.C:
+			return true
+		case <-w.online:
 			return true
 		case <-phase:
 			return true

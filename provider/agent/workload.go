@@ -36,6 +36,7 @@ type workload struct {
 	ending    chan struct{} // closed by end
 	phase     chan struct{} // the phase changed: report at once; capacity 1
 	progress  chan struct{} // something else changed: report soon; capacity 1
+	online    chan struct{} // the broker is back: retry at once; capacity 1
 	order     chan struct{} // capacity 1: whose turn it is to write the record
 	evicted   chan struct{} // its place among the lingering is needed; capacity 1
 	reported  chan struct{} // closed when the broker acknowledged the end
@@ -58,7 +59,7 @@ func newWorkload(a *Agent, r provider.Record, spec broker.JobSpec, arrived time.
 		agent: a, lease: r.Lease, spec: spec, arrived: arrived, rec: r, draft: r.Report, meterBase: r.Report.Used,
 		log:      a.Logger.With(slog.String("lease", string(r.Lease)), slog.String("job", string(r.Job))),
 		answered: make(chan struct{}), confirmed: make(chan struct{}), ending: make(chan struct{}),
-		phase: make(chan struct{}, 1), progress: make(chan struct{}, 1), order: make(chan struct{}, 1),
+		phase: make(chan struct{}, 1), progress: make(chan struct{}, 1), online: make(chan struct{}, 1), order: make(chan struct{}, 1),
 		evicted: make(chan struct{}, 1), reported: make(chan struct{}), gone: make(chan struct{}),
 	}
 	if r.State >= provider.StateConfirmed {

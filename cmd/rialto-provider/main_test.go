@@ -1,0 +1,212 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"rialto/cmd/internal/cli"
+	"rialto/provider/agent"
+	"rialto/provider/nvml"
+)
+
+// TestMain lets the test binary be its own helper process, as the command is.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == nvml.ChildVerb {
+		os.Exit(nvml.ChildMain(os.Args[2:]))
+	}
+	os.Exit(m.Run())
+}
+
+// invoke runs the command and returns what it printed, and its error with the hints.
+func invoke(t *testing.T, args ...string) (stdout, failure string) {
+	t.Helper()
+	var out, talk bytes.Buffer
+	err := run(t.Context(), args, &out, &talk)
+	var told bytes.Buffer
+	if cli.Report(t.Context(), &told, "rialto-provider", err) != 0 {
+		failure = told.String() + "!"
+	}
+	return out.String(), failure
+}
+
+func TestBadInputIsNamedWithTheNearestValidOne(t *testing.T) {
+	t.Parallel()
+	good := []string{"run", "--broker", "http://127.0.0.1:1", "--price", "0.40/h", "--simulate-gpu", "L4"}
+	for want, args := range map[string][]string{
+		"did you mean `rialto-provider doctor`?": {"docter"},
+		"did you mean --price?":                  {"run", "--pirce", "1"},
+		"--broker is missing":                    {"run", "--price", "0.40/h"},
+		"--price is missing":                     {"run", "--broker", "http://x"},
+		"not an address of a broker":             {"run", "--broker", "x", "--price", "0.40/h"},
+		`did you mean "RTX 4090"?`:               append(slices.Clone(good), "--simulate-gpu", "RTX 409"),
+		"from 1 to 16":                           append(slices.Clone(good), "--simulate-gpu", "L4:99"),
+		"--region":                               append(slices.Clone(good), "--region", "Germany"),
+		"--advertise-ip":                         append(slices.Clone(good), "--advertise-ip", "here"),
+		"--tunnel-ports":                         append(slices.Clone(good), "--tunnel-ports", "9-8"),
+		"--linger":                               append(slices.Clone(good), "--linger", "10 min"),
+		"--memory-per-gpu":                       append(slices.Clone(good), "--memory-per-gpu", "32gigs"),
+		"--allow-registry":                       append(slices.Clone(good), "--allow-registry", "10.0.0.0/99"),
+		"does not take \"now\"":                  {"drain", "now"},
+	} {
+		if _, failure := invoke(t, args...); !strings.Contains(failure, want) {
+			t.Errorf("%q: got %q, want %q in it", args, failure, want)
+		}
+	}
+}
+
+func TestStatusWithoutAnAgent(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, args := range [][]string{{"status", "--state", dir}, {"drain", "--state", dir}} {
+		if _, failure := invoke(t, args...); !strings.Contains(failure, "no agent answers at "+filepath.Join(dir, "agent.sock")) {
+			t.Errorf("%q: got %q", args, failure)
+		}
+	}
+}
+
+func TestStatusAndDrainOfAnAgent(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	var drained atomic.Value
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(agent.Status{
+			Peer: "12D3", Host: "h\x1b[2J", GPUs: []agent.GPUStatus{{UUID: "SIM-1", Model: "L4", Simulated: true, Offered: true}},
+			Leases: []agent.LeaseStatus{{Lease: "l-1", Job: "j-1", State: "ended", Unacked: true}},
+		})
+	})
+	mux.HandleFunc("POST /v1/drain", func(_ http.ResponseWriter, r *http.Request) { drained.Store(r.URL.RawQuery) })
+	ctx, cancel := context.WithCancel(t.Context())
+	l, err := listenControl(ctx, filepath.Join(dir, socketName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- serveControl(ctx, l, mux) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	out, failure := invoke(t, "status", "--state", dir)
+	if failure != "" || !strings.Contains(out, "L4 (simulated)") || !strings.Contains(out, "not acknowledged") || strings.Contains(out, "\x1b[2J") {
+		t.Errorf("status: %q %q", out, failure)
+	}
+	out, failure = invoke(t, "status", "--state", dir, "--json")
+	var s agent.Status
+	if err := json.Unmarshal([]byte(out), &s); err != nil || failure != "" || s.Peer != "12D3" {
+		t.Errorf("status --json: %q %v %s", out, err, failure)
+	}
+	if _, failure := invoke(t, "drain", "--now", "--state", dir); failure != "" || drained.Load() != "now=1" {
+		t.Errorf("drain --now: %q, query %v", failure, drained.Load())
+	}
+}
+
+func TestInstallDryRun(t *testing.T) {
+	t.Parallel()
+	out, failure := invoke(t, "install", "--dry-run", "--broker", "http://a", "--broker", "http://b", "--price", "0.40/h",
+		"--simulate-gpu", "RTX 4090:2", "--name", "100% mine", "--state", "/srv/rialto")
+	if failure != "" {
+		t.Fatal(failure)
+	}
+	for _, want := range []string{
+		` run --broker=http://a --broker=http://b "--name=100%% mine" --price=0.40/h "--simulate-gpu=RTX 4090:2" --state=/srv/rialto` + "\n",
+		"KillMode=process\n", "systemctl enable --now rialto-provider.service",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("got %s, want %q in it", out, want)
+		}
+	}
+	if out, failure := invoke(t, "uninstall", "--dry-run"); failure != "" || !strings.Contains(out, "would remove") {
+		t.Errorf("uninstall: %q %q", out, failure)
+	}
+}
+
+func TestDoctor(t *testing.T) {
+	t.Parallel()
+	var out, talk bytes.Buffer
+	err := run(t.Context(), []string{"doctor", "--json", "--simulated", "--runc", "/nonexistent/runc", "--state", t.TempDir()}, &out, &talk)
+	var checks []check
+	if jsonErr := json.Unmarshal(out.Bytes(), &checks); jsonErr != nil {
+		t.Fatalf("%v: %s", jsonErr, out.String())
+	}
+	names := make(map[string]check)
+	for _, c := range checks {
+		names[c.Name] = c
+		if c.Found == "" || c.OK && c.Advice != "" || !c.OK && c.Advice == "" {
+			t.Errorf("%+v does not say what to do", c)
+		}
+	}
+	for _, name := range []string{"root", "kernel", "tun", "overlayfs", "cgroups", "runc", "network namespaces", "WireGuard", "disk space", "disk speed", "NVIDIA driver", "seccomp"} {
+		if _, ok := names[name]; !ok {
+			t.Errorf("no check of %s", name)
+		}
+	}
+	exit, ok := err.(*cli.ExitError)
+	if !ok || exit.Code != 1 || names["runc"].OK || names["NVIDIA driver"].Required {
+		t.Errorf("got %v with %+v, want exit code 1 for the missing runc", err, checks)
+	}
+}
+
+func TestBrokersAreResolved(t *testing.T) {
+	t.Parallel()
+	simulated := false
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"broker":"b","allow_simulated":%v,"version":"1","fee_ppm":0,"addrs":["/ip4/10.0.0.1/udp/1/quic-v1/p2p/b","/ip4/127.0.0.1/tcp/1/p2p/b","/ip4/127.0.0.1/udp/1/quic-v1/p2p/b"]}`, simulated)
+	}))
+	t.Cleanup(server.Close)
+	log := slog.New(slog.DiscardHandler)
+	if _, err := resolveBrokers(t.Context(), []string{server.URL}, true, log); err == nil || !strings.Contains(err.Error(), "simulated") {
+		t.Errorf("simulated GPUs at a real market: got %v", err)
+	}
+	simulated = true
+	got, err := resolveBrokers(t.Context(), []string{"/dns4/x/tcp/1/p2p/c", server.URL}, true, log)
+	if want := []string{"/dns4/x/tcp/1/p2p/c", "/ip4/127.0.0.1/udp/1/quic-v1/p2p/b"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %q, %v, want %q", got, err, want)
+	}
+}
+
+func TestAnnounce(t *testing.T) {
+	t.Parallel()
+	got := announce([]string{"/ip4/0.0.0.0/udp/7072/quic-v1", "/ip4/0.0.0.0/tcp/0"}, []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")})
+	want := []string{"/ip4/192.0.2.1/udp/7072/quic-v1", "/ip6/2001:db8::1/udp/7072/quic-v1"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func FuzzParseRegistries(f *testing.F) {
+	for _, s := range []string{"10.0.0.0/8", "registry.lan:5000", "::1", "[::1]:5000", "a/b", ":5", ""} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		p, err := parseRegistries([]string{s})
+		if err == nil && len(p.Hosts)+len(p.Networks) != 1 {
+			t.Fatalf("%q: got %+v", s, p)
+		}
+	})
+}
+
+func FuzzParsePorts(f *testing.F) {
+	for _, s := range []string{"51000-51100", "1", "", "0-1", "70000", "9-8"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if r, err := parsePorts(s); err == nil && (r.First > r.Last || s != "" && r.First == 0) {
+			t.Fatalf("%q: got %+v", s, r)
+		}
+	})
+}
