@@ -22,9 +22,10 @@ const (
 	brokerPatience = 10 * time.Minute
 	// settlePatience is how long the end of a container waits for the broker to say the same.
 	settlePatience = time.Minute
-	// drainPatience is how long the end of a job waits for output that still flows: this long after the
-	// last byte.
-	drainPatience = 10 * time.Second
+	// drainPatience is how long the end of a job waits for the end of its output: this long after the last
+	// byte. A job that did not end by itself may have lost its host, so it waits less.
+	drainPatience     = 10 * time.Second
+	drainLostPatience = time.Second
 	// cancelPatience is how long a cancelled job may take to end.
 	cancelPatience = time.Minute
 )
@@ -180,22 +181,27 @@ func (f *follower) stream(ctx context.Context) <-chan eventOrError {
 	return out
 }
 
-// event takes one line of the job's history.
-func (f *follower) event(ctx context.Context, e api.Event) error {
-	f.events = append(f.events, e)
-	f.view.event(e)
+// note remembers a line of the job's history.
+func (f *follower) note(e api.Event) (broker.JobState, error) {
 	var state broker.JobState
 	if err := state.UnmarshalText([]byte(e.State)); err != nil {
-		return fmt.Errorf("broker's answer: %w", err)
+		return 0, fmt.Errorf("broker's answer: %w", err)
 	}
-	switch state {
-	case broker.JobReady, broker.JobRunning:
+	f.events = append(f.events, e)
+	if state == broker.JobReady || state == broker.JobRunning || state == broker.JobDone {
 		f.ready = firstOf(f.ready, time.Since(f.begin))
-	case broker.JobDone:
-		f.ready = firstOf(f.ready, time.Since(f.begin))
-		return nil
-	case broker.JobLeased:
-	case broker.JobQueued, broker.JobHolding, broker.JobFailed, broker.JobExpired, broker.JobCancelled:
+	}
+	return state, nil
+}
+
+// event takes a line of the job's history and enters the lease that it tells of.
+func (f *follower) event(ctx context.Context, e api.Event) error {
+	state, err := f.note(e)
+	if err != nil {
+		return err
+	}
+	f.view.event(e)
+	if state != broker.JobLeased && state != broker.JobReady && state != broker.JobRunning {
 		return nil
 	}
 	if state != broker.JobLeased && f.session != nil {
@@ -268,7 +274,10 @@ func (f *follower) drain(ctx context.Context) {
 	}
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	start := time.Now()
+	start, patience := time.Now(), drainLostPatience
+	if f.events[len(f.events)-1].State == broker.JobDone.String() {
+		patience = drainPatience
+	}
 	for {
 		select {
 		case <-f.session.ended():
@@ -280,7 +289,7 @@ func (f *follower) drain(ctx context.Context) {
 			if last.Before(start) {
 				last = start
 			}
-			if time.Since(last) > drainPatience {
+			if time.Since(last) > patience {
 				f.view.say("provider %s does not answer: the end of the output may be missing; `rialto logs %s` asks again",
 					hostName(f.session.lease.Host, f.session.lease.Provider), f.record.Job)
 				return
@@ -305,7 +314,9 @@ func (f *follower) cancel(ctx, live context.Context) error {
 		if e.err != nil {
 			return f.left(again, e.err)
 		}
-		f.events = append(f.events, e.Event)
+		if _, err := f.note(e.Event); err != nil {
+			return err
+		}
 	}
 	f.drain(limited)
 	if limited.Err() != nil {

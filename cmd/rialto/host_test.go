@@ -271,11 +271,20 @@ func (b *box) Delete(ctx context.Context) error {
 }
 
 // images has every image: half of its bytes come from peers, half from the registry.
-type images struct{}
+type images struct {
+	arrive chan struct{} // nil: images arrive at once; else once it is closed
+}
 
-func (*images) Ensure(_ context.Context, w provider.Want, progress func(broker.Fetched)) (provider.Image, error) {
+func (i *images) Ensure(ctx context.Context, w provider.Want, progress func(broker.Fetched)) (provider.Image, error) {
 	const mib = 1 << 20
 	progress(broker.Fetched{Peers: 50 * mib, Total: 212 * mib})
+	if i.arrive != nil {
+		select {
+		case <-i.arrive:
+		case <-ctx.Done():
+			return provider.Image{}, ctx.Err()
+		}
+	}
 	got := broker.Fetched{Peers: 200 * mib, Registry: 12 * mib, Total: 212 * mib}
 	root := w.Root
 	if root == "" {

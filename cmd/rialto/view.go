@@ -37,7 +37,7 @@ func (v *view) say(format string, args ...any) {
 	defer v.mu.Unlock()
 	text := fmt.Sprintf(format, args...)
 	if v.progress != nil {
-		v.progress.Say(text)
+		v.progress.Say("rialto: " + text)
 		return
 	}
 	fmt.Fprintln(v.out, "rialto: "+text)
@@ -65,6 +65,12 @@ func (v *view) event(e api.Event) {
 	}
 	switch {
 	case v.quiet:
+	case v.bar != nil && e.State == broker.JobLeased.String():
+		v.progress.Say("rialto: " + text)
+		v.bar.Rename("preparing")
+	case v.bar != nil && e.State == broker.JobReady.String():
+		v.progress.Say("rialto: " + text)
+		v.end()
 	case v.bar != nil:
 		v.bar.Rename(text)
 	case v.progress == nil:
@@ -92,6 +98,10 @@ func (v *view) fetched(f api.Fetched) {
 func (v *view) close() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.end()
+}
+
+func (v *view) end() {
 	if v.progress != nil {
 		v.progress.Close()
 		v.progress, v.bar = nil, nil

@@ -35,6 +35,7 @@ type world struct {
 	market *service.Service
 	token  string
 	agents map[string]*testAgent
+	images images // what all agents have
 
 	mu   sync.Mutex
 	away bool
@@ -48,7 +49,7 @@ func newWorld(tb testing.TB) *world {
 	var err error
 	w.market, err = service.New(service.Config{
 		Key: key, Host: brokerNode{w.broker}, Store: ledger.Books{Store: &ledger.Memory{}},
-		Market: broker.MarketConfig{AllowSimulated: true, FeePPM: 50_000}, Tick: 20 * time.Millisecond,
+		Market: broker.MarketConfig{AllowSimulated: true, FeePPM: 50_000, LeaseTTL: 2 * time.Second}, Tick: 20 * time.Millisecond,
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -130,7 +131,7 @@ func (w *world) addAgent(tb testing.TB, host, gpus, rate string) {
 	}
 	ends := &ends{t: tb}
 	a, err := agent.New(agent.Config{
-		Key: key, Network: agentNode{n, w.broker.id}, Inventory: inventory, Runtime: &processes{ends: ends}, Images: &images{},
+		Key: key, Network: agentNode{n, w.broker.id}, Inventory: inventory, Runtime: &processes{ends: ends}, Images: &w.images,
 		Tunnels: ends, Journal: &journal{}, Brokers: []string{"/ip4/127.0.0.1/tcp/7071/p2p/" + string(w.broker.id)},
 		Host: host, Region: "DE", Rate: price, CPUs: 8, MemoryMiB: 32 << 10, Version: "test", StopJobsOnExit: true,
 		AdvertiseIPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Grace: time.Second,
@@ -258,8 +259,10 @@ func (b brokerNode) Handle(protocol string, _ int, fn p2p.Handler) {
 	b.handle(protocol, fn)
 }
 
-func (brokerNode) RemoteIP(identity.ID) (netip.Addr, bool) {
-	return netip.MustParseAddr("127.0.0.1"), true
+func (b brokerNode) RemoteIP(id identity.ID) (netip.Addr, bool) {
+	b.net.mu.Lock()
+	defer b.net.mu.Unlock()
+	return netip.MustParseAddr("127.0.0.1"), b.net.nodes[id] != nil
 }
 
 type agentNode struct {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
@@ -14,22 +15,35 @@ import (
 type Progress struct {
 	out  io.Writer
 	bars *mpb.Progress // nil: plain lines
+
+	mu   sync.Mutex
+	open []*mpb.Bar
 }
+
+// refresh is how often bars move; closing them takes as long, and the container's first output waits for it.
+const refresh = 50 * time.Millisecond
 
 // NewProgress shows progress on w. The caller calls Close.
 func NewProgress(w io.Writer) *Progress {
 	p := &Progress{out: w}
 	if IsTerminal(w) {
-		p.bars = mpb.New(mpb.WithOutput(w), mpb.WithWidth(32))
+		p.bars = mpb.New(mpb.WithOutput(w), mpb.WithWidth(32), mpb.WithRefreshRate(refresh))
 	}
 	return p
 }
 
-// Close draws the last state and ends all bars; those that are not complete disappear.
+// Close ends all bars; they disappear. It is idempotent.
 func (p *Progress) Close() {
-	if p.bars != nil {
-		p.bars.Shutdown()
+	if p.bars == nil {
+		return
 	}
+	p.mu.Lock()
+	for _, b := range p.open {
+		b.Abort(true)
+	}
+	p.open = nil
+	p.mu.Unlock()
+	p.bars.Wait()
 }
 
 // Say prints a line above the bars.
@@ -67,11 +81,17 @@ func (p *Progress) Bar(name string, total int64) *Bar {
 			defer b.mu.Unlock()
 			return b.text
 		}, decor.WCSyncSpaceR)),
-		mpb.AppendDecorators(decor.CountersKibiByte(" % .0f / % .0f"), decor.Any(func(decor.Statistics) string {
+		mpb.AppendDecorators(decor.Any(func(s decor.Statistics) string {
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			return b.note
+			if s.Total == 0 {
+				return b.note
+			}
+			return " " + FormatBytes(s.Current) + " / " + FormatBytes(s.Total) + b.note
 		})))
+	p.mu.Lock()
+	p.open = append(p.open, b.bar)
+	p.mu.Unlock()
 	return b
 }
 
