@@ -37,7 +37,7 @@ func (b *box) err(op string, err error) error {
 	return &Error{op, b.launch.Lease, err}
 }
 
-func (b *box) Netns() string { return host.NetnsPath(b.r.netns(b.launch.Lease)) }
+func (b *box) Netns() string { return b.r.netns(b.launch.Lease) }
 
 func (b *box) Start(ctx context.Context, p provider.Program) error {
 	return b.err("start", b.start(ctx, p))

@@ -57,7 +57,7 @@ func belongings(tb testing.TB, r *Runtime) []string {
 		all = append(all, "link "+l.Name)
 	}
 	for _, pattern := range []string{
-		"/run/netns/rl-" + r.cfg.Tag + "-*", "/sys/fs/cgroup/*/rialto-" + r.cfg.Tag, "/sys/fs/cgroup/rialto-" + r.cfg.Tag,
+		"/sys/fs/cgroup/*/rialto-" + r.cfg.Tag, "/sys/fs/cgroup/rialto-" + r.cfg.Tag,
 		"/sys/fs/cgroup/*/rialto-" + r.cfg.Tag + "/*", r.cfg.StateDir + "/*",
 	} {
 		paths, err := filepath.Glob(pattern)
@@ -166,6 +166,39 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 }
 
+// TestMountsDoNotReachTheHost has its files on a shared mount, as everything is under systemd.
+func TestMountsDoNotReachTheHost(t *testing.T) {
+	runc := needs(t)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
+		t.Fatal(err)
+	}
+	r, err := New(Config{StateDir: dir, RuncPath: runc, Tag: tag()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := prepare(t, r, provider.Launch{})
+	if err := s.Start(t.Context(), program(image(t), "hang")); err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range belongings(t, r) {
+		if strings.HasPrefix(b, "mount "+dir+"/") && b != "mount "+s.Netns() {
+			t.Error(b)
+		}
+	}
+	if err := s.Delete(t.Context()); err != nil { // before the file system goes
+		t.Fatal(err)
+	}
+}
+
 // TestPartsAreFoundAndRemoved leaves one kind of thing at a time, as a crash in the middle of Prepare does.
 func TestPartsAreFoundAndRemoved(t *testing.T) {
 	needs(t)
@@ -173,7 +206,7 @@ func TestPartsAreFoundAndRemoved(t *testing.T) {
 	before := belongings(t, r)
 	id := leaseID(99)
 	for name, leave := range map[string]func() error{
-		"netns":     func() error { return host.MakeNetns(r.netns(id)) },
+		"netns":     func() error { return errors.Join(os.MkdirAll(r.dir(id), 0o700), host.MakeNetns(r.netns(id))) },
 		"cgroup":    func() error { return host.MakeCgroup(r.cgroup(id)) },
 		"directory": func() error { return os.MkdirAll(r.dir(id), 0o700) },
 		"supervisor": func() error {

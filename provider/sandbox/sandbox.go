@@ -1,18 +1,18 @@
 // Package sandbox runs leased workloads in containers of their own, made by runc. It implements
 // [provider.Runtime].
 //
-// A sandbox is one lease's network namespace, cgroup, directory and supervisor. Each is named after the
-// agent's tag and the lease, so two agents on one host never meet and a lease's things can be found and
-// removed without any record of them:
+// A sandbox is one lease's directory, network namespace, cgroup and supervisor. Each is named after the lease
+// and the agent's state directory or tag, so two agents on one host never meet, and a lease's things can be
+// found and removed without any record of them:
 //
-//	/run/netns/rl-TAG-LEASE      network namespace: loopback, then the tunnel
-//	/rialto-TAG/LEASE            cgroup, in every controller
 //	STATEDIR/LEASE/              directory: spec, control socket, overlay, log, exit record
+//	STATEDIR/LEASE/netns         network namespace, mounted: loopback, then the tunnel
+//	/rialto-TAG/LEASE            cgroup, in every controller
 //	EXE sandbox-supervisor DIR   supervisor, see package keeper
 //
 // The supervisor is the first process of a PID namespace that holds the container's: whatever ends it, also
 // kill -9, the kernel ends the container and everything that ran in it. Mounts exist only in its mount
-// namespace and in the container's, so they end with it too, and none is ever in the host's.
+// namespace and in the container's, so they end with it too; in the host's is only the network namespace.
 //
 // What a container gets and does not get is package oci's.
 package sandbox
@@ -243,11 +243,6 @@ func (r *Runtime) List(context.Context) ([]broker.LeaseID, error) {
 			}
 		}
 	}
-	held, err := host.ListNetns(r.netns(""))
-	if err != nil {
-		return nil, err
-	}
-	add(held)
 	groups, err := host.ListCgroups(r.cgroup(""))
 	if err != nil {
 		return nil, err
@@ -299,7 +294,8 @@ func (r *Runtime) dir(lease broker.LeaseID) string {
 	return filepath.Join(r.cfg.StateDir, string(lease))
 }
 
-func (r *Runtime) netns(lease broker.LeaseID) string { return "rl-" + r.cfg.Tag + "-" + string(lease) }
+// netns is where a lease's network namespace is held.
+func (r *Runtime) netns(lease broker.LeaseID) string { return filepath.Join(r.dir(lease), "netns") }
 
 func (r *Runtime) cgroup(lease broker.LeaseID) string {
 	return filepath.Join("/rialto-"+r.cfg.Tag, string(lease))

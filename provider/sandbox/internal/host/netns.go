@@ -7,14 +7,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
-
-const netnsDir = "/run/netns" // where ip(8) looks too, so that an operator sees ours
 
 // netnsSysctls are set in every new namespace: a program that is not root may listen on port 80 and send
 // pings, since no other program shares the namespace.
@@ -25,15 +21,10 @@ func netnsSysctls() map[string]string {
 	}
 }
 
-// NetnsPath is where the namespace of that name is held.
-func NetnsPath(name string) string { return filepath.Join(netnsDir, name) }
-
-// MakeNetns makes a network namespace with its loopback interface up and holds it under NetnsPath(name).
-func MakeNetns(name string) error {
-	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
-		return err
-	}
-	path := NetnsPath(name)
+// MakeNetns makes a network namespace with its loopback interface up and holds it by a mount on a new file
+// at path. That is not in /run/netns: the first "ip netns add" on a machine mounts that directory on itself
+// and so hides what was mounted in it before.
+func MakeNetns(path string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
 	if err != nil {
 		return err
@@ -62,9 +53,8 @@ func MakeNetns(name string) error {
 	return nil
 }
 
-// RemoveNetns lets go of a namespace. The kernel destroys it with its last process and socket.
-func RemoveNetns(name string) error {
-	path := NetnsPath(name)
+// RemoveNetns lets go of the namespace at path. The kernel destroys it with its last process and socket.
+func RemoveNetns(path string) error {
 	// EINVAL: not mounted, only the file is left.
 	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("unmount %s: %w", path, err)
@@ -74,21 +64,6 @@ func RemoveNetns(name string) error {
 		return err
 	}
 	return nil
-}
-
-// ListNetns returns what follows prefix in the names of held namespaces.
-func ListNetns(prefix string) ([]string, error) {
-	entries, err := os.ReadDir(netnsDir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	var rest []string
-	for _, e := range entries {
-		if r, ok := strings.CutPrefix(e.Name(), prefix); ok {
-			rest = append(rest, r)
-		}
-	}
-	return rest, nil
 }
 
 // InNetns runs fn on a thread inside the namespace at path. Sockets that fn opens stay in it. fn must do

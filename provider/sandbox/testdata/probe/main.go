@@ -225,6 +225,12 @@ func attempts() {
 			return call3(syscall.SYS_IOCTL, uintptr(fd), syscall.SIOCSIFFLAGS, uintptr(unsafe.Pointer(&ifr[0])))
 		}},
 		// What must work, or the list above proves nothing.
+		{"positive: no new privileges", func() error {
+			if on, _, e := syscall.Syscall6(syscall.SYS_PRCTL, 39, 0, 0, 0, 0, 0); on != 1 {
+				return fmt.Errorf("prctl says %d %d", on, e)
+			}
+			return nil
+		}},
 		{"positive: socket", func() error { return sock(syscall.AF_INET6, syscall.SOCK_STREAM, 0) }},
 		{"positive: fifo", func() error { return syscall.Mkfifo("/fifo", 0o600) }},
 		{"positive: chown", func() error {
