@@ -1,6 +1,22 @@
 // Package broker is the market's vocabulary (GPU, Offer, Job, Lease, Receipt) and its rules: [Market],
 // a pure state machine that joins customers and providers. It does no I/O, starts no goroutine and reads
 // no clock: time is an argument, effects are returned as values, and equal histories give equal answers.
+//
+// # Rules
+//
+//   - The provider is the authority over its GPUs: a lease exists because it granted one, under an epoch
+//     per GPU that only grows. A grant that repeats an epoch, and a report under another, is refused.
+//   - A GPU is in one lease at a time. A lease whose provider is silent is over for the market only when
+//     it is surely over at the provider: one TTL, two per cent for the clocks, and two seconds later.
+//   - An accepted job ends in a terminal state, and terminal means settled: its hold is charged, split
+//     and returned exactly once, in the same step.
+//   - A bill is at most the hold, and at most the time that provider and market both saw, from the first
+//     ready report on. What was never ready costs nothing.
+//   - Money moves by transfers between two books; all books add up to zero and none but the world's is
+//     below zero. Each step asserts it, and a market that finds it broken refuses to go on.
+//   - A refused event changes nothing.
+//
+// Everything is kept in memory, ended jobs and leases too: the ledger is for restarts and readers.
 package broker
 
 import (

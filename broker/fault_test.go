@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 )
@@ -82,5 +83,22 @@ func TestMarketConfigIsChecked(t *testing.T) {
 		if _, err := NewMarket(cfg); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: got %v", name, err)
 		}
+	}
+}
+
+// TestOpenJobsAreBounded fills an account with jobs that cost nothing.
+func TestOpenJobsAreBounded(t *testing.T) {
+	m, err := NewMarket(MarketConfig{Self: "broker"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.accounts["ann"] = &Account{ID: "ann", Key: "ann"}
+	m.open["ann"] = maxOpen
+	spec := JobSpec{
+		Image: "i", Digest: "sha256:" + strings.Repeat("0", 64), GPU: GPURequest{Model: AnyModel, Count: 1}, MaxDuration: time.Hour,
+		TunnelKey: [32]byte{1}, Customer: "ann", Broker: "broker", Created: time.Unix(1, 0), Nonce: "n",
+	}
+	if _, err := m.Step(time.Unix(1, 0), Submitted{Job: "j1", Account: "ann", Spec: spec}); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("one job too many: got %v", err)
 	}
 }

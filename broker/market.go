@@ -35,12 +35,14 @@ func (c MarketConfig) withDefaults() (MarketConfig, error) {
 	return c, check.err
 }
 
-// Intervals of the market's own clock.
+// Limits of the market's own.
 const (
 	// resendAfter is how long an unanswered confirmation or release waits to be sent again.
 	resendAfter = 5 * time.Second
 	// maxAttempts ends a job that providers keep taking and losing.
 	maxAttempts = 32
+	// maxOpen is how many jobs of one account may be open: free offers hold no money that would limit them.
+	maxOpen = 1000
 )
 
 // lapse is how long after the last renewal a lease is surely over at the provider: the provider counts
@@ -75,6 +77,7 @@ type Market struct {
 	byAccount map[AccountID][]JobID // oldest first
 	nonces    map[nonce]JobID       // a signed spec is accepted once
 	queued    map[JobID]struct{}
+	open      map[AccountID]int // jobs that are not terminal
 
 	leases map[LeaseID]*Lease
 	live   map[LeaseID]struct{}  // not ended, or its receipt not signed
@@ -125,6 +128,7 @@ func NewMarket(cfg MarketConfig) (*Market, error) {
 		byAccount: map[AccountID][]JobID{},
 		nonces:    map[nonce]JobID{},
 		queued:    map[JobID]struct{}{},
+		open:      map[AccountID]int{},
 		leases:    map[LeaseID]*Lease{},
 		live:      map[LeaseID]struct{}{},
 		sent:      map[LeaseID]time.Time{},
@@ -168,7 +172,7 @@ func (t *turn) apply(ev Event) error {
 	case ProviderGone:
 		return t.gone(ev)
 	case AccountOpened:
-		return t.open(ev)
+		return t.openAccount(ev)
 	case KeyBound:
 		return t.bind(ev)
 	case Deposited:

@@ -6,7 +6,7 @@ import (
 	"rialto/pricing"
 )
 
-func (t *turn) open(ev AccountOpened) error {
+func (t *turn) openAccount(ev AccountOpened) error {
 	var c checker
 	c.name("account", string(ev.Account), maxName)
 	c.name("name", ev.Name, maxName)

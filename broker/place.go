@@ -121,6 +121,9 @@ func (t *turn) submit(ev Submitted) error {
 	if spec.Broker != t.cfg.Self {
 		return refuse(fmt.Errorf("%w: the spec is meant for broker %s", ErrForbidden, spec.Broker))
 	}
+	if t.open[a.ID] >= maxOpen {
+		return refuse(fmt.Errorf("%w: account %s has %d open jobs", ErrUnavailable, a.ID, maxOpen))
+	}
 	if err := t.knows(spec.GPU.Model); err != nil {
 		return refuse(err)
 	}
@@ -154,6 +157,9 @@ func (m *Market) addJob(j *Job) {
 	m.byAccount[j.Account] = append(m.byAccount[j.Account], j.ID)
 	m.nonces[nonce{j.Spec.Customer, j.Spec.Nonce}] = j.ID
 	m.committed[j.Account] += j.Hold
+	if !j.State.Terminal() {
+		m.open[j.Account]++
+	}
 	if j.State == JobQueued {
 		m.queued[j.ID] = struct{}{}
 	}
@@ -323,6 +329,7 @@ func (t *turn) finish(j *Job, l *Lease, state JobState, reason string) {
 	t.settle(j, l)
 	j.State, j.Error, j.Ended, j.Stopping = state, reason, t.now, 0
 	delete(t.queued, j.ID)
+	t.open[j.Account]--
 	var text []string
 	if state == JobDone {
 		text = append(text, fmt.Sprintf("exit code %d", j.ExitCode))

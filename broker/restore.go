@@ -121,9 +121,12 @@ func (m *Market) Audit() error {
 	if total != 0 {
 		return &InvariantError{Rule: fmt.Sprintf("money: all books add up to %v", total)}
 	}
-	holds := map[AccountID]pricing.Money{}
+	holds, open := map[AccountID]pricing.Money{}, map[AccountID]int{}
 	for _, j := range m.jobs {
 		holds[j.Account] += j.Hold
+		if !j.State.Terminal() {
+			open[j.Account]++
+		}
 		l, leased := m.leases[j.Lease]
 		switch {
 		case j.State.Terminal() && (j.Hold != 0 || j.Stopping != 0):
@@ -136,6 +139,11 @@ func (m *Market) Audit() error {
 	}
 	if !maps.EqualFunc(holds, m.committed, func(a, b pricing.Money) bool { return a == b }) {
 		return &InvariantError{Rule: "money: holds of jobs and accounts differ"}
+	}
+	for id, n := range m.open {
+		if open[id] != n {
+			return &InvariantError{Rule: fmt.Sprintf("account %s: %d open jobs, counted %d", id, open[id], n)}
+		}
 	}
 	taken := map[string]LeaseID{}
 	for _, l := range m.leases {

@@ -34,23 +34,27 @@ type moment struct {
 	effects string
 }
 
-func TestRandomHistories(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		h := begin(t)
-		actions := map[string]func(*rapid.T){
-			"submit": h.submit, "deliver": h.deliver, "flow": h.flow, "advance": h.advance, "report": h.report,
-			"pass": h.pass, "cancel": h.cancel, "connect": h.connect, "restart": h.restart, "crash": h.crash, "forge": h.forge,
-		}
-		// What usually happens is more likely than faults, so that jobs get far.
-		names := slices.Sorted(maps.Keys(actions))
-		names = append(names, "submit", "deliver", "flow", "flow", "advance", "report", "report", "pass", "pass")
-		for range rapid.IntRange(1, 120).Draw(t, "steps") {
-			actions[rapid.SampledFrom(names).Draw(t, "action")](t)
-			h.check(t)
-		}
-		h.drain()
-		h.playAgain()
-	})
+func TestRandomHistories(t *testing.T) { rapid.Check(t, live) }
+
+// FuzzHistories lets the fuzzer choose what happens.
+func FuzzHistories(f *testing.F) { f.Fuzz(rapid.MakeFuzz(live)) }
+
+// live plays one random history to its end.
+func live(t *rapid.T) {
+	h := begin(t)
+	actions := map[string]func(*rapid.T){
+		"submit": h.submit, "deliver": h.deliver, "flow": h.flow, "advance": h.advance, "report": h.report,
+		"pass": h.pass, "cancel": h.cancel, "connect": h.connect, "restart": h.restart, "crash": h.crash, "forge": h.forge,
+	}
+	// What usually happens is more likely than faults, so that jobs get far.
+	names := slices.Sorted(maps.Keys(actions))
+	names = append(names, "submit", "deliver", "flow", "flow", "advance", "report", "report", "pass", "pass")
+	for range rapid.IntRange(1, 120).Draw(t, "steps") {
+		actions[rapid.SampledFrom(names).Draw(t, "action")](t)
+		h.check(t)
+	}
+	h.drain()
+	h.playAgain()
 }
 
 func begin(t *rapid.T) *history {
