@@ -191,3 +191,26 @@ func TestTransferKeysSortByNumber(t *testing.T) {
 		t.Errorf("keys %q", keys)
 	}
 }
+
+// TestLargestRecordsFit: what peers may say at most must fit a record, or one of them could stop the broker.
+func TestLargestRecordsFit(t *testing.T) {
+	worst := strings.Repeat("\"<", 256+64) // the market's limit for a peer's text, and the text around it
+	job, lease := aJob(t), aLease()
+	for i := range 32 * 4 { // attempts, and lines for each
+		job.Log = append(job.Log, broker.JobEvent{Seq: uint64(i) + 2, Time: job.Accepted, State: broker.JobQueued, Text: worst})
+	}
+	job.Error = worst
+	lease.Answer = make([]byte, wire.MaxAnswer)
+	lease.Report = make([]byte, 32<<10) // what the service takes
+	lease.Receipt = make([]byte, 32<<10+16<<10)
+	lease.Steps = slices.Repeat([]broker.Step{{Name: strings.Repeat("\"", 128), Start: 1 << 62, Took: 1 << 62}}, 64)
+	lease.GPUs = slices.Repeat([]broker.GPULease{{UUID: strings.Repeat("\"", 128), Epoch: 1<<64 - 1}}, 16)
+	for _, encode := range []func() (ledger.Mutation, error){
+		func() (ledger.Mutation, error) { return ledger.Job(job) },
+		func() (ledger.Mutation, error) { return ledger.Lease(lease) },
+	} {
+		if m, err := encode(); err != nil || len(m.Value) > ledger.MaxValue {
+			t.Errorf("%s has %d bytes, %v; at most %d fit", m.Key, len(m.Value), err, ledger.MaxValue)
+		}
+	}
+}

@@ -42,7 +42,7 @@ func writeForever(dir string, w io.Writer) error {
 		id := fmt.Sprint(epoch, "-", i)
 		batch := []ledger.Mutation{
 			{Key: "last", Value: []byte(id)},
-			{Key: "new/" + id, Value: []byte(strings.Repeat(id, 1+i%400)), New: true},
+			{Key: "new/" + id, Value: []byte(strings.Repeat(id, 1+i%50)), New: true},
 		}
 		seq, err := s.Apply(ctx, epoch, id, batch)
 		if err != nil {

@@ -185,7 +185,7 @@ func TestFlippedByte(t *testing.T) {
 	}
 	names := slices.Sorted(maps.Keys(files))
 	found := 0
-	for i := range 2 * len(names) {
+	for i := range len(names) + 3 {
 		copied := t.TempDir()
 		name := names[i%len(names)]
 		for n, f := range files {

@@ -65,11 +65,13 @@ func Lease(l broker.Lease) (Mutation, error) { return record(LeaseKey(l.ID), l, 
 func Transfer(t broker.Transfer) (Mutation, error) { return record(TransferKey(t.Seq), t, true) }
 
 func record(key string, v any, isNew bool) (Mutation, error) {
-	p, err := json.Marshal(v)
-	if err != nil {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false) // six bytes for one would let a peer's text outgrow a record
+	if err := e.Encode(v); err != nil {
 		return Mutation{}, fail("encode", key, err)
 	}
-	return Mutation{Key: key, Value: p, New: isNew}, nil
+	return Mutation{Key: key, Value: b.Bytes(), New: isNew}, nil
 }
 
 // State reads what [broker.Market.Restore] needs. The transfers are read while they are ranged over.
