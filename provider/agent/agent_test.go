@@ -103,8 +103,8 @@ func (w *world) mustStop() {
 		w.t.Errorf("run: %v", err)
 	}
 	synctest.Wait()
-	if w.tunnels.open != 0 {
-		w.t.Errorf("%d tunnels are open after the agent ended", w.tunnels.open)
+	if w.tunnels.count() != 0 {
+		w.t.Errorf("%d tunnels are open after the agent ended", w.tunnels.count())
 	}
 }
 
@@ -207,7 +207,7 @@ func TestJobFromHoldToItsEnd(t *testing.T) {
 		if again := w.ask(h); again.Grant == nil || again.Grant.TunnelKey != a.Grant.TunnelKey {
 			t.Error("the same hold got another answer")
 		}
-		if len(w.broker.reports) != 0 {
+		if w.broker.taken() != 0 {
 			t.Error("a hold was reported before it was confirmed")
 		}
 		if err := w.confirm(h.Lease); err != nil {
@@ -256,12 +256,12 @@ func TestJobFromHoldToItsEnd(t *testing.T) {
 		if got := w.broker.free(); len(got) != 2 {
 			t.Errorf("offered %v after the end", got)
 		}
-		if w.runtime.box(h.Lease) == nil || w.tunnels.open != 1 {
+		if w.runtime.box(h.Lease) == nil || w.tunnels.count() != 1 {
 			t.Error("the log did not linger")
 		}
 		time.Sleep(11 * time.Minute)
 		synctest.Wait()
-		if w.runtime.box(h.Lease) != nil || w.tunnels.open != 0 || w.journal.get(h.Lease).State != provider.StateGone {
+		if w.runtime.box(h.Lease) != nil || w.tunnels.count() != 0 || w.journal.get(h.Lease).State != provider.StateGone {
 			t.Error("something of the workload is left after the linger")
 		}
 		for i, r := range w.broker.reports[1:] {
@@ -312,7 +312,7 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("%s: got %+v, want a refusal with %q", name, a, c.want)
 			}
 		}
-		if len(w.runtime.boxes) != 0 || len(w.journal.records) != 0 {
+		if len(w.runtime.list()) != 0 || len(w.journal.records) != 0 {
 			t.Error("a refused hold left something")
 		}
 		w.mustStop()

@@ -27,7 +27,7 @@ func TestHoldLapses(t *testing.T) {
 		if err := w.confirm(h.Lease); !errors.Is(err, provider.ErrNoLease) {
 			t.Errorf("confirmation after the hold lapsed: got %v", err)
 		}
-		if len(w.broker.free()) != 2 || w.runtime.box(h.Lease) != nil || len(w.broker.reports) != 0 {
+		if len(w.broker.free()) != 2 || w.runtime.box(h.Lease) != nil || w.broker.taken() != 0 {
 			t.Errorf("a lapsed hold left something, or was reported: %v", w.broker.reports)
 		}
 		w.mustStop()
@@ -92,7 +92,7 @@ func TestReleaseOfHold(t *testing.T) {
 		}
 		w.release(h.Lease, "another was faster")
 		w.settle()
-		if w.runtime.box(h.Lease) != nil || len(w.broker.free()) != 2 || len(w.broker.reports) != 0 {
+		if w.runtime.box(h.Lease) != nil || len(w.broker.free()) != 2 || w.broker.taken() != 0 {
 			t.Error("a released hold left something, or was reported")
 		}
 		w.mustStop()
@@ -172,13 +172,13 @@ func TestProgressIsReportedButNotOften(t *testing.T) {
 		}
 		w.settle()
 		load := w.agent.workload(h.Lease)
-		before := len(w.broker.reports)
+		before := w.broker.taken()
 		for i := range 50 {
 			load.note(func(d *broker.Report) { d.Fetched.Peers = int64(i) })
 			time.Sleep(100 * time.Millisecond)
 		}
 		synctest.Wait()
-		if n := len(w.broker.reports) - before; n < 4 || n > 6 {
+		if n := w.broker.taken() - before; n < 4 || n > 6 {
 			t.Errorf("%d reports in 5 s of progress, want one a second", n)
 		}
 		close(w.images.wait)
@@ -252,7 +252,7 @@ func TestLingeringIsBounded(t *testing.T) {
 			leases = append(leases, lease)
 		}
 		synctest.Wait()
-		left, _ := w.runtime.List(context.Background())
+		left := w.runtime.list()
 		want := slices.Sorted(slices.Values(leases[1:]))
 		if !slices.Equal(left, want) {
 			t.Errorf("lingering: %v, want the last two, %v", left, want)
@@ -286,18 +286,18 @@ func TestOffersAreSentAgainAfterReconnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.start()
-		first := w.broker.sets[len(w.broker.sets)-1]
-		n := len(w.broker.sets)
+		first := w.broker.offered()[len(w.broker.offered())-1]
+		n := len(w.broker.offered())
 		w.net.gone(w.broker.key.ID())
 		if s := w.agent.Status(); s.Brokers[0].Connected {
 			t.Error("status shows a lost connection as up")
 		}
 		w.net.up <- struct{}{}
 		w.settle()
-		if len(w.broker.sets) != n+1 {
-			t.Fatalf("%d offer sets after the reconnection, want %d", len(w.broker.sets), n+1)
+		if len(w.broker.offered()) != n+1 {
+			t.Fatalf("%d offer sets after the reconnection, want %d", len(w.broker.offered()), n+1)
 		}
-		again := w.broker.sets[n]
+		again := w.broker.offered()[n]
 		if again.Boot != first.Boot || again.Seq <= first.Seq || again.Offers[0].ID != first.Offers[0].ID {
 			t.Errorf("sent %+v after %+v", again, first)
 		}

@@ -117,6 +117,20 @@ func (b *fakeBroker) set(change func(*fakeBroker)) {
 	change(b)
 }
 
+// taken returns how many reports the broker has taken.
+func (b *fakeBroker) taken() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.reports)
+}
+
+// offered returns the offer sets that the broker has taken.
+func (b *fakeBroker) offered() []broker.OfferSet {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.sets)
+}
+
 func (b *fakeBroker) last() broker.Report {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -189,6 +203,19 @@ func (r *fakeRuntime) Remove(_ context.Context, lease broker.LeaseID) error {
 	delete(r.boxes, lease)
 	r.removed = append(r.removed, lease)
 	return nil
+}
+
+// list is List as a test reads it.
+func (r *fakeRuntime) list() []broker.LeaseID {
+	leases, _ := r.List(context.Background())
+	return leases
+}
+
+// wasRemoved reports whether a lease's things were removed.
+func (r *fakeRuntime) wasRemoved(lease broker.LeaseID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Contains(r.removed, lease)
 }
 
 func (r *fakeRuntime) box(lease broker.LeaseID) *fakeBox {
@@ -311,6 +338,13 @@ func (f *fakeTunnels) Open(_ context.Context, _, name string, c tunnel.Config) (
 		c.ListenPort = uint16(40000 + len(f.opened))
 	}
 	return &fakeDevice{owner: f, name: name, port: c.ListenPort}, nil
+}
+
+// count returns how many ends are open.
+func (f *fakeTunnels) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.open
 }
 
 type fakeDevice struct {

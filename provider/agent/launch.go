@@ -122,11 +122,11 @@ func (w *workload) launch(alive context.Context, s *site, images <-chan fetched)
 		}
 		done := w.step("create")
 		if err := s.box.Start(alive, program); err != nil {
-			return fmt.Errorf("start: %w", err)
+			return err
 		}
 		done()
 	} else if err := s.box.Extend(alive, w.watchdog()); err != nil {
-		return fmt.Errorf("extend the watchdog: %w", err)
+		return err
 	}
 	return w.ready(alive)
 }

@@ -89,7 +89,6 @@ func (w *workload) conclude(ctx context.Context, s *site, out outcome) error {
 		if err := w.vanish(ctx); err != nil {
 			return err
 		}
-		s.box = nil
 	}
 	w.note(func(d *broker.Report) { d.Phase, d.ExitCode, d.Message = out.phase, out.code, out.message })
 	err := w.update(context.WithoutCancel(ctx), func(r *provider.Record) error {

@@ -22,7 +22,7 @@ func TestNewAgentAdoptsRunningWorkload(t *testing.T) {
 		before := w.broker.last()
 		key, port := w.journal.get(lease).TunnelKey, w.journal.get(lease).TunnelPort
 		w.mustStop()
-		if box := w.runtime.box(lease); box == nil || slices.Contains(w.runtime.removed, lease) {
+		if box := w.runtime.box(lease); box == nil || w.runtime.wasRemoved(lease) {
 			t.Fatal("the workload did not survive its agent")
 		}
 		time.Sleep(10 * time.Second)
@@ -136,9 +136,9 @@ func TestLastReportSurvivesBrokerAndAgent(t *testing.T) {
 		if r := w.journal.get(lease); r.State != provider.StateGone {
 			t.Errorf("record is %v after the acknowledgement", r.State)
 		}
-		n := len(w.broker.reports)
+		n := w.broker.taken()
 		time.Sleep(time.Hour)
-		if len(w.broker.reports) != n {
+		if w.broker.taken() != n {
 			t.Error("an acknowledged end was reported again")
 		}
 		w.mustStop()
@@ -151,7 +151,7 @@ func TestLeftoversGoBeforeAnythingIsOffered(t *testing.T) {
 		stray := broker.LeaseID(newID("l", "stray"))
 		w.runtime.boxes[stray] = &fakeBox{runtime: w.runtime, exited: make(chan struct{})}
 		w.start()
-		if w.runtime.box(stray) != nil || !slices.Contains(w.runtime.removed, stray) {
+		if w.runtime.box(stray) != nil || !w.runtime.wasRemoved(stray) {
 			t.Error("a sandbox that the journal does not know was left")
 		}
 		w.mustStop()
@@ -171,8 +171,8 @@ func TestUnansweredHoldDoesNotSurvive(t *testing.T) {
 		w.journal.epochs["SIM-1"] = 4
 		w.start()
 		w.settle()
-		if w.journal.get(lease).State != provider.StateGone || len(w.broker.free()) != 2 || len(w.broker.reports) != 0 {
-			t.Errorf("state %v, free %v, %d reports", w.journal.get(lease).State, w.broker.free(), len(w.broker.reports))
+		if w.journal.get(lease).State != provider.StateGone || len(w.broker.free()) != 2 || w.broker.taken() != 0 {
+			t.Errorf("state %v, free %v, %d reports", w.journal.get(lease).State, w.broker.free(), w.broker.taken())
 		}
 		w.mustStop()
 	})
@@ -196,7 +196,7 @@ func TestStopJobsOnExit(t *testing.T) {
 		if _, stopped, _ := box.state(); stopped == "" {
 			t.Error("the workload was not asked to stop")
 		}
-		if len(w.runtime.boxes) != 0 {
+		if len(w.runtime.list()) != 0 {
 			t.Errorf("left over: %v", w.runtime.boxes)
 		}
 		if r := w.broker.last(); r.Phase != broker.PhaseExited || r.ExitCode != 143 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -229,7 +230,7 @@ func (w *workload) watch(alive context.Context, cancel context.CancelFunc) {
 		case <-alive.Done():
 		case <-w.ending:
 		case <-timer.C:
-			if time.Now().Before(w.agent.deadline(w.lease)) {
+			if !w.agent.lapsed(w.lease) {
 				continue // renewed meanwhile
 			}
 			w.end("the lease lapsed: its broker did not renew it")
@@ -247,6 +248,13 @@ func (a *Agent) deadline(lease broker.LeaseID) time.Time {
 		return c.Deadline
 	}
 	return time.Now().Add(reportRetention)
+}
+
+// lapsed reports whether a claim's time is over.
+func (a *Agent) lapsed(lease broker.LeaseID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Contains(a.authority.Lapsed(time.Now()), lease)
 }
 
 // outcome is how a workload ended.
