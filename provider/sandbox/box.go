@@ -107,8 +107,12 @@ func (b *box) Listen(ctx context.Context, address string) (net.Listener, error) 
 	return l, nil
 }
 
+// Extend does nothing for a workload that has ended: Wait tells how.
 func (b *box) Extend(ctx context.Context, d time.Duration) error {
 	_, err := keeper.Call(ctx, b.dir(), keeper.Request{Op: keeper.OpExtend, Duration: d})
+	if errors.Is(err, keeper.ErrGone) {
+		err = b.exists()
+	}
 	return b.err("extend", err)
 }
 
@@ -124,8 +128,8 @@ func (b *box) Stop(ctx context.Context, grace time.Duration, reason string) erro
 // Wait returns how the workload ended. A supervisor that died without a record took the workload with it,
 // as if killed.
 func (b *box) Wait(ctx context.Context) (provider.Exit, error) {
-	if _, err := os.Stat(b.dir()); err != nil {
-		return provider.Exit{}, b.err("wait for", provider.ErrNoSandbox)
+	if err := b.exists(); err != nil {
+		return provider.Exit{}, b.err("wait for", err)
 	}
 	r, err := keeper.Call(ctx, b.dir(), keeper.Request{Op: keeper.OpWait})
 	if err == nil && r.Exit != nil {
@@ -142,6 +146,14 @@ func (b *box) Wait(ctx context.Context) (provider.Exit, error) {
 		return provider.Exit{Code: 137, Reason: "supervisor was killed"}, nil
 	}
 	return exit, nil
+}
+
+func (b *box) exists() error {
+	_, err := os.Stat(b.dir())
+	if errors.Is(err, os.ErrNotExist) {
+		return provider.ErrNoSandbox
+	}
+	return err
 }
 
 func (b *box) Delete(ctx context.Context) error { return b.r.Remove(ctx, b.launch.Lease) }

@@ -340,6 +340,9 @@ func TestAgentKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := third.Extend(t.Context(), time.Minute); err != nil {
+		t.Error(err)
+	}
 	if exit, err := third.Wait(t.Context()); err != nil || exit != (provider.Exit{Code: 137, Reason: "stopped"}) {
 		t.Errorf("Wait = %+v, %v", exit, err)
 	}

@@ -123,7 +123,7 @@ func TestSeesOnlyItself(t *testing.T) {
 		}
 	})
 	t.Run("workdir through a descriptor", func(t *testing.T) { // CVE-2024-21626
-		for fd := range 12 {
+		for fd := 3; fd < 10; fd++ {
 			p := program(root, "ls", "../../../../../..")
 			p.Workdir = "/proc/self/fd/" + strconv.Itoa(fd)
 			s := prepare(t, newRuntime(t), provider.Launch{})

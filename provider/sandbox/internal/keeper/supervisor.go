@@ -155,16 +155,17 @@ func (s *supervisor) signal(sig os.Signal) {
 	}
 }
 
-// stop asks the workload to end, and ends it after grace.
+// stop asks the workload to end, and ends it after grace; without grace it does not ask.
 func (s *supervisor) stop(grace time.Duration, reason string) {
 	s.mu.Lock()
 	if s.reason == "" && s.state != ended {
 		s.reason = reason
 	}
-	if s.state == running {
-		s.signal(syscall.SIGTERM)
-	} else {
+	if s.state != running {
 		grace = 0
+	}
+	if grace > 0 {
+		s.signal(syscall.SIGTERM)
 	}
 	s.mu.Unlock()
 	t := time.NewTimer(grace)
