@@ -1,0 +1,130 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"rialto/broker"
+	"rialto/broker/api"
+	"rialto/broker/wire"
+	"rialto/p2p/identity"
+)
+
+func newKey(t *testing.T) identity.Key {
+	t.Helper()
+	k, err := identity.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func TestCheckReceipt(t *testing.T) {
+	market, provider, customer, stranger := newKey(t), newKey(t), newKey(t), newKey(t)
+	const job, lease = broker.JobID("j-aaaaaaaaaaaaaaaaaaaaaaaaaa"), broker.LeaseID("l-aaaaaaaaaaaaaaaaaaaaaaaaaa")
+	gpus := []broker.GPULease{{UUID: "SIM-1", Epoch: 1}, {UUID: "SIM-2", Epoch: 1}}
+	report := func(k identity.Key, used time.Duration, lease broker.LeaseID) []byte {
+		b, err := wire.SealReport(k, broker.Report{Lease: lease, GPUs: gpus, Seq: 7, Phase: broker.PhaseExited, Used: used})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	good := broker.Receipt{
+		Job: job, Lease: lease, Customer: broker.PeerID(customer.ID()), Provider: broker.PeerID(provider.ID()),
+		GPUs: gpus, Model: "RTX 4090", Rate: 400_000_000, Ready: time.Unix(1, 0).UTC(), Ended: time.Unix(11, 0).UTC(),
+		Used: 10 * time.Second, Billed: 9 * time.Second, Cost: 2_000_000, Fee: 100_000,
+		Report: report(provider, 10*time.Second, lease),
+	}
+	for _, tt := range []struct {
+		name   string
+		signer identity.Key
+		change func(*broker.Receipt)
+		want   string
+	}{
+		{"good", market, func(*broker.Receipt) {}, ""},
+		{"cheaper is fine", market, func(r *broker.Receipt) { r.Cost, r.Fee = 1, 0 }, ""},
+		{"a stranger's", stranger, func(*broker.Receipt) {}, "not by the broker"},
+		{"another job's", market, func(r *broker.Receipt) { r.Job = "j-bbbbbbbbbbbbbbbbbbbbbbbbbb" }, "it is for job"},
+		{"another customer's", market, func(r *broker.Receipt) { r.Customer = broker.PeerID(stranger.ID()) }, "it is for customer"},
+		{"one nanodollar too much", market, func(r *broker.Receipt) { r.Cost++ }, "it says $0.002000001, but 9s of 2 × $0.40/h is $0.002"},
+		{"report of a stranger", market, func(r *broker.Receipt) { r.Report = report(stranger, 10*time.Second, lease) }, "report is signed by"},
+		{"report of another lease", market, func(r *broker.Receipt) {
+			r.Report = report(provider, 10*time.Second, "l-bbbbbbbbbbbbbbbbbbbbbbbbbb")
+		}, "report is for lease"},
+		{"more than reported", market, func(r *broker.Receipt) { r.Report = report(provider, 8*time.Second, lease) }, "the provider reported 8s"},
+		{"no report", market, func(r *broker.Receipt) { r.Report = nil }, "the provider's report"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := good
+			tt.change(&r)
+			envelope, err := wire.SealReceipt(tt.signer, r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = checkReceipt(envelope, job, broker.PeerID(market.ID()), broker.PeerID(customer.ID()))
+			if (err == nil) != (tt.want == "") || (err != nil && !strings.Contains(err.Error(), tt.want)) {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestTunnelConfigBelievesOnlyTheProvider(t *testing.T) {
+	provider, stranger := newKey(t), newKey(t)
+	const job, lease = "j-aaaaaaaaaaaaaaaaaaaaaaaaaa", "l-aaaaaaaaaaaaaaaaaaaaaaaaaa"
+	key := "YAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
+	answer := func(k identity.Key, job broker.JobID, endpoint string) []byte {
+		b, err := wire.SealAnswer(k, broker.Answer{Lease: lease, Grant: &broker.Grant{
+			Lease: lease, Job: job, GPUs: []broker.GPULease{{UUID: "SIM-1", Epoch: 1}},
+			TunnelKey: [32]byte{9}, Endpoints: []string{endpoint},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	for _, tt := range []struct {
+		name   string
+		answer []byte
+		want   string
+	}{
+		{"good", answer(provider, job, "192.0.2.1:51820"), ""},
+		{"a stranger's", answer(stranger, job, "192.0.2.1:51820"), "signed by somebody else"},
+		{"another job's", answer(provider, "j-bbbbbbbbbbbbbbbbbbbbbbbbbb", "192.0.2.1:51820"), "is not for job"},
+		{"nothing", nil, "its answer"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := api.Lease{ID: lease, Job: job, Provider: string(provider.ID()), Host: "alpha", Answer: tt.answer}
+			c, err := tunnelConfig(record{Job: job, TunnelKey: key}, l)
+			if (err == nil) != (tt.want == "") || (err != nil && !strings.Contains(err.Error(), tt.want)) {
+				t.Fatalf("got %v, want %q", err, tt.want)
+			}
+			if err == nil && c.Endpoints[0].String() != "192.0.2.1:51820" {
+				t.Errorf("endpoint: got %v", c.Endpoints)
+			}
+		})
+	}
+}
+
+func TestTimelineText(t *testing.T) {
+	at := time.Unix(0, 0)
+	events := []api.Event{
+		{State: "holding", Time: at}, {State: "holding", Time: at.Add(time.Second)}, {State: "leased", Time: at.Add(1012 * time.Millisecond)},
+	}
+	lease := api.Lease{
+		Steps: []api.Step{
+			{Name: "netns", StartMS: 0, TookMS: 0},
+			{Name: "image", StartMS: 1, TookMS: 340},
+			{Name: "create", StartMS: 341, TookMS: 48},
+		},
+		Fetched: api.Fetched{PeerBytes: 212 << 20, TotalBytes: 212 << 20},
+	}
+	steps := timeline([]step{{Name: "resolve", TookMS: 10}, {Name: "match", TookMS: 1}}, events, lease, 461*time.Millisecond)
+	got := timelineText(steps, 461)
+	want := "resolve 10 ms · match 1 ms · hold 12 ms · image 340 ms (212 MiB from peers) · create 48 ms · first output 61 ms — 461 ms"
+	if got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
