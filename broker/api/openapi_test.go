@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"rialto/broker/api"
 )
@@ -59,5 +60,29 @@ func TestStrangerIsNotABroker(t *testing.T) {
 	defer garbage.Close()
 	if _, err := client(t, garbage.URL, "").Market(t.Context()); err == nil {
 		t.Error("half an answer was taken")
+	}
+}
+
+// TestStreamOutlivesTheServersLimits: the time that a server grants for a request must not end a stream.
+func TestStreamOutlivesTheServersLimits(t *testing.T) {
+	s, err := api.New(api.Config{
+		Market: &market{pause: 300 * time.Millisecond}, Info: func() api.MarketInfo { return api.MarketInfo{} },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewUnstartedServer(s)
+	srv.Config.ReadTimeout, srv.Config.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond
+	srv.Start()
+	defer srv.Close()
+	n := 0
+	for _, err := range client(t, srv.URL, ownerToken).Events(t.Context(), jobID, 0) {
+		if err != nil {
+			t.Fatalf("after %d events: %v", n, err)
+		}
+		n++
+	}
+	if n != 3 {
+		t.Errorf("%d events, want 3", n)
 	}
 }

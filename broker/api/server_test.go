@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"rialto/blockstore"
 	"rialto/broker"
@@ -30,6 +31,7 @@ const (
 // market is a Market with one job of one owner.
 type market struct {
 	ready error
+	pause time.Duration // before the first event
 
 	mu      sync.Mutex
 	query   broker.Query
@@ -92,8 +94,16 @@ func (m *market) Cancel(_ context.Context, a broker.AccountID, id broker.JobID, 
 	return broker.Job{ID: jobID, Account: owner, State: broker.JobCancelled}, m.mine(a, id)
 }
 
-func (m *market) Events(_ context.Context, a broker.AccountID, id broker.JobID, after uint64) iter.Seq2[broker.JobEvent, error] {
+func (m *market) Events(ctx context.Context, _ broker.AccountID, _ broker.JobID, after uint64) iter.Seq2[broker.JobEvent, error] {
 	return func(yield func(broker.JobEvent, error) bool) {
+		if m.pause > 0 {
+			select {
+			case <-time.After(m.pause):
+			case <-ctx.Done():
+				yield(broker.JobEvent{}, ctx.Err())
+				return
+			}
+		}
 		for seq := after + 1; seq <= 3; seq++ {
 			if !yield(broker.JobEvent{Seq: seq, State: broker.JobQueued, Text: fmt.Sprint("event\n", seq)}, nil) {
 				return

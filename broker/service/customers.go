@@ -26,6 +26,8 @@ const (
 	// MaxIdempotencyKey bounds the key of a submission.
 	MaxIdempotencyKey = 256
 
+	maxDeposit = 1_000_000 * pricing.USD // what the market takes at once
+
 	tokenNotes = "token/" // + SHA-256 of the token → account
 	onceNotes  = "once/"  // + account / SHA-256 of the idempotency key → submission
 )
@@ -261,8 +263,8 @@ func (s *Service) OpenAccount(ctx context.Context, name string, deposit *pricing
 	if deposit == nil {
 		deposit = &s.c.Grant
 	}
-	if *deposit < 0 {
-		return broker.Account{}, "", &broker.FieldError{Field: "deposit_nanousd", Problem: "is negative"}
+	if *deposit < 0 || *deposit > maxDeposit {
+		return broker.Account{}, "", &broker.FieldError{Field: "deposit_nanousd", Problem: fmt.Sprintf("%v: want $0.00 to %v", *deposit, maxDeposit)}
 	}
 	id := broker.AccountID("a-" + randomID())
 	token := "rialto_" + randomID()

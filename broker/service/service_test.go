@@ -397,8 +397,8 @@ func TestFailedSaveEndsTheMarket(t *testing.T) {
 
 func TestOpenAccountRefuses(t *testing.T) {
 	w := newWorld(t, memory())
-	negative := -pricing.USD
-	for name, deposit := range map[string]*pricing.Money{"": nil, "\x1b[2J": nil, strings.Repeat("x", 65): nil, "neg": &negative} {
+	negative, much := -pricing.USD, 1_000_001*pricing.USD
+	for name, deposit := range map[string]*pricing.Money{"": nil, "\x1b[2J": nil, strings.Repeat("x", 65): nil, "neg": &negative, "much": &much} {
 		if _, _, err := w.OpenAccount(t.Context(), name, deposit); !errors.Is(err, broker.ErrInvalid) {
 			t.Errorf("account %q: %v, want ErrInvalid", name, err)
 		}

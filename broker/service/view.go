@@ -99,7 +99,7 @@ func (v *view) job(account broker.AccountID, id broker.JobID) (broker.Job, error
 	return j, nil
 }
 
-// watch returns an account's job and a channel that is closed when it changes.
+// watch returns an account's job and a channel that is closed when it changes; nil if it never will.
 func (v *view) watch(account broker.AccountID, id broker.JobID) (broker.Job, <-chan struct{}, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -108,7 +108,7 @@ func (v *view) watch(account broker.AccountID, id broker.JobID) (broker.Job, <-c
 		return broker.Job{}, nil, fmt.Errorf("job %q: %w", id, broker.ErrNotFound)
 	}
 	c, ok := v.waiting[id]
-	if !ok {
+	if !ok && !j.State.Terminal() {
 		c = make(chan struct{})
 		v.waiting[id] = c
 	}
