@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -155,7 +156,7 @@ func TestDoctor(t *testing.T) {
 			t.Errorf("no check of %s", name)
 		}
 	}
-	exit, ok := err.(*cli.ExitError)
+	exit, ok := errors.AsType[*cli.ExitError](err)
 	if !ok || exit.Code != 1 || names["runc"].OK || names["NVIDIA driver"].Required {
 		t.Errorf("got %v with %+v, want exit code 1 for the missing runc", err, checks)
 	}
