@@ -175,11 +175,11 @@ func (n *hostNode) source() broker.BlockSource {
 	return broker.BlockSource{Peer: broker.PeerID(n.host.ID()), Addrs: n.host.Addrs()}
 }
 
-func ensure(t *testing.T, n *hostNode, w provider.Want) provider.Image {
-	t.Helper()
-	img, err := n.Ensure(t.Context(), w, nil)
+func ensure(tb testing.TB, n *hostNode, w provider.Want) provider.Image {
+	tb.Helper()
+	img, err := n.Ensure(tb.Context(), w, nil)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return img
 }
