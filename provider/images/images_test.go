@@ -273,6 +273,22 @@ func TestManifestLie(t *testing.T) {
 	good, other := s.push(t, "good", someLayers(5)...), s.push(t, "other", someLayers(6)...)
 	a, b := newHost(t, nil), newHost(t, nil)
 	good.Root = ensure(t, a, other).Root
+	// The liar also has what the signed digest names, which is no index that lists the other image.
+	ref, err := name.ParseReference(good.Image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := remote.Get(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proof, err := blockstore.NewBlock(signed.Manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.store.Put(t.Context(), proof); err != nil {
+		t.Fatal(err)
+	}
 	good.Sources = []broker.BlockSource{a.source()}
 	img := ensure(t, b, good)
 	wantTree(t, img, 5)
@@ -335,6 +351,45 @@ func TestPeerFailsHalfWay(t *testing.T) {
 	wantTree(t, img, 8)
 	if img.Fetched.Peers == 0 || img.Fetched.Registry == 0 {
 		t.Errorf("fetched %+v, want from both", img.Fetched)
+	}
+}
+
+// Who signed an index gets the platform's image, and peers can prove it: the index is a block, too.
+func TestSignedIndex(t *testing.T) {
+	s := openShop(t)
+	w := s.push(t, "app", someLayers(13)...)
+	ref, err := name.ParseReference(w.Image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := remote.Image(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := mutate.AppendManifests(empty.Index, mutate.IndexAddendum{
+		Add:        img,
+		Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}},
+	})
+	if err := remote.WriteIndex(ref.Context().Tag("multi"), index); err != nil {
+		t.Fatal(err)
+	}
+	h, err := index.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	platform := w.Digest
+	w.Digest = h.String()
+	a, b := newHost(t, nil), newHost(t, nil)
+	first := ensure(t, a, w)
+	if first.Digest != platform {
+		t.Errorf("digest = %v, want the platform's %v", first.Digest, platform)
+	}
+	s.down.Store(true)
+	w.Root, w.Sources = first.Root, []broker.BlockSource{a.source()}
+	second := ensure(t, b, w)
+	wantTree(t, second, 13)
+	if again := ensure(t, b, w); again.RootFS != second.RootFS || again.Fetched.Local == 0 {
+		t.Errorf("second want of the index: %+v", again)
 	}
 }
 
@@ -428,17 +483,13 @@ func TestConcurrentWantsShareTheWork(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 6 {
 		wg.Go(func() {
-			ctx := t.Context()
-			if i%3 == 0 { // one who leaves early does not end the work of the others
-				var cancel context.CancelFunc
-				ctx, cancel = context.WithCancel(ctx)
-				cancel()
-				if _, err := n.Ensure(ctx, w, nil); err == nil {
-					return
-				}
+			if i%3 == 0 { // who leaves early does not end the work of the others
+				ctx, leave := context.WithCancel(t.Context())
+				leave()
+				_, _ = n.Ensure(ctx, w, nil)
 				return
 			}
-			img, err := n.Ensure(ctx, w, func(broker.Fetched) {})
+			img, err := n.Ensure(t.Context(), w, func(broker.Fetched) {})
 			if err != nil {
 				t.Error(err)
 				return
