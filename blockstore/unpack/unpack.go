@@ -56,10 +56,13 @@ func (e *EntryError) Error() string {
 // Unwrap returns the cause.
 func (e *EntryError) Unwrap() error { return e.Err }
 
+// DefaultBytes is the most that the files of a tree may have together, unless Limits say otherwise.
+const DefaultBytes = 256 << 30
+
 // Limits bound a tree. Zero fields get defaults.
 type Limits struct {
 	Entries int   // of all layers; default 2 million: the largest public images have a tenth
-	Bytes   int64 // of all files; default 256 GiB
+	Bytes   int64 // of all files; default DefaultBytes
 	Depth   int   // of a path; default 128
 }
 
@@ -68,7 +71,7 @@ func (l Limits) withDefaults() Limits {
 		l.Entries = 2_000_000
 	}
 	if l.Bytes == 0 {
-		l.Bytes = 256 << 30
+		l.Bytes = DefaultBytes
 	}
 	if l.Depth == 0 {
 		l.Depth = 128

@@ -231,7 +231,11 @@ func (p *preparation) apply(ctx context.Context, ids []blockstore.Digest, open f
 	if err != nil {
 		return "", err
 	}
-	tree, err := unpack.New(tmp, p.images.cfg.Limits)
+	limits, err := p.images.trees.limits(p.images.cfg.Limits)
+	if err != nil {
+		return "", errors.Join(err, os.RemoveAll(tmp))
+	}
+	tree, err := unpack.New(tmp, limits)
 	if err != nil {
 		return "", errors.Join(err, os.RemoveAll(tmp))
 	}

@@ -4,12 +4,15 @@ package images
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"rialto/blockstore"
+	"rialto/blockstore/unpack"
 )
 
 const bootIDFile = "/proc/sys/kernel/random/boot_id"
@@ -54,6 +57,25 @@ func (t trees) path(root blockstore.CID) (string, bool) {
 	p := filepath.Join(t.dir, root.String())
 	_, err := os.Lstat(p)
 	return p, err == nil
+}
+
+// reserve is what an image must leave free for the rest of the host.
+const reserve = 2 << 30
+
+// limits lowers the bound on a tree's bytes to the space that there is: zeros compress to nothing.
+func (t trees) limits(l unpack.Limits) (unpack.Limits, error) {
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(t.dir, &fs); err != nil {
+		return l, err
+	}
+	free := int64(fs.Bavail)*fs.Bsize - reserve //nolint:gosec // below 8 EiB
+	if free <= 0 {
+		return l, fmt.Errorf("unpack: %w", blockstore.ErrNoSpace)
+	}
+	if l.Bytes == 0 || l.Bytes > free {
+		l.Bytes = min(free, unpack.DefaultBytes)
+	}
+	return l, nil
 }
 
 // begin makes a directory for a tree under construction.
