@@ -122,9 +122,8 @@ func deviceHandshake(t *testing.T, openDevice func(t *testing.T, c tunnel.Config
 		t.Errorf("before the customer came: %+v, %v; want no handshake and nothing sent", s, err)
 	}
 	Handshake(t, Open(t, customer))
-	s, err := d.Stats()
-	if err != nil || s.LastHandshake.IsZero() || s.ReceivedBytes == 0 || s.SentBytes == 0 {
-		t.Errorf("after the handshake: %+v, %v", s, err)
+	if s := confirmed(t, d); s.ReceivedBytes == 0 || s.SentBytes == 0 {
+		t.Errorf("after the handshake: %+v", s)
 	}
 	for range 2 {
 		if err := d.Close(); err != nil {
@@ -171,6 +170,13 @@ func deviceReopen(t *testing.T, openDevice func(t *testing.T, c tunnel.Config) t
 	if err := end.Rekey(); err != nil {
 		t.Fatal(err)
 	}
+	confirmed(t, d)
+}
+
+// confirmed waits for the customer's first packet under the new keys: with it the handshake is done for the
+// provider too.
+func confirmed(t *testing.T, d tunnel.Device) tunnel.Stats {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	for {
@@ -179,10 +185,10 @@ func deviceReopen(t *testing.T, openDevice func(t *testing.T, c tunnel.Config) t
 			t.Fatal(err)
 		}
 		if !s.LastHandshake.IsZero() {
-			return
+			return s
 		}
 		if ctx.Err() != nil {
-			t.Fatal("customer did not come back")
+			t.Fatal("no customer came")
 		}
 	}
 }
