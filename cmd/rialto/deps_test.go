@@ -5,6 +5,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/spf13/cobra"
 )
 
 // goFor runs the go command for the customer's build on another system.
@@ -46,4 +48,18 @@ func TestBuildsEverywhere(t *testing.T) {
 	for _, goos := range []string{"linux", "darwin", "windows"} {
 		goFor(t, goos, "vet", ".")
 	}
+}
+
+// TestEveryCommandShowsExamples holds what a person reads first.
+func TestEveryCommandShowsExamples(t *testing.T) {
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		if c.Short == "" || !strings.Contains(c.Example, "rialto ") {
+			t.Errorf("%s: no summary or no example", c.CommandPath())
+		}
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	walk((&app{}).root())
 }

@@ -48,7 +48,7 @@ func (a *app) forwardCommand() *cobra.Command {
 }
 
 func (a *app) tunnelCommand() *cobra.Command {
-	c := &cobra.Command{Use: "tunnel", Short: "Use a job's tunnel with other programs"}
+	c := &cobra.Command{Use: "tunnel", Short: "Use a job's tunnel with other programs", Example: "  rialto tunnel conf --last"}
 	conf := &cobra.Command{
 		Use:   "conf JOB",
 		Short: "Print a job's tunnel for wg-quick and the official WireGuard clients",

@@ -13,7 +13,7 @@ import (
 )
 
 func (a *app) imageCommand() *cobra.Command {
-	c := &cobra.Command{Use: "image", Short: "Look at container images"}
+	c := &cobra.Command{Use: "image", Short: "Look at container images", Example: "  rialto image resolve python:3.13"}
 	resolve := &cobra.Command{
 		Use:     "resolve REF",
 		Short:   "Ask a registry which digest a reference means now",

@@ -71,6 +71,7 @@ type link struct {
 	mu     sync.Mutex
 	own    *client.Client
 	door   net.Listener
+	evict  context.CancelFunc // ends all guests
 	guests sync.WaitGroup
 }
 
@@ -140,7 +141,8 @@ func (l *link) open(ctx context.Context, own *client.Client) {
 		door.Close()
 		return
 	}
-	l.door = door
+	ctx, evict := context.WithCancel(ctx)
+	l.door, l.evict = door, evict
 	l.guests.Go(func() { // ends when Close closes the door
 		for {
 			guest, err := door.Accept()
@@ -155,6 +157,7 @@ func (l *link) open(ctx context.Context, own *client.Client) {
 // serve connects one guest.
 func (l *link) serve(ctx context.Context, own *client.Client, guest net.Conn) {
 	defer guest.Close()
+	defer context.AfterFunc(ctx, func() { guest.Close() })()
 	var port [2]byte
 	if err := guest.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		return
@@ -226,12 +229,13 @@ func readLine(r io.Reader) (string, error) {
 // Close ends our end of the tunnel, if we hold it, and with it every connection of our guests.
 func (l *link) Close() error {
 	l.mu.Lock()
-	own, door := l.own, l.door
-	l.own, l.door = nil, nil
+	own, door, evict := l.own, l.door, l.evict
+	l.own, l.door, l.evict = nil, nil, nil
 	l.mu.Unlock()
 	var errs []error
 	if door != nil {
 		errs = append(errs, door.Close())
+		evict()
 	}
 	if own != nil {
 		errs = append(errs, own.Close())

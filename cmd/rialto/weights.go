@@ -23,7 +23,7 @@ import (
 const uploads = 8
 
 func (a *app) weightsCommand() *cobra.Command {
-	c := &cobra.Command{Use: "weights", Short: "Bring directories of weights into containers"}
+	c := &cobra.Command{Use: "weights", Short: "Bring directories of weights into containers", Example: "  rialto weights add ./llama --name llama"}
 	add := &cobra.Command{
 		Use:   "add DIR",
 		Short: "Upload a directory as content-addressed blocks",
