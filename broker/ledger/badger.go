@@ -13,6 +13,7 @@ import (
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
+	"golang.org/x/sys/unix"
 )
 
 // Config says where and how a store lives. Only Dir is required.
@@ -330,4 +331,12 @@ func (s *Badger) Close() error {
 		return fail("close", s.c.Dir, err)
 	}
 	return nil
+}
+
+func freeSpace(dir string) (uint64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, err
+	}
+	return uint64(st.Bavail) * uint64(st.Bsize), nil //nolint:unconvert // signed on some systems
 }

@@ -1,0 +1,207 @@
+package api_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"rialto/broker"
+	"rialto/broker/api"
+	"rialto/pricing"
+)
+
+const (
+	ownerToken = "rialto_owner"
+	otherToken = "rialto_other"
+	adminToken = "rialto_admin"
+	owner      = broker.AccountID("a-owner")
+	other      = broker.AccountID("a-other")
+	jobID      = broker.JobID("j-1")
+)
+
+// market is a Market with one job of one owner.
+type market struct {
+	ready error
+	pause time.Duration // before the first event
+
+	mu      sync.Mutex
+	query   broker.Query
+	submits []string // idempotency keys
+}
+
+func (m *market) Ready() error { return m.ready }
+
+func (m *market) Search(_ context.Context, q broker.Query) (broker.Search, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.query = q
+	if q.GPU.Model == "RTX 409" {
+		return broker.Search{}, &broker.FieldError{Field: "gpu.model", Problem: "not known", Nearest: "RTX 4090"}
+	}
+	return broker.Search{
+		Offers: 2, Applied: []string{"gpu any"}, Eliminated: []broker.Elimination{{Predicate: "max rate", Count: 1, Nearest: "$0.40/h"}},
+		Matches: []broker.Match{{Offer: broker.Offer{
+			ID: "o1", Host: "alpha", Rate: 400_000_000, GPUs: []broker.GPU{{Model: "RTX 4090", MemoryMiB: 24564, Simulated: true}},
+		}, Free: 1}},
+	}, nil
+}
+
+func (m *market) Quote(context.Context, broker.QuoteRequest) (broker.Quote, error) {
+	return broker.Quote{}, &broker.NoOfferError{Search: broker.Search{Offers: 1}}
+}
+
+func (m *market) Submit(_ context.Context, _ broker.AccountID, key string, _ []byte) (broker.Job, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.submits = append(m.submits, key)
+	switch key {
+	case "poor":
+		return broker.Job{}, fmt.Errorf("hold: %w", broker.ErrNoFunds)
+	case "broken":
+		return broker.Job{}, fmt.Errorf("secret path /x")
+	}
+	return broker.Job{ID: jobID, Account: owner, State: broker.JobQueued}, nil
+}
+
+func (m *market) mine(a broker.AccountID, id broker.JobID) error {
+	if a != owner || id != jobID {
+		return fmt.Errorf("job %q: %w", id, broker.ErrNotFound)
+	}
+	return nil
+}
+
+func (m *market) Jobs(_ context.Context, a broker.AccountID) ([]broker.Job, error) {
+	if a != owner {
+		return nil, nil
+	}
+	return []broker.Job{{ID: "j-0", Account: owner, State: broker.JobDone, ExitCode: 3}, {ID: jobID, Account: owner, State: broker.JobReady}}, nil
+}
+
+func (m *market) Job(_ context.Context, a broker.AccountID, id broker.JobID) (broker.Job, error) {
+	return broker.Job{ID: jobID, Account: owner, State: broker.JobReady, Lease: "l-1"}, m.mine(a, id)
+}
+
+func (m *market) Cancel(_ context.Context, a broker.AccountID, id broker.JobID, _ string) (broker.Job, error) {
+	return broker.Job{ID: jobID, Account: owner, State: broker.JobCancelled}, m.mine(a, id)
+}
+
+func (m *market) Events(ctx context.Context, _ broker.AccountID, _ broker.JobID, after uint64) iter.Seq2[broker.JobEvent, error] {
+	return func(yield func(broker.JobEvent, error) bool) {
+		if m.pause > 0 {
+			select {
+			case <-time.After(m.pause):
+			case <-ctx.Done():
+				yield(broker.JobEvent{}, ctx.Err())
+				return
+			}
+		}
+		for seq := after + 1; seq <= 3; seq++ {
+			if !yield(broker.JobEvent{Seq: seq, State: broker.JobQueued, Text: fmt.Sprint("event\n", seq)}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (m *market) Lease(_ context.Context, a broker.AccountID, id broker.JobID) (broker.Lease, error) {
+	return broker.Lease{ID: "l-1", Job: jobID, Host: "alpha", State: broker.LeaseActive, Answer: []byte("signed")}, m.mine(a, id)
+}
+
+func (m *market) Receipt(_ context.Context, a broker.AccountID, id broker.JobID) ([]byte, error) {
+	if err := m.mine(a, id); err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("no receipt yet: %w", broker.ErrNotFound)
+}
+
+func (m *market) Authenticate(token string) (broker.AccountID, error) {
+	switch token {
+	case ownerToken:
+		return owner, nil
+	case otherToken:
+		return other, nil
+	}
+	return "", broker.ErrForbidden
+}
+
+func (m *market) Account(_ context.Context, id broker.AccountID) (broker.Account, error) {
+	return broker.Account{ID: id, Available: 5 * pricing.USD}, nil
+}
+
+func (m *market) Accounts(context.Context) ([]broker.Account, error) {
+	return []broker.Account{{ID: owner}, {ID: other}}, nil
+}
+
+func (m *market) BindKey(_ context.Context, id broker.AccountID, key broker.PeerID) (broker.Account, error) {
+	return broker.Account{ID: id, Key: key}, nil
+}
+
+func (m *market) OpenAccount(_ context.Context, name string, deposit *pricing.Money) (broker.Account, string, error) {
+	a := broker.Account{ID: "a-new", Name: name}
+	if deposit != nil {
+		a.Available = *deposit
+	}
+	return a, "rialto_new", nil
+}
+
+// start serves a market and returns its address.
+func start(t *testing.T, m *market, blocks api.Blocks) string {
+	t.Helper()
+	s, err := api.New(api.Config{
+		Market: m, Blocks: blocks, AdminToken: adminToken, BlockQuota: 1 << 20,
+		Info: func() api.MarketInfo { return api.MarketInfo{Broker: "12D3", FeePPM: 7, Version: "v1"} },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(s)
+	t.Cleanup(srv.Close)
+	return srv.URL
+}
+
+func client(t *testing.T, url, token string) *api.Client {
+	t.Helper()
+	c, err := api.NewClient(url, token, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// ask sends a raw request.
+func ask(t *testing.T, method, url, token, body string, header ...string) (int, http.Header, map[string]any) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	if body != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var decoded map[string]any
+	if method != http.MethodHead && strings.Contains(resp.Header.Get("Content-Type"), "json") {
+		if err := json.NewDecoder(resp.Body).Decode(&decoded); err != nil {
+			t.Fatalf("%s %s: %v", method, url, err)
+		}
+	}
+	return resp.StatusCode, resp.Header, decoded
+}
