@@ -186,6 +186,7 @@ func (w *workload) run(ctx context.Context) {
 		out := w.live(ctx, alive, s)
 		w.settle()
 		if w.left(ctx) {
+			w.handOver(ctx)
 			return
 		}
 		if err := w.conclude(ctx, s, out); err != nil {
@@ -205,6 +206,15 @@ func (w *workload) run(ctx context.Context) {
 // left reports whether the workload is now the next agent's.
 func (w *workload) left(ctx context.Context) bool {
 	return ctx.Err() != nil && !w.agent.StopJobsOnExit
+}
+
+// handOver leaves the time metered so far to the next agent.
+func (w *workload) handOver(ctx context.Context) {
+	w.stopMeter()
+	err := w.update(context.WithoutCancel(ctx), func(r *provider.Record) error { r.Report.Used = w.used(); return nil })
+	if err != nil {
+		w.log.Error("metered time is lost", slog.Any("err", err))
+	}
 }
 
 // settle releases whoever still waits for the answer to the hold.
