@@ -72,9 +72,10 @@ func (t trees) limits(l unpack.Limits) (unpack.Limits, error) {
 	if free <= 0 {
 		return l, fmt.Errorf("unpack: %w", blockstore.ErrNoSpace)
 	}
-	if l.Bytes == 0 || l.Bytes > free {
-		l.Bytes = min(free, unpack.DefaultBytes)
+	if l.Bytes == 0 {
+		l.Bytes = unpack.DefaultBytes
 	}
+	l.Bytes = min(l.Bytes, free)
 	return l, nil
 }
 
