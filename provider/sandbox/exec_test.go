@@ -131,6 +131,16 @@ func (b blocked) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
+// TestStandardStreamsCanBeOpened does what nginx does for its log, as a user that is not root.
+func TestStandardStreamsCanBeOpened(t *testing.T) {
+	needs(t)
+	p := program(image(t), "write", "/dev/stdout", "opened")
+	p.User = "ann"
+	if got := run(t, provider.Launch{}, p); got.stdout != "opened" {
+		t.Errorf("got %q", got.all)
+	}
+}
+
 func TestDialAndListen(t *testing.T) {
 	for _, address := range []string{"127.0.0.1:8000", "[::1]:8000"} {
 		t.Run(address, func(t *testing.T) {

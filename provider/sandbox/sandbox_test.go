@@ -267,16 +267,6 @@ func TestStartErrors(t *testing.T) {
 	}
 }
 
-// TestStandardStreamsCanBeOpened does what nginx does for its log, as a user that is not root.
-func TestStandardStreamsCanBeOpened(t *testing.T) {
-	needs(t)
-	p := program(image(t), "write", "/dev/stdout", "opened")
-	p.User = "ann"
-	if got := run(t, provider.Launch{}, p); got.stdout != "opened" {
-		t.Errorf("got %q", got.all)
-	}
-}
-
 func TestLogsKeepOrder(t *testing.T) {
 	needs(t)
 	var want strings.Builder
