@@ -1,0 +1,306 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"rialto/broker"
+	"rialto/provider"
+	"rialto/tunnel"
+)
+
+// fakeRuntime is a host: its sandboxes outlive agents.
+type fakeRuntime struct {
+	mu      sync.Mutex
+	boxes   map[broker.LeaseID]*fakeBox
+	removed []broker.LeaseID
+	fail    error
+}
+
+func (r *fakeRuntime) Prepare(_ context.Context, l provider.Launch) (provider.Sandbox, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fail != nil {
+		return nil, r.fail
+	}
+	b := &fakeBox{runtime: r, launch: l, exited: make(chan struct{})}
+	r.boxes[l.Lease] = b
+	return b, nil
+}
+
+func (r *fakeRuntime) Adopt(_ context.Context, lease broker.LeaseID) (provider.Sandbox, error) {
+	if b := r.box(lease); b != nil {
+		return b, nil
+	}
+	return nil, provider.ErrNoSandbox
+}
+
+func (r *fakeRuntime) List(context.Context) ([]broker.LeaseID, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Sorted(maps.Keys(r.boxes)), nil
+}
+
+func (r *fakeRuntime) Remove(_ context.Context, lease broker.LeaseID) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.boxes, lease)
+	r.removed = append(r.removed, lease)
+	return nil
+}
+
+// list is List as a test reads it.
+func (r *fakeRuntime) list() []broker.LeaseID {
+	leases, _ := r.List(context.Background())
+	return leases
+}
+
+// wasRemoved reports whether a lease's things were removed.
+func (r *fakeRuntime) wasRemoved(lease broker.LeaseID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Contains(r.removed, lease)
+}
+
+func (r *fakeRuntime) box(lease broker.LeaseID) *fakeBox {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.boxes[lease]
+}
+
+type fakeBox struct {
+	runtime *fakeRuntime
+	launch  provider.Launch
+	exited  chan struct{}
+
+	mu       sync.Mutex
+	started  bool
+	program  provider.Program
+	exit     provider.Exit
+	extended time.Duration
+	stopped  string
+}
+
+func (b *fakeBox) Netns() string { return "/run/netns/" + string(b.launch.Lease) }
+
+func (b *fakeBox) Start(_ context.Context, p provider.Program) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.started, b.program = true, p
+	return nil
+}
+
+func (b *fakeBox) Started() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.started
+}
+
+func (*fakeBox) Exec(context.Context, provider.ExecRequest) (int, error) { return 0, nil }
+
+func (*fakeBox) Logs(context.Context, bool, provider.LogSink) error { return nil }
+
+func (*fakeBox) Dial(context.Context, uint16) (net.Conn, error) { return nil, errors.New("nobody") }
+
+func (*fakeBox) Listen(context.Context, string) (net.Listener, error) {
+	return &idleListener{closed: make(chan struct{})}, nil
+}
+
+func (b *fakeBox) Extend(_ context.Context, d time.Duration) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.extended = d
+	return nil
+}
+
+func (b *fakeBox) Stop(_ context.Context, _ time.Duration, reason string) error {
+	b.mu.Lock()
+	b.stopped = reason
+	b.mu.Unlock()
+	b.finish(provider.Exit{Code: 143, Reason: "stopped"})
+	return nil
+}
+
+// finish lets the workload end by itself.
+func (b *fakeBox) finish(e provider.Exit) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	select {
+	case <-b.exited:
+	default:
+		b.exit = e
+		close(b.exited)
+	}
+}
+
+func (b *fakeBox) Wait(ctx context.Context) (provider.Exit, error) {
+	select {
+	case <-b.exited:
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.exit, nil
+	case <-ctx.Done():
+		return provider.Exit{}, ctx.Err()
+	}
+}
+
+func (b *fakeBox) Delete(ctx context.Context) error { return b.runtime.Remove(ctx, b.launch.Lease) }
+
+func (b *fakeBox) state() (provider.Program, string, time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.program, b.stopped, b.extended
+}
+
+// idleListener is a console that nobody calls.
+type idleListener struct {
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (l *idleListener) Accept() (net.Conn, error) { <-l.closed; return nil, net.ErrClosed }
+func (l *idleListener) Addr() net.Addr            { return &net.TCPAddr{Port: tunnel.ConsolePort} }
+func (l *idleListener) Close() error              { l.once.Do(func() { close(l.closed) }); return nil }
+
+// fakeTunnels remembers which ends were opened, and how many are open.
+type fakeTunnels struct {
+	mu     sync.Mutex
+	opened []tunnel.Config
+	taken  map[uint16]bool // by strangers
+	open   int
+}
+
+func (f *fakeTunnels) Open(_ context.Context, _, name string, c tunnel.Config) (tunnel.Device, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.taken[c.ListenPort] {
+		return nil, errors.New("port is taken")
+	}
+	f.opened = append(f.opened, c)
+	f.open++
+	if c.ListenPort == 0 {
+		c.ListenPort = uint16(40000 + len(f.opened))
+	}
+	return &fakeDevice{owner: f, name: name, port: c.ListenPort}, nil
+}
+
+// count returns how many ends are open.
+func (f *fakeTunnels) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.open
+}
+
+type fakeDevice struct {
+	owner *fakeTunnels
+	name  string
+	port  uint16
+}
+
+func (d *fakeDevice) Name() string { return d.name }
+
+func (d *fakeDevice) Stats() (tunnel.Stats, error) { return tunnel.Stats{ListenPort: d.port}, nil }
+
+func (d *fakeDevice) Close() error {
+	d.owner.mu.Lock()
+	defer d.owner.mu.Unlock()
+	d.owner.open--
+	return nil
+}
+
+// fakeImages has every image, unless told otherwise.
+type fakeImages struct {
+	mu   sync.Mutex
+	fail error
+	wait chan struct{} // when not nil: images come once it is closed
+}
+
+func (f *fakeImages) Ensure(ctx context.Context, w provider.Want, progress func(broker.Fetched)) (provider.Image, error) {
+	f.mu.Lock()
+	fail, wait := f.fail, f.wait
+	f.mu.Unlock()
+	progress(broker.Fetched{Peers: 10, Total: 100})
+	if wait != nil {
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return provider.Image{}, ctx.Err()
+		}
+	}
+	if fail != nil {
+		return provider.Image{}, fail
+	}
+	root := w.Root
+	if root == "" {
+		root = "bafyimage"
+	}
+	return provider.Image{
+		RootFS: "/images/" + root, Root: root, Digest: w.Digest, Entrypoint: []string{"/bin/app"}, Cmd: []string{"serve"},
+		Env: []string{"PATH=/bin", "LD_LIBRARY_PATH=/opt/lib"}, Fetched: broker.Fetched{Peers: 100, Total: 100},
+	}, nil
+}
+
+func (*fakeImages) Held(context.Context) ([]broker.ImageHeld, []string, error) { return nil, nil, nil }
+
+// fakeInventory is a list.
+type fakeInventory struct{ gpus []broker.GPU }
+
+func (f fakeInventory) GPUs(context.Context) ([]broker.GPU, error) { return slices.Clone(f.gpus), nil }
+
+func (fakeInventory) Inject(_ context.Context, uuids []string) (provider.Injection, error) {
+	return provider.Injection{
+		Devices: []string{"/dev/nvidia0"},
+		Env:     []string{"LD_LIBRARY_PATH=/usr/local/nvidia/lib64", "GPUS=" + strings.Join(uuids, ",")},
+	}, nil
+}
+
+// memJournal is a journal that survives agents, not processes.
+type memJournal struct {
+	mu      sync.Mutex
+	records map[broker.LeaseID]provider.Record
+	epochs  map[string]uint64
+	fail    error
+}
+
+func (j *memJournal) Epochs(context.Context) (map[string]uint64, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return maps.Clone(j.epochs), nil
+}
+
+func (j *memJournal) Records(context.Context) ([]provider.Record, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var list []provider.Record
+	for _, id := range slices.Sorted(maps.Keys(j.records)) {
+		if r := j.records[id]; r.State != provider.StateGone {
+			list = append(list, r)
+		}
+	}
+	return list, nil
+}
+
+func (j *memJournal) Save(_ context.Context, r provider.Record) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.fail != nil {
+		return j.fail
+	}
+	for _, g := range r.GPUs {
+		j.epochs[g.UUID] = max(j.epochs[g.UUID], g.Epoch)
+	}
+	j.records[r.Lease] = r
+	return nil
+}
+
+func (j *memJournal) get(lease broker.LeaseID) provider.Record {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.records[lease]
+}
