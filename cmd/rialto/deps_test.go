@@ -40,12 +40,12 @@ func TestDeps(t *testing.T) {
 	}
 }
 
-// TestBuildsEverywhere type-checks the command for all systems that customers use.
+// TestBuildsEverywhere type-checks the command for the other systems that customers use.
 func TestBuildsEverywhere(t *testing.T) {
 	if testing.Short() {
-		t.Skip("compiles for three systems")
+		t.Skip("compiles for two more systems")
 	}
-	for _, goos := range []string{"linux", "darwin", "windows"} {
+	for _, goos := range []string{"darwin", "windows"} {
 		goFor(t, goos, "vet", ".")
 	}
 }

@@ -17,17 +17,18 @@ func (a *app) execCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:               "exec JOB -- CMD…",
 		Short:             "Run another process in a container",
-		Long:              "Run another process in a running container. Its exit code becomes the command's.",
+		Long:              "Run another process in a running container. Its exit code becomes the command's. Flags stand before JOB;\nall that follows it is the process's.",
 		Example:           "  rialto exec --last -- nvidia-smi\n  rialto exec -it j-4k2 -- bash\n  rialto exec -i --last -- tar x < data.tar",
 		ValidArgsFunction: a.completeJobs(true),
 	}
+	c.Flags().SetInterspersed(false) // what follows the job is the process's
 	ref := newJobRef(c)
 	interactive := c.Flags().BoolP("interactive", "i", false, "pass stdin on")
 	tty := c.Flags().BoolP("tty", "t", false, "give the process a terminal")
 	env := c.Flags().StringArrayP("env", "e", nil, "set a variable, KEY=VALUE (may be repeated)")
 	workdir := c.Flags().StringP("workdir", "w", "", "working directory")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		word, command, err := ref.split(c, args, 1, -1)
+		word, command, err := ref.split(c, ref.withoutDash(args), 1, -1)
 		if err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -38,6 +39,14 @@ func (r *jobRef) split(c *cobra.Command, args []string, low, high int) (word str
 		return "", args, nil
 	}
 	return args[0], args[1:], nil
+}
+
+// withoutDash drops the "--" between a job and a command, where flags end at the job.
+func (r *jobRef) withoutDash(args []string) []string {
+	if !r.last && len(args) > 1 && args[1] == "--" {
+		return slices.Delete(slices.Clone(args), 1, 2)
+	}
+	return args
 }
 
 // find asks the broker for the job that word names; an empty word means the last one.
