@@ -160,13 +160,36 @@ func (h *Host) whileConnected(ctx context.Context, p peer.ID, f func(context.Con
 	go func() { // until the connection, ctx or this function ends
 		defer close(stop)
 		defer cancel()
-		select {
-		case <-gone:
-		case <-ctx.Done():
-		}
+		h.probe(ctx, p, gone)
 	}()
 	f(ctx)
 	<-stop
+}
+
+// probe asks p whether it is there until the connection or ctx ends, and ends the connection to a peer that is not:
+// libp2p would notice only when QUIC's or TCP's own patience is over.
+func (h *Host) probe(ctx context.Context, p peer.ID, gone <-chan struct{}) {
+	tick := time.NewTicker(h.config.Probe)
+	defer tick.Stop()
+	for {
+		select {
+		case <-gone:
+			return
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		asked, cancel := context.WithTimeout(ctx, h.config.Probe)
+		_, err := h.Request(asked, identity.ID(p.String()), ProtocolProbe, nil)
+		cancel()
+		if _, answered := errors.AsType[*RemoteError](err); err == nil || answered || ctx.Err() != nil {
+			continue
+		}
+		h.config.Logger.Debug("peer does not answer, disconnecting", "peer", p.String(), "err", err)
+		if err := h.host.Network().ClosePeer(p); err != nil {
+			h.config.Logger.Debug("cannot close connection", "peer", p.String(), "err", err)
+		}
+	}
 }
 
 // goneChannel returns a channel that is closed when no connection to p is left.

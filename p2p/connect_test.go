@@ -177,6 +177,28 @@ func TestKeepCallsUpOnce(t *testing.T) {
 	}
 }
 
+// A peer that no longer answers is disconnected and connected again, long before its connection times out.
+func TestKeepProbes(t *testing.T) {
+	server := p2ptest.New(t, p2p.Config{})
+	client := p2ptest.New(t, p2p.Config{Probe: 50 * time.Millisecond, RetryMin: time.Millisecond, RetryMax: time.Millisecond})
+	server.Handle(p2p.ProtocolProbe, 0, func(ctx context.Context, _ identity.ID, _ []byte) ([]byte, error) {
+		<-ctx.Done() // of the server's host
+		return nil, ctx.Err()
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	ups, done := make(chan struct{}), make(chan error)
+	go func() {
+		done <- client.Keep(ctx, server.Addrs()[0], func(context.Context, identity.ID) { ups <- struct{}{} })
+	}()
+	for range 3 {
+		<-ups
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Keep = %v, want nil", err)
+	}
+}
+
 func TestKeepReturnsWhileDisconnected(t *testing.T) {
 	server, client := p2ptest.New(t, p2p.Config{}), p2ptest.New(t, p2p.Config{RetryMin: time.Hour, RetryMax: time.Hour})
 	addr := server.Addrs()[0]

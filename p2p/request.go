@@ -21,6 +21,9 @@ import (
 // Prefix begins every protocol of the market.
 const Prefix = "/rialto/"
 
+// ProtocolProbe is answered by every host.
+const ProtocolProbe = Prefix + "1/probe"
+
 // MaxAnswer bounds an answer; it fits the largest signed message.
 const MaxAnswer = 1 << 20
 
