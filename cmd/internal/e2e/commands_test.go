@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -103,13 +104,15 @@ func (w *world) await(ts *testscript.TestScript, neg bool, _ []string) {
 
 func (w *world) until(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) < 3 || args[1] != "rialto" {
-		ts.Fatalf("usage: until TEXT rialto ARGS…")
+		ts.Fatalf("usage: until PATTERN rialto ARGS…")
 	}
+	want, err := regexp.Compile(args[0])
+	ts.Check(err)
 	deadline := time.Now().Add(30 * time.Second)
 	for {
 		cmd := w.Customer.Rialto(context.Background(), args[2:]...)
 		out, err := cmd.CombinedOutput()
-		if err == nil && strings.Contains(string(out), args[0]) {
+		if err == nil && want.Match(out) {
 			return
 		}
 		if time.Now().After(deadline) {

@@ -8,7 +8,7 @@
 //	start rialto ARGS…       the same in the background; "await" waits for it
 //	interrupt                sends Ctrl-C to what was started
 //	await                    waits for what was started and takes its output
-//	until TEXT rialto ARGS…  repeats a command until it prints TEXT
+//	until PATTERN rialto ARGS…  repeats a command until its output matches
 //	crash|stop|boot WHO      kill -9, SIGTERM or start of "broker", "alpha", "bravo" or "charlie"
 //	forget HOST              restarts an agent without its blocks
 //	fetch URL TEXT           fetches a page on the customer's host until it contains TEXT
@@ -16,6 +16,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,11 +29,22 @@ import (
 
 func TestScripts(t *testing.T) {
 	w := newWorld(t)
-	testscript.Run(t, testscript.Params{
+	testscript.RunT(serial{t}, testscript.Params{
 		Dir:   "testdata",
 		Setup: func(env *testscript.Env) error { return w.setup(env) },
 		Cmds:  w.commands(),
 	})
+}
+
+// serial runs one script after the other: they share one world and crash it.
+type serial struct{ *testing.T }
+
+func (serial) Parallel() {}
+
+func (serial) Verbose() bool { return testing.Verbose() }
+
+func (s serial) Run(name string, f func(testscript.T)) {
+	s.T.Run(name, func(t *testing.T) { f(serial{t}) })
 }
 
 // world is the lab and what the running script started in it.
@@ -94,7 +106,18 @@ func newWorld(t *testing.T) *world {
 	return &world{World: l}
 }
 
+// endStarted ends what a script started and, because it failed, did not await.
+func (w *world) endStarted() {
+	if w.started != nil {
+		_ = w.started.Process.Kill()
+		_ = w.started.Wait()
+		fmt.Printf("not awaited: %v\n%v\n%v\n", w.started.Args, w.started.Stdout, w.started.Stderr)
+		w.started = nil
+	}
+}
+
 func (w *world) setup(env *testscript.Env) error {
+	env.Defer(w.endStarted)
 	env.Setenv("RIALTO_HOME", w.Customer.Home())
 	env.Setenv("IMAGE", w.Ref)
 	env.Setenv("BROKER", w.Market.URL)
