@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"testing"
@@ -161,6 +162,31 @@ func stock(t *testing.T, store boxo.Blockstore) (*bitswap.Bitswap, exchange.Peer
 
 func memory() boxo.Blockstore {
 	return boxo.NewBlockstore(dssync.MutexWrap(datastore.NewMapDatastore()))
+}
+
+// That one peer lacks a block is final once it is known that the other one is gone.
+func TestNotHeldAndTheOtherIsGone(t *testing.T) {
+	absent := storetest.Block(t, "absent", 10).Ref()
+	holder, x := start(t, exchange.Config{}), start(t, exchange.Config{Patience: time.Minute})
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes a connection and says nothing, until it is closed
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := exchange.Peer{
+		ID:    string(p2ptest.New(t, p2p.Config{}).ID()),
+		Addrs: []string{fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", silent.Addr().(*net.TCPAddr).Port)},
+	}
+	go func() {
+		c, err := silent.Accept()
+		if err == nil {
+			c.Read(make([]byte, 1)) // the dialer is there: by now or soon the other peer answers
+			time.AfterFunc(200*time.Millisecond, func() { c.Close(); silent.Close() })
+		}
+	}()
+	_, err = x.Fetch(t.Context(), slices.Values([]blockstore.Ref{absent}), []exchange.Peer{holder.peer(), gone}, into(x.store))
+	if !errors.Is(err, exchange.ErrNotHeld) {
+		t.Errorf("error = %v, want %v", err, exchange.ErrNotHeld)
+	}
 }
 
 func TestPoison(t *testing.T) {

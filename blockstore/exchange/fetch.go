@@ -226,6 +226,7 @@ func (f *fetch) watch(ctx context.Context) {
 	defer tick.Stop()
 	var before int64
 	var waited time.Duration
+	dialed := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -235,6 +236,10 @@ func (f *fetch) watch(ctx context.Context) {
 		if f.dialing.Load() == 0 && f.connected() == 0 {
 			f.cancel(ErrNoPeers)
 			return
+		}
+		if !dialed && f.dialing.Load() == 0 {
+			dialed = true
+			f.judgeAll()
 		}
 		if waited += every; waited < f.x.cfg.Patience {
 			continue
@@ -281,10 +286,23 @@ func (f *fetch) dontHave(p peer.ID, cids []cid.Cid) {
 			continue
 		}
 		w.lack[p] = struct{}{}
-		if f.dialing.Load() == 0 && len(w.lack) >= f.connected() {
-			f.cancel(fmt.Errorf("%w: %v", ErrNotHeld, c))
-			return
-		}
+		f.judge(c, w)
+	}
+}
+
+// judge ends the fetch if nobody is left to ask for a block. The caller holds mu.
+func (f *fetch) judge(c cid.Cid, w *want) {
+	if !w.arrived && len(w.lack) > 0 && f.dialing.Load() == 0 && len(w.lack) >= f.connected() {
+		f.cancel(fmt.Errorf("%w: %v", ErrNotHeld, c))
+	}
+}
+
+// judgeAll does so when all dialing is over: answers that came before could not be final.
+func (f *fetch) judgeAll() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for c, w := range f.wanted {
+		f.judge(c, w)
 	}
 }
 
