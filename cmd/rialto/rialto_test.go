@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 //	until TEXT rialto ARGS…  repeats a command until it prints TEXT
 //	ready FILE               waits until a container has made a file
 //	fetch URL TEXT           asks a web server until it answers, and the answer must hold TEXT
-//	broker away|back         makes the broker unreachable, or reachable again
+//	broker away|back|mute    makes the broker unreachable, or reachable again, or lose its next answers to submissions
 //	lose HOST                cuts a provider off from the broker
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -192,10 +192,14 @@ func fetch(url string) (string, error) {
 }
 
 func brokerCommand(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 || (args[0] != "away" && args[0] != "back") {
-		ts.Fatalf("usage: broker away|back")
+	switch w := theWorld(ts); {
+	case neg || len(args) != 1:
+		ts.Fatalf("usage: broker away|back|mute")
+	case args[0] == "mute":
+		w.loseAnswers()
+	default:
+		w.setAway(args[0] == "away")
 	}
-	theWorld(ts).setAway(args[0] == "away")
 }
 
 func loseCommand(ts *testscript.TestScript, neg bool, args []string) {

@@ -39,6 +39,7 @@ type world struct {
 
 	mu   sync.Mutex
 	away bool
+	mute int // how many answers to submissions get lost
 }
 
 func newWorld(tb testing.TB) *world {
@@ -67,8 +68,15 @@ func newWorld(tb testing.TB) *world {
 	}
 	w.api = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.mu.Lock()
-		away := w.away
+		away, mute := w.away, w.mute > 0 && r.Method == http.MethodPost && r.URL.Path == "/v1/jobs"
+		if mute {
+			w.mute--
+		}
 		w.mu.Unlock()
+		if mute {
+			server.ServeHTTP(httptest.NewRecorder(), r)
+			panic(http.ErrAbortHandler)
+		}
 		if away {
 			panic(http.ErrAbortHandler) // the connection breaks, as a dead broker's does
 		}
@@ -95,6 +103,14 @@ func (w *world) setAway(away bool) {
 	if away {
 		w.api.CloseClientConnections()
 	}
+}
+
+// loseAnswers makes the answers to the next submission get lost, after the job was accepted: more of them
+// than the HTTP client asks again for by itself.
+func (w *world) loseAnswers() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mute = 4
 }
 
 // offered waits until the market shows some number of offers.
