@@ -130,7 +130,6 @@ func (b *bench) startPlain(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer func() { _ = os.RemoveAll(dir) }() // Close removes what is left
 	begin := time.Now()
 	steps := [][]string{
 		{"skopeo", "--insecure-policy", "copy", "-q", "--src-tls-verify=false", "docker://" + b.Ref, "oci:" + filepath.Join(dir, "oci") + ":image"},
