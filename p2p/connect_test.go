@@ -80,7 +80,7 @@ func TestConnectRefusesAddresses(t *testing.T) {
 }
 
 func TestNobodyAtAddress(t *testing.T) {
-	client, server := p2ptest.New(t, p2p.Config{}), p2ptest.New(t, p2p.Config{})
+	client, server := p2ptest.New(t, p2p.Config{}), p2ptest.New(t, p2p.Config{Listen: []string{"/ip4/127.0.0.1/tcp/0"}})
 	addr := server.Addrs()[0]
 	if err := server.Close(); err != nil {
 		t.Fatal(err)

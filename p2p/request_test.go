@@ -229,11 +229,12 @@ func TestMetrics(t *testing.T) {
 	got := map[string]uint64{}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			name := f.GetName()
+			var name strings.Builder
+			name.WriteString(f.GetName())
 			for _, l := range m.GetLabel() {
-				name += " " + l.GetValue()
+				name.WriteString(" " + l.GetValue())
 			}
-			got[name] = m.GetHistogram().GetSampleCount()
+			got[name.String()] = m.GetHistogram().GetSampleCount()
 		}
 	}
 	if got["rialto_p2p_request_duration_seconds error "+echo+" server"] != 1 {
