@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -20,8 +21,13 @@ const benchLine = "first output"
 // Bench measures, round by round and side by side, how long it takes from the command at the customer's
 // prompt to the first output of its container: on a host that takes the image from the registry, on one
 // that takes it from a peer, on one that has it; and the plain path (skopeo, umoci, runc) on the same
-// machine with the same registry. The last line is one JSON object.
-func Bench(ctx context.Context, cfg Config, rounds int, out io.Writer) error {
+// machine with the same registry. Beside them it shows the figures of the Go benchmark in the file tunnel,
+// if one is named. The last line is one JSON object.
+func Bench(ctx context.Context, cfg Config, rounds int, tunnel string, out io.Writer) error {
+	throughput, err := readThroughput(tunnel)
+	if err != nil {
+		return err
+	}
 	w, err := NewWorld(ctx, cfg)
 	if err != nil {
 		return err
@@ -56,15 +62,56 @@ func Bench(ctx context.Context, cfg Config, rounds int, out io.Writer) error {
 		fmt.Fprintf(out, "  %-40s %6d ms  (%d … %d)\n", row.name, ms(median(row.d)), ms(slices.Min(row.d)), ms(slices.Max(row.d)))
 	}
 	fmt.Fprintf(out, "  %-40s %6.1f %% of %d MiB\n", "bytes of the second host from its peer", 100*b.ratio, b.total>>20)
-	result, err := json.Marshal(map[string]any{
+	result := map[string]any{
 		"start_warm_ms": ms(median(b.warm)), "start_peer_ms": ms(median(b.peer)), "start_registry_ms": ms(median(b.registry)),
 		"plain_ms": ms(median(b.plain)), "bytes_from_peer_ratio": b.ratio, "leftovers": len(left), "rounds": rounds,
-	})
+	}
+	if len(throughput) > 0 {
+		fmt.Fprintf(out, "\none TCP connection between two namespaces, medians: Gbit/s and CPU seconds of both ends per GiB\n")
+		for _, row := range []string{"tunnel", "veth"} {
+			fmt.Fprintf(out, "  %-40s %6.2f Gbit/s  %.2f s/GiB\n", row, throughput[row+"_gbps"], throughput[row+"_cpu_s_per_gib"])
+		}
+	}
+	for k, v := range throughput {
+		result[k] = v
+	}
+	line, err := json.Marshal(result)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "%s\n", result)
+	fmt.Fprintf(out, "\n%s\n", line)
 	return nil
+}
+
+// readThroughput reads the custom metrics of a line such as
+//
+//	BenchmarkThroughput-2  7  4.52 tunnel_cpu_s/GiB  3.46 tunnel_gbps  0.46 veth_cpu_s/GiB  22.2 veth_gbps
+func readThroughput(path string) (map[string]float64, error) {
+	if path == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	metrics := make(map[string]float64)
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		if len(fields) < 4 || !strings.HasPrefix(fields[0], "BenchmarkThroughput") {
+			continue
+		}
+		for i := 2; i+1 < len(fields); i += 2 {
+			v, err := strconv.ParseFloat(fields[i], 64)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", path, err)
+			}
+			metrics[strings.ReplaceAll(fields[i+1], "/GiB", "_per_gib")] = v
+		}
+	}
+	if metrics["tunnel_gbps"] == 0 || metrics["veth_gbps"] == 0 {
+		return nil, fmt.Errorf("%s has no throughput in it: %s", path, lastLines(text))
+	}
+	return metrics, nil
 }
 
 type bench struct {

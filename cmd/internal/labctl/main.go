@@ -29,6 +29,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	fs := flag.NewFlagSet("labctl", flag.ContinueOnError)
 	bin := fs.String("bin", "bin", "`directory` of the programs")
 	rounds := fs.Int("rounds", 5, "rounds of the benchmark")
+	tunnel := fs.String("tunnel", "", "`file` with the output of the tunnel's benchmark, to be shown beside")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -47,7 +48,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	case "dev":
 		return lab.Dev(ctx, cfg, stdout)
 	case "bench":
-		return lab.Bench(ctx, cfg, *rounds, stdout)
+		return lab.Bench(ctx, cfg, *rounds, *tunnel, stdout)
 	default:
 		return errors.Join(errors.New("usage: labctl [-bin DIR] demo | dev | bench"), os.RemoveAll(work))
 	}
