@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := build
 
 GOLANGCI := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOTESTSUM := go run gotest.tools/gotestsum@v1.13.0
 RUNC_VERSION := v1.5.2
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X rialto/cmd/internal/cli.Version=$(VERSION)
@@ -60,7 +61,7 @@ dev: deps build ## A broker and a provider with simulated GPUs to play with; Ctr
 
 .PHONY: test
 test: build ## Unit and end-to-end tests; what a machine lacks is skipped and named
-	@RIALTO_BIN="$(CURDIR)/bin" go test -timeout 20m ./...
+	@RIALTO_BIN="$(CURDIR)/bin" $(GOTESTSUM) --format pkgname --format-hide-empty-pkg -- -timeout 20m ./...
 
 .PHONY: race
 race: build ## The same under the race detector (slow)
