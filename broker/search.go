@@ -44,6 +44,7 @@ type Search struct {
 	Applied    []string // predicates in order
 	Eliminated []Elimination
 	Matches    []Match // cheapest expected cost first
+	Busy       []Match // what would match if enough of its GPUs were free, likewise
 }
 
 // QuoteRequest asks what a job would cost.
@@ -86,12 +87,19 @@ func (m *Market) Search(q Query) (Search, error) {
 		return Search{}, err
 	}
 	f := m.search(q, nil)
-	for _, c := range f.free {
+	f.Matches, f.Busy = m.matches(f.free), m.matches(f.busy)
+	return f.Search, nil
+}
+
+// matches writes candidates out.
+func (m *Market) matches(all []candidate) []Match {
+	var out []Match
+	for _, c := range all {
 		x := Match{Offer: *c.offer, Free: m.available(c.offer), HasImage: c.image, Weights: c.weights, Rate: c.rate}
 		x.Offer.Free = m.free(c.offer)
-		f.Matches = append(f.Matches, x)
+		out = append(out, x)
 	}
-	return f.Search, nil
+	return out
 }
 
 // Quote prices a job on the offer that it would get now. The error is a [*NoOfferError] if none matches

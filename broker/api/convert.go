@@ -41,12 +41,15 @@ func offerOf(m broker.Match) Offer {
 }
 
 func offersOf(s broker.Search) Offers {
-	out := Offers{Total: s.Offers, Applied: append([]string{}, s.Applied...), Eliminated: []Elimination{}, Offers: []Offer{}}
+	out := Offers{Total: s.Offers, Applied: append([]string{}, s.Applied...), Eliminated: []Elimination{}, Offers: []Offer{}, Busy: []Offer{}}
 	for _, e := range s.Eliminated {
 		out.Eliminated = append(out.Eliminated, Elimination{Predicate: e.Predicate, Count: e.Count, Nearest: e.Nearest})
 	}
 	for _, m := range s.Matches {
 		out.Offers = append(out.Offers, offerOf(m))
+	}
+	for _, m := range s.Busy {
+		out.Busy = append(out.Busy, offerOf(m))
 	}
 	return out
 }

@@ -46,6 +46,7 @@ type (
 		Applied    []string      `json:"applied" doc:"predicates in order"`
 		Eliminated []Elimination `json:"eliminated"`
 		Offers     []Offer       `json:"offers" doc:"cheapest expected cost first"`
+		Busy       []Offer       `json:"busy" doc:"what would match if enough of its GPUs were free"`
 	}
 
 	// Query says which offers are wanted; zero fields match everything.
