@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -190,5 +193,53 @@ func checkEcho(t *testing.T, c net.Conn) {
 	got := make([]byte, 5)
 	if _, err := io.ReadFull(c, got); err != nil || string(got) != "hello" {
 		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+// TestStartIsTriedAgain has a runc that fails as the real one does when the kernel is busy.
+func TestStartIsTriedAgain(t *testing.T) {
+	runc := needs(t)
+	for name, tc := range map[string]struct {
+		message string
+		fails   int
+		want    string
+	}{
+		"once":  {"could not seal fd: fcntl(F_ADD_SEALS): device or resource busy", 1, ""},
+		"twice": {"could not seal fd: fcntl(F_ADD_SEALS): device or resource busy", 2, "could not seal fd"},
+		"other": {"something else", 1, "something else"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			script := fmt.Sprintf(`#!/bin/sh
+case "$*" in *" run "*)
+	echo x >> %[1]s/runs
+	if [ "$(wc -l < %[1]s/runs)" -le %[2]d ]; then
+		echo '{"level":"error","msg":"runc run failed: %[3]s"}' > "$4"
+		exit 1
+	fi
+esac
+exec %[4]s "$@"
+`, dir, tc.fails, tc.message, runc)
+			path := filepath.Join(dir, "runc")
+			if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			r, err := New(Config{StateDir: filepath.Join(dir, "state"), RuncPath: path, Tag: tag()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := prepare(t, r, provider.Launch{})
+			err = s.Start(t.Context(), program(image(t), "print", "1", "hello"))
+			if tc.want == "" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := finish(t, s); got.all != "hello" {
+					t.Errorf("got %q", got.all)
+				}
+			} else if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("Start = %v, want %q in it", err, tc.want)
+			}
+		})
 	}
 }

@@ -206,9 +206,10 @@ func TestPartsAreFoundAndRemoved(t *testing.T) {
 	before := belongings(t, r)
 	id := leaseID(99)
 	for name, leave := range map[string]func() error{
-		"netns":     func() error { return errors.Join(os.MkdirAll(r.dir(id), 0o700), host.MakeNetns(r.netns(id))) },
-		"cgroup":    func() error { return host.MakeCgroup(r.cgroup(id)) },
-		"directory": func() error { return os.MkdirAll(r.dir(id), 0o700) },
+		"netns":                func() error { return errors.Join(os.MkdirAll(r.dir(id), 0o700), host.MakeNetns(r.netns(id))) },
+		"cgroup":               func() error { return host.MakeCgroup(r.cgroup(id)) },
+		"cgroup and its child": func() error { return host.MakeCgroup(r.cgroup(id) + "/of-the-workload") },
+		"directory":            func() error { return os.MkdirAll(r.dir(id), 0o700) },
 		"supervisor": func() error {
 			return errors.Join(os.MkdirAll(r.dir(id), 0o700), r.supervise(id), os.RemoveAll(r.dir(id)))
 		},

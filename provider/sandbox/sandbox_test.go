@@ -364,6 +364,9 @@ func TestStop(t *testing.T) {
 	}{
 		{"asked", []string{"hang"}, time.Minute, provider.Exit{Code: 143, Reason: "stopped"}},
 		{"killed", []string{"hang", "deaf"}, time.Millisecond, provider.Exit{Code: 137, Reason: "stopped"}},
+		// With an hour of grace these fail by the test's time limit if anyone waits in vain.
+		{"not caught", []string{"stolid", "default"}, time.Hour, provider.Exit{Code: 143, Reason: "stopped"}},
+		{"ignored", []string{"stolid", "ignore"}, time.Hour, provider.Exit{Code: 137, Reason: "stopped"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := prepare(t, newRuntime(t), provider.Launch{})

@@ -20,6 +20,9 @@ import (
 	"rialto/provider"
 )
 
+// runLog is where runc says why a container did not start.
+const runLog = "runc.log"
+
 // space is a thread that stands in the sandbox's own mount namespace. What it starts is there too.
 type space struct{ work chan func() }
 
@@ -75,24 +78,13 @@ func (s *supervisor) launch(ctx context.Context, q Start) (*os.Process, *sync.Wa
 		return nil, nil, err
 	}
 	var output sync.WaitGroup
-	stdout, err := s.collect(&output, provider.Stdout)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer stdout.Close()
-	stderr, err := s.collect(&output, provider.Stderr)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer stderr.Close()
 	pidFile := filepath.Join(s.dir, "pid")
-	cmd := s.runc(ctx, "runc.log", "run", "--detach", "--bundle", s.dir, "--pid-file", pidFile, s.id())
-	cmd.Stdout, cmd.Stderr = stdout, stderr
-	if err := s.space.do(cmd.Start); err != nil {
-		return nil, nil, err
+	err := s.create(ctx, pidFile, &output)
+	if err != nil && strings.Contains(err.Error(), sealFailed) && s.absent(pidFile) {
+		err = s.create(ctx, pidFile, &output)
 	}
-	if err := cmd.Wait(); err != nil {
-		return nil, nil, s.runcError("runc.log", err)
+	if err != nil {
+		return nil, nil, err
 	}
 	pid, err := readPID(pidFile)
 	if err != nil {
@@ -100,6 +92,46 @@ func (s *supervisor) launch(ctx context.Context, q Start) (*os.Process, *sync.Wa
 	}
 	p, err := os.FindProcess(pid)
 	return p, &output, err
+}
+
+// sealFailed is in runc's message when the kernel would not seal the copy that runc makes of itself before
+// anything else. The kernel refuses while it still works on the pages just written, which under load happens.
+const sealFailed = "could not seal fd"
+
+// absent reports whether runc made nothing yet.
+func (s *supervisor) absent(pidFile string) bool {
+	for _, path := range []string{pidFile, filepath.Join(s.dir, runcDir, s.id())} {
+		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+			return false
+		}
+	}
+	return true
+}
+
+// create has runc make and start the container. Its process writes to our log.
+func (s *supervisor) create(ctx context.Context, pidFile string, output *sync.WaitGroup) error {
+	if err := os.Remove(filepath.Join(s.dir, runLog)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	stdout, err := s.collect(output, provider.Stdout)
+	if err != nil {
+		return err
+	}
+	defer stdout.Close()
+	stderr, err := s.collect(output, provider.Stderr)
+	if err != nil {
+		return err
+	}
+	defer stderr.Close()
+	cmd := s.runc(ctx, runLog, "run", "--detach", "--bundle", s.dir, "--pid-file", pidFile, s.id())
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	if err := s.space.do(cmd.Start); err != nil {
+		return err
+	}
+	if err := cmd.Wait(); err != nil {
+		return s.runcError(runLog, err)
+	}
+	return nil
 }
 
 // collect returns a pipe whose content goes to the log until its last writer is gone.

@@ -50,6 +50,7 @@ type supervisor struct {
 	state  state
 	init   *os.Process // while running
 	reason string      // why it was ended, the first that was given
+	asked  bool        // killed in place of a SIGTERM that it would not have survived as another process
 	start  Start
 	execs  int // running now
 	serial int // of the last exec
@@ -155,7 +156,8 @@ func (s *supervisor) signal(sig os.Signal) {
 	}
 }
 
-// stop asks the workload to end, and ends it after grace; without grace it does not ask.
+// stop asks the workload to end, and ends it after grace; without grace it does not ask. One that would not
+// hear it is ended at once: Python and sh, for example, which as a container's first process would go on.
 func (s *supervisor) stop(grace time.Duration, reason string) {
 	s.mu.Lock()
 	if s.reason == "" && s.state != ended {
@@ -164,10 +166,11 @@ func (s *supervisor) stop(grace time.Duration, reason string) {
 	if s.state != running {
 		grace = 0
 	}
-	if grace > 0 {
-		s.signal(syscall.SIGTERM)
-	}
+	p := s.init
 	s.mu.Unlock()
+	if grace > 0 {
+		grace = s.ask(p, grace)
+	}
 	t := time.NewTimer(grace)
 	defer t.Stop()
 	select {
@@ -177,6 +180,22 @@ func (s *supervisor) stop(grace time.Duration, reason string) {
 	}
 	s.kill(reason)
 	<-s.done
+}
+
+// ask sends SIGTERM and returns how long to wait for the end: not at all when nothing can come of it.
+func (s *supervisor) ask(p *os.Process, grace time.Duration) time.Duration {
+	r := s.reaction(p.Pid, syscall.SIGTERM)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.state != running:
+	case r == heard:
+		s.signal(syscall.SIGTERM)
+		return grace
+	case r == lost:
+		s.asked = true
+	}
+	return 0
 }
 
 // run starts the program and returns when its process exists. After an error the supervisor ends.
@@ -227,6 +246,9 @@ func (s *supervisor) await(p *os.Process, output *sync.WaitGroup) {
 	output.Wait() // ends: with the first process of the container the kernel ended all others
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.asked && exit.Code == 128+int(syscall.SIGKILL) {
+		exit.Code = 128 + int(syscall.SIGTERM)
+	}
 	exit.Reason = s.reason
 	if exit.Reason == "" && exit.Code != 0 {
 		if n, err := host.OOMKills(s.start.CgroupPath); err == nil && n > 0 {

@@ -63,6 +63,14 @@ func run(verb string, args []string) error {
 		}
 		<-c
 		os.Exit(143)
+	case "stolid": // has no handler for SIGTERM, unlike every Go program
+		action := map[string]uintptr{"default": 0, "ignore": 1}[args[0]]
+		sa := [4]uintptr{action}
+		if _, _, e := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(syscall.SIGTERM), uintptr(unsafe.Pointer(&sa)), 0, 8, 0, 0); e != 0 {
+			return e
+		}
+		fmt.Println("waiting")
+		time.Sleep(time.Hour)
 	case "cat":
 		_, err := io.Copy(os.Stdout, os.Stdin)
 		return err
