@@ -166,4 +166,7 @@ type Images interface {
 // Tunnels opens the provider's end of a lease's tunnel inside a network namespace.
 type Tunnels interface {
 	Open(ctx context.Context, netns string, name string, c tunnel.Config) (tunnel.Device, error)
+	// Remove deletes what a process that died left of a device outside its namespace. It is idempotent, and
+	// leaves a device alone that some process serves.
+	Remove(ctx context.Context, name string) error
 }

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -67,6 +68,16 @@ func (s *State) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// Instant is a moment on the clock that starts with a host and goes on while the host is suspended. Leases
+// lapse by it: a change of the wall clock moves none of them, and no time is longer ago than a restart.
+type Instant struct {
+	Boot  string        `json:"boot"`     // names the start of the host
+	Since time.Duration `json:"since_ns"` // from that start
+}
+
+// ErrTooLarge reports a record that a journal cannot hold. Nothing of it was stored.
+var ErrTooLarge = errors.New("record too large")
+
 // Record is what the agent must remember of a lease to adopt its workload after a restart, or to
 // remove every trace of it. It is made durable before the effects that it describes.
 type Record struct {
@@ -82,7 +93,7 @@ type Record struct {
 	TunnelKey   tunnel.PrivateKey
 	TunnelPort  uint16        // UDP port of the tunnel; zero: not opened yet
 	Answer      []byte        // signed answer to the hold; empty: not answered yet
-	Deadline    time.Time     // of the hold or lease, by this host's clock
+	Deadline    Instant       // of the hold or lease
 	TTL         time.Duration // of the lease, as last renewed
 	MaxDuration time.Duration // zero until confirmed
 	Report      broker.Report // the last report made
@@ -96,7 +107,7 @@ func (r *Record) Reported() bool {
 }
 
 // Journal is the agent's durable memory. Methods are safe for concurrent use. After an error from Save
-// the agent stops: what reached the disk is unknown until the journal is opened again.
+// other than ErrTooLarge the agent stops: what reached the disk is unknown until the journal is opened again.
 type Journal interface {
 	// Epochs returns the highest epoch of every GPU that was ever held here.
 	Epochs(ctx context.Context) (map[string]uint64, error)

@@ -57,6 +57,8 @@ func (e *ends) Open(_ context.Context, netns, name string, c tunnel.Config) (tun
 	return endDevice{opened, name}, nil
 }
 
+func (*ends) Remove(context.Context, string) error { return nil }
+
 func (e *ends) listen(netns, address string) (net.Listener, error) {
 	to, err := netip.ParseAddrPort(address)
 	if err != nil {

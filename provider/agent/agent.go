@@ -82,6 +82,7 @@ type Config struct {
 	MaxLingering   int           // ended workloads kept for their logs; zero: 16
 	MinDiskMiB     uint64        // below this much free disk holds are refused; zero: 1 GiB
 	StopJobsOnExit bool          // end all workloads when Run ends, instead of leaving them to the next agent
+	Clock          Clock         // of leases; zero: the host's
 	Logger         *slog.Logger  // nil: discard
 }
 
@@ -98,6 +99,12 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("agent: negative price")
 	case c.Ports.First > c.Ports.Last:
 		return c, fmt.Errorf("agent: port range %d-%d is empty", c.Ports.First, c.Ports.Last)
+	}
+	if c.Clock.Now == nil {
+		var err error
+		if c.Clock, err = hostClock(); err != nil {
+			return c, err
+		}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -247,7 +254,7 @@ func (a *Agent) restore(ctx context.Context) ([]provider.Record, error) {
 		}
 		claim := provider.Claim{
 			Lease: r.Lease, Owner: r.Broker, GPUs: r.GPUs,
-			Confirmed: r.State != provider.StateHeld, Deadline: r.Deadline,
+			Confirmed: r.State != provider.StateHeld, Deadline: a.Clock.moment(r.Deadline),
 		}
 		if err := authority.Restore(claim); err != nil {
 			return nil, fmt.Errorf("adopt: %w", err)
@@ -262,7 +269,7 @@ func (a *Agent) restore(ctx context.Context) ([]provider.Record, error) {
 			continue
 		}
 		a.Logger.Warn("removing leftovers that the journal does not know", slog.String("lease", string(lease)))
-		if err := a.Runtime.Remove(ctx, lease); err != nil {
+		if err := a.erase(ctx, lease); err != nil {
 			return nil, fmt.Errorf("remove leftovers of %s: %w", lease, err)
 		}
 	}
@@ -272,10 +279,15 @@ func (a *Agent) restore(ctx context.Context) ([]provider.Record, error) {
 	return records, nil
 }
 
-// save makes a record durable. If it cannot, the agent ends: what reached the disk is unknown.
+// erase removes all that a lease owns on the host.
+func (a *Agent) erase(ctx context.Context, lease broker.LeaseID) error {
+	return errors.Join(a.Runtime.Remove(ctx, lease), a.Tunnels.Remove(ctx, deviceName(lease)))
+}
+
+// save makes a record durable. If the disk fails, the agent ends: what reached it is unknown.
 func (a *Agent) save(ctx context.Context, r provider.Record) error {
 	err := a.Journal.Save(context.WithoutCancel(ctx), r)
-	if err != nil {
+	if err != nil && !errors.Is(err, provider.ErrTooLarge) {
 		select {
 		case a.fatal <- err:
 		default:

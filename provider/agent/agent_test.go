@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,6 +36,7 @@ type world struct {
 	images   *fakeImages
 	journal  *memJournal
 	config   Config
+	asleep   atomic.Int64 // nanoseconds that the host was suspended
 	agent    *Agent
 	stop     func() error
 }
@@ -46,8 +48,10 @@ func newWorld(t *testing.T) *world {
 		runtime: &fakeRuntime{boxes: map[broker.LeaseID]*fakeBox{}}, tunnels: &fakeTunnels{taken: map[uint16]bool{}},
 		images: &fakeImages{}, journal: &memJournal{records: map[broker.LeaseID]provider.Record{}, epochs: map[string]uint64{}},
 	}
+	boot := time.Now()
 	w.config = Config{
-		Key: w.key, Runtime: w.runtime, Tunnels: w.tunnels, Images: w.images, Journal: w.journal,
+		Clock: Clock{Boot: "first", Now: func() time.Duration { return time.Since(boot) + time.Duration(w.asleep.Load()) }},
+		Key:   w.key, Runtime: w.runtime, Tunnels: w.tunnels, Images: w.images, Journal: w.journal,
 		Inventory: fakeInventory{gpus: []broker.GPU{gpu("SIM-1"), gpu("SIM-2")}},
 		Brokers:   []string{"/ip4/192.0.2.1/udp/7071/quic-v1/p2p/x"}, Host: "host-1", Rate: rate, CPUs: 2, MemoryMiB: 1024, Version: "test",
 	}

@@ -136,6 +136,13 @@ func (b *fakeBroker) last() broker.Report {
 	return b.reports[len(b.reports)-1]
 }
 
+// history returns the reports that the broker has taken.
+func (b *fakeBroker) history() []broker.Report {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.reports)
+}
+
 func (b *fakeBroker) phases() []broker.Phase {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -14,12 +14,15 @@ import (
 	"rialto/broker/wire"
 	"rialto/p2p/identity"
 	"rialto/provider"
+	"rialto/tunnel"
 )
 
 const (
-	maxHoldTTL   = 10 * time.Minute // no broker may block our GPUs longer without a lease
-	maxLeaseTTL  = time.Hour
-	maxWorkloads = 256 // records with an unacknowledged end count too
+	maxHoldTTL  = 10 * time.Minute // no broker may block our GPUs longer without a lease
+	maxLeaseTTL = time.Hour
+	// maxSourceBytes is more than the addresses of thirty peers. JSON may write a byte as six.
+	maxSourceBytes = 64 << 10
+	maxWorkloads   = 256 // records with an unacknowledged end count too
 )
 
 // refusal is why we do not grant a hold. It reaches the broker and, through it, the customer.
@@ -64,12 +67,16 @@ func (a *Agent) hold(ctx context.Context, spawn func(*workload) bool, from ident
 }
 
 // admit decides whether a hold is granted, and claims its GPUs if so. Nothing is durable yet.
-func (a *Agent) admit(now time.Time, hold broker.Hold, from broker.PeerID) (*workload, error) {
+func (a *Agent) admit(arrived time.Time, hold broker.Hold, from broker.PeerID) (*workload, error) {
 	spec, customer, err := wire.OpenJobSpec(hold.Spec)
 	if err != nil {
 		return nil, refusal("the job's specification is not valid: " + err.Error())
 	}
 	if err := checkSpec(spec, customer, from, a.self); err != nil {
+		return nil, err
+	}
+	key, err := tunnel.NewPrivateKey()
+	if err != nil {
 		return nil, err
 	}
 	if free, known := a.freeDisk(); known && free < a.MinDiskMiB {
@@ -87,17 +94,33 @@ func (a *Agent) admit(now time.Time, hold broker.Hold, from broker.PeerID) (*wor
 	if err != nil {
 		return nil, err
 	}
-	claim, err := a.authority.Hold(now, hold.Lease, from, uuids, min(hold.TTL, maxHoldTTL))
+	claim, err := a.authority.Hold(a.Clock.now(), hold.Lease, from, uuids, min(hold.TTL, maxHoldTTL))
 	if err != nil {
 		return nil, refusal(err.Error())
 	}
 	w := newWorkload(a, provider.Record{
 		Lease: hold.Lease, Job: hold.Job, Broker: from, State: provider.StateHeld, GPUs: claim.GPUs, Simulated: simulated,
-		Spec: hold.Spec, Root: hold.Root, Sources: hold.Sources, Deadline: claim.Deadline,
+		Spec: hold.Spec, Root: hold.Root, Sources: fitting(hold.Sources), TunnelKey: key, Deadline: a.Clock.instant(claim.Deadline),
 		Report: broker.Report{Lease: hold.Lease, GPUs: claim.GPUs, Phase: broker.PhasePreparing},
-	}, spec, now)
+	}, spec, arrived)
 	a.workloads[hold.Lease] = w
 	return w, nil
+}
+
+// fitting returns the block sources that the journal has room for beside the largest specification. They are
+// hints, the best first.
+func fitting(sources []broker.BlockSource) []broker.BlockSource {
+	room := maxSourceBytes
+	for i, s := range sources {
+		room -= len(s.Peer)
+		for _, addr := range s.Addrs {
+			room -= len(addr)
+		}
+		if room < 0 {
+			return sources[:i]
+		}
+	}
+	return sources
 }
 
 // checkSpec checks what the customer signed against who asks.
@@ -186,7 +209,7 @@ func (a *Agent) confirm(ctx context.Context, from identity.ID, request []byte) (
 	}
 	ttl := min(c.TTL, maxLeaseTTL)
 	a.mu.Lock()
-	claim, err := a.authority.Confirm(time.Now(), c.Lease, signer, ttl)
+	claim, err := a.authority.Confirm(a.Clock.now(), c.Lease, signer, ttl)
 	a.mu.Unlock()
 	if err != nil {
 		return nil, err
@@ -195,7 +218,7 @@ func (a *Agent) confirm(ctx context.Context, from identity.ID, request []byte) (
 		if r.State == provider.StateHeld {
 			r.State = provider.StateConfirmed
 		}
-		r.Deadline, r.TTL, r.MaxDuration = claim.Deadline, ttl, c.MaxDuration
+		r.Deadline, r.TTL, r.MaxDuration = a.Clock.instant(claim.Deadline), ttl, c.MaxDuration
 		return nil
 	})
 	if err != nil {

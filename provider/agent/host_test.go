@@ -174,6 +174,8 @@ type fakeTunnels struct {
 	opened []tunnel.Config
 	taken  map[uint16]bool // by strangers
 	open   int
+
+	removed []string
 }
 
 func (f *fakeTunnels) Open(_ context.Context, _, name string, c tunnel.Config) (tunnel.Device, error) {
@@ -188,6 +190,13 @@ func (f *fakeTunnels) Open(_ context.Context, _, name string, c tunnel.Config) (
 		c.ListenPort = uint16(40000 + len(f.opened))
 	}
 	return &fakeDevice{owner: f, name: name, port: c.ListenPort}, nil
+}
+
+func (f *fakeTunnels) Remove(_ context.Context, name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.removed = append(f.removed, name)
+	return nil
 }
 
 // count returns how many ends are open.

@@ -175,7 +175,7 @@ func mergeEnv(layers ...[]string) []string {
 
 // watchdog returns how long the workload may go on if nobody renews it.
 func (w *workload) watchdog() time.Duration {
-	left := time.Until(w.agent.deadline(w.lease))
+	left := w.agent.left(w.lease)
 	if limit := w.record().MaxDuration; limit > 0 {
 		left = min(left, limit-w.used())
 	}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -119,7 +120,7 @@ func (w *workload) conclude(ctx context.Context, s *site, out outcome) error {
 func (w *workload) vanish(ctx context.Context) error {
 	for {
 		attempt, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardown)
-		err := w.agent.Runtime.Remove(attempt, w.lease)
+		err := w.agent.erase(attempt, w.lease)
 		cancel()
 		if err == nil {
 			return nil
@@ -269,7 +270,7 @@ func (w *workload) send(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r, sent := w.record(), time.Now()
+	r, sent := w.record(), w.agent.Clock.now()
 	envelope, err := wire.SealReport(w.agent.Key, r.Report)
 	if err != nil {
 		return err
@@ -303,14 +304,14 @@ func (w *workload) renewed(ctx context.Context, sent time.Time, r provider.Recor
 		err := w.agent.authority.Renew(sent, w.lease, r.GPUs, ttl)
 		w.agent.mu.Unlock()
 		if err != nil {
-			w.log.Warn("lease was renewed too late", slog.Any("err", err))
+			w.complain("lease was renewed too late", err)
 		}
 		extended = err == nil
 	}
 	err := w.update(ctx, func(now *provider.Record) error {
 		now.Acked = max(now.Acked, r.Report.Seq)
 		if extended {
-			now.TTL, now.Deadline = ttl, sent.Add(ttl)
+			now.TTL, now.Deadline = ttl, w.agent.Clock.instant(sent.Add(ttl))
 		}
 		return nil
 	})
@@ -322,8 +323,20 @@ func (w *workload) renewed(ctx context.Context, sent time.Time, r provider.Recor
 	w.mu.Unlock()
 	if box != nil && r.State == provider.StateRunning {
 		if err := box.Extend(ctx, w.watchdog()); err != nil {
-			w.log.Warn("watchdog was not extended", slog.Any("err", err))
+			w.complain("watchdog was not extended", err)
 		}
 	}
 	return nil
+}
+
+// complain warns, unless the workload ended while its report was under way: then there is nothing to renew.
+func (w *workload) complain(msg string, err error) {
+	w.mu.Lock()
+	over := w.isEnding || !w.rec.State.Holding()
+	w.mu.Unlock()
+	level := slog.LevelWarn
+	if over || errors.Is(err, provider.ErrNoLease) || errors.Is(err, provider.ErrNoSandbox) {
+		level = slog.LevelDebug
+	}
+	w.log.Log(context.Background(), level, msg, slog.Any("err", err))
 }

@@ -90,6 +90,87 @@ func TestNewAgentResumesPreparation(t *testing.T) {
 	}
 }
 
+// TestCrashedAgentsTimeIsNotMetered kills an agent: its successor knows no more than the last report says.
+func TestCrashedAgentsTimeIsNotMetered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		lease := w.running("one")
+		time.Sleep(45 * time.Second)
+		synctest.Wait()
+		before, record := w.broker.last(), w.journal.get(lease)
+		w.mustStop()
+		w.journal.mu.Lock()
+		w.journal.records[lease] = record // what a crash leaves
+		w.journal.mu.Unlock()
+		time.Sleep(10 * time.Second)
+
+		w.start()
+		if used := w.agent.Status().Leases[0].UsedMS; used < before.Used.Milliseconds() || used > before.Used.Milliseconds()+1000 {
+			t.Errorf("status says %d ms, the last report said %v", used, before.Used)
+		}
+		time.Sleep(20 * time.Second)
+		synctest.Wait()
+		used, seq := time.Duration(0), uint64(0)
+		for _, r := range w.broker.history() {
+			if r.Used < used || r.Seq <= seq {
+				t.Errorf("report %d of %v comes after report %d of %v", r.Seq, r.Used, seq, used)
+			}
+			used, seq = r.Used, r.Seq
+		}
+		if used > before.Used+22*time.Second {
+			t.Errorf("metered %v, of which nobody watched a part", used)
+		}
+		w.mustStop()
+	})
+}
+
+func TestSuspendedHostLosesItsLease(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.start()
+			lease := w.running("one")
+			if restarted {
+				w.mustStop()
+			}
+			w.asleep.Add(int64(2 * time.Minute)) // twice the lease's time, in which no timer here moved
+			if restarted {
+				w.start()
+			}
+			time.Sleep(2 * lookAgain)
+			synctest.Wait()
+			if r := w.broker.last(); r.Phase != broker.PhaseExited || !strings.Contains(r.Message, "lapsed") {
+				t.Errorf("restarted %v: last report: %+v", restarted, r)
+			}
+			if len(w.broker.free()) != 2 {
+				t.Errorf("restarted %v: lease %s still has its GPU", restarted, lease)
+			}
+			w.mustStop()
+		})
+	}
+}
+
+// TestLeasesEndWithTheHostsStart starts the next agent with a lease that has time left, and on a host that was
+// started anew, where none has.
+func TestLeasesEndWithTheHostsStart(t *testing.T) {
+	for boot, want := range map[string]broker.Phase{"first": broker.PhaseReady, "second": broker.PhaseExited} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.start()
+			w.running("one")
+			w.mustStop()
+			w.config.Clock.Boot = boot
+			w.start()
+			w.settle()
+			if r := w.broker.last(); r.Phase != want {
+				t.Errorf("start %q: last report: %+v", boot, r)
+			}
+			w.mustStop()
+		})
+	}
+}
+
 func TestNewAgentFindsItsWorkloadLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -151,7 +232,7 @@ func TestLeftoversGoBeforeAnythingIsOffered(t *testing.T) {
 		stray := broker.LeaseID(newID("l", "stray"))
 		w.runtime.boxes[stray] = &fakeBox{runtime: w.runtime, exited: make(chan struct{})}
 		w.start()
-		if w.runtime.box(stray) != nil || !w.runtime.wasRemoved(stray) {
+		if w.runtime.box(stray) != nil || !w.runtime.wasRemoved(stray) || !slices.Contains(w.tunnels.removed, deviceName(stray)) {
 			t.Error("a sandbox that the journal does not know was left")
 		}
 		w.mustStop()
@@ -166,7 +247,7 @@ func TestUnansweredHoldDoesNotSurvive(t *testing.T) {
 		// A crash between the intent and the answer.
 		w.journal.records[lease] = provider.Record{
 			Lease: lease, Job: h.Job, Broker: broker.PeerID(w.broker.key.ID()), State: provider.StateHeld, Spec: h.Spec,
-			GPUs: []broker.GPULease{{UUID: "SIM-1", Epoch: 4}}, Deadline: time.Now().Add(time.Minute),
+			GPUs: []broker.GPULease{{UUID: "SIM-1", Epoch: 4}}, Deadline: provider.Instant{Boot: "first", Since: time.Minute},
 		}
 		w.journal.epochs["SIM-1"] = 4
 		w.start()

@@ -24,10 +24,11 @@ type site struct {
 	tasks   *sync.WaitGroup
 	box     provider.Sandbox
 	device  tunnel.Device
+	port    uint16             // UDP port of device
 	silence context.CancelFunc // ends the console
 }
 
-// open builds or adopts sandbox, tunnel and console. Each is in the journal before it exists.
+// open builds or adopts sandbox, tunnel and console. The lease, whose name all of them bear, is in the journal.
 func (s *site) open(ctx context.Context) error {
 	done := s.step("netns")
 	box, err := s.sandbox(ctx)
@@ -89,24 +90,12 @@ func (s *site) sandbox(ctx context.Context) (provider.Sandbox, error) {
 	})
 }
 
-// openTunnel opens the provider's end under a fresh key, or again under the key and port that the
-// customer already knows.
+// openTunnel opens the provider's end on a free port, or again on the one that the customer already knows.
 func (s *site) openTunnel(ctx context.Context) error {
 	r := s.record()
-	key := r.TunnelKey
-	if key == (tunnel.PrivateKey{}) {
-		fresh, err := tunnel.NewPrivateKey()
-		if err != nil {
-			return err
-		}
-		key = fresh
-		if err := s.update(ctx, func(r *provider.Record) error { r.TunnelKey = key; return nil }); err != nil {
-			return err
-		}
-	}
 	plan := tunnel.NewPlan(string(s.lease))
 	config := tunnel.Config{
-		PrivateKey: key, Address: plan.Job,
+		PrivateKey: r.TunnelKey, Address: plan.Job,
 		Peer: tunnel.Peer{PublicKey: s.spec.TunnelKey, Address: plan.Customer},
 	}
 	ports := []uint16{r.TunnelPort}
@@ -126,10 +115,8 @@ func (s *site) openTunnel(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("open tunnel: %w", err)
 		}
-		if stats.ListenPort == r.TunnelPort {
-			return nil
-		}
-		return s.update(ctx, func(r *provider.Record) error { r.TunnelPort = stats.ListenPort; return nil })
+		s.port = stats.ListenPort
+		return nil
 	}
 	return fmt.Errorf("open tunnel: %w", errs)
 }

@@ -75,6 +75,8 @@ func (a *Agent) adopt(r provider.Record) *workload {
 	w := newWorkload(a, r, spec, time.Now())
 	w.adopted = true
 	switch {
+	case r.State.Holding() && r.Deadline.Boot != a.Clock.Boot:
+		w.end("the host was restarted")
 	case r.State == provider.StateHeld && len(r.Answer) == 0:
 		w.end("the agent was restarted before it answered")
 	case err != nil:
@@ -185,7 +187,7 @@ func (w *workload) run(ctx context.Context) {
 	if w.record().State.Holding() {
 		out := w.live(ctx, alive, s)
 		w.settle()
-		if w.left(ctx) {
+		if w.handed(ctx) {
 			w.handOver(ctx)
 			return
 		}
@@ -197,14 +199,14 @@ func (w *workload) run(ctx context.Context) {
 		w.log.Warn("an ended workload cannot be reached any more", slog.Any("err", err))
 	}
 	w.linger(ctx)
-	if w.left(ctx) {
+	if w.handed(ctx) {
 		return
 	}
 	w.remove(ctx, s)
 }
 
-// left reports whether the workload is now the next agent's.
-func (w *workload) left(ctx context.Context) bool {
+// handed reports whether the workload is now the next agent's.
+func (w *workload) handed(ctx context.Context) bool {
 	return ctx.Err() != nil && !w.agent.StopJobsOnExit
 }
 
@@ -235,13 +237,13 @@ func (w *workload) settle() {
 func (w *workload) watch(alive context.Context, cancel context.CancelFunc) {
 	defer cancel()
 	for {
-		timer := time.NewTimer(time.Until(w.agent.deadline(w.lease)))
+		timer := time.NewTimer(min(lookAgain, w.agent.left(w.lease)))
 		select {
 		case <-alive.Done():
 		case <-w.ending:
 		case <-timer.C:
 			if !w.agent.lapsed(w.lease) {
-				continue // renewed meanwhile
+				continue // not yet, or renewed meanwhile
 			}
 			w.end("the lease lapsed: its broker did not renew it")
 		}
@@ -250,21 +252,21 @@ func (w *workload) watch(alive context.Context, cancel context.CancelFunc) {
 	}
 }
 
-// deadline returns when a claim lapses; a lease without a claim has none left to lapse.
-func (a *Agent) deadline(lease broker.LeaseID) time.Time {
+// left returns how long a claim has before it lapses; a lease without a claim has none left to lapse.
+func (a *Agent) left(lease broker.LeaseID) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if c, ok := a.authority.Claim(lease); ok {
-		return c.Deadline
+		return c.Deadline.Sub(a.Clock.now())
 	}
-	return time.Now().Add(reportRetention)
+	return reportRetention
 }
 
 // lapsed reports whether a claim's time is over.
 func (a *Agent) lapsed(lease broker.LeaseID) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return slices.Contains(a.authority.Lapsed(time.Now()), lease)
+	return slices.Contains(a.authority.Lapsed(a.Clock.now()), lease)
 }
 
 // outcome is how a workload ended.
@@ -289,7 +291,7 @@ func (w *workload) live(ctx, alive context.Context, s *site) outcome {
 		w.mu.Unlock()
 		return broken(err)
 	}
-	if err := w.grant(ctx); err != nil {
+	if err := w.grant(ctx, s.port); err != nil {
 		return broken(err)
 	}
 	select {
@@ -307,7 +309,7 @@ func (w *workload) live(ctx, alive context.Context, s *site) outcome {
 }
 
 // grant signs the answer to the hold and makes it durable. An adopted workload has it already.
-func (w *workload) grant(ctx context.Context) error {
+func (w *workload) grant(ctx context.Context, port uint16) error {
 	defer w.settle()
 	r := w.record()
 	if len(r.Answer) > 0 {
@@ -318,13 +320,13 @@ func (w *workload) grant(ctx context.Context) error {
 		return err
 	}
 	envelope, err := wire.SealAnswer(w.agent.Key, broker.Answer{Lease: w.lease, Grant: &broker.Grant{
-		Lease: w.lease, Job: r.Job, GPUs: r.GPUs, TunnelKey: key, Endpoints: w.agent.endpoints(r.TunnelPort),
+		Lease: w.lease, Job: r.Job, GPUs: r.GPUs, TunnelKey: key, Endpoints: w.agent.endpoints(port),
 	}})
 	if err != nil {
 		return err
 	}
 	w.log.Info("hold granted", slog.Any("gpus", r.GPUs))
-	return w.update(ctx, func(r *provider.Record) error { r.Answer = envelope; return nil })
+	return w.update(ctx, func(r *provider.Record) error { r.Answer, r.TunnelPort = envelope, port; return nil })
 }
 
 // wait returns how the started workload ended. When alive ends first, it stops the workload.
@@ -346,7 +348,7 @@ func (w *workload) wait(ctx, alive context.Context, s *site) outcome {
 		}
 	case <-alive.Done():
 	}
-	if w.left(ctx) {
+	if w.handed(ctx) {
 		return outcome{}
 	}
 	reason := w.endReason()

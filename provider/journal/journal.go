@@ -3,7 +3,7 @@
 //
 // Keys and values:
 //
-//	"v"            the format's version, decimal: 1
+//	"v"            the format's version, decimal: 2
 //	"e/" + uuid    the GPU's highest epoch, 8 bytes big endian; never deleted, never lowered
 //	"l/" + lease   a provider.Record as JSON, see record.go; StateGone is an explicit value
 //
@@ -29,7 +29,7 @@ import (
 )
 
 const (
-	formatVersion = "1"
+	formatVersion = "2"
 	versionKey    = "v"
 	epochPrefix   = "e/"
 	leasePrefix   = "l/"
@@ -37,9 +37,6 @@ const (
 	// maxRecord is far below Badger's threshold of 1 MiB above which values leave the tree.
 	maxRecord = 900 << 10
 )
-
-// ErrTooLarge reports a record above the limit.
-var ErrTooLarge = errors.New("record too large")
 
 // Config says where the journal is.
 type Config struct {

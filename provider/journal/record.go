@@ -28,7 +28,7 @@ type record struct {
 	TunnelKey   string               `json:"tunnel_key,omitempty"`
 	TunnelPort  uint16               `json:"tunnel_port,omitempty"`
 	Answer      []byte               `json:"answer,omitempty"`
-	Deadline    time.Time            `json:"deadline,omitzero"`
+	Deadline    provider.Instant     `json:"deadline,omitzero"`
 	TTL         time.Duration        `json:"ttl_ns,omitempty"`
 	MaxDuration time.Duration        `json:"max_duration_ns,omitempty"`
 	Report      broker.Report        `json:"report,omitzero"`
@@ -43,7 +43,7 @@ func encode(r provider.Record) ([]byte, error) {
 	stored := record{
 		Lease: r.Lease, Job: r.Job, Broker: r.Broker, State: r.State, GPUs: r.GPUs, Simulated: r.Simulated,
 		Spec: r.Spec, Root: r.Root, Sources: r.Sources, TunnelPort: r.TunnelPort, Answer: r.Answer,
-		Deadline: r.Deadline.Round(0), TTL: r.TTL, MaxDuration: r.MaxDuration, Report: r.Report, Acked: r.Acked,
+		Deadline: r.Deadline, TTL: r.TTL, MaxDuration: r.MaxDuration, Report: r.Report, Acked: r.Acked,
 		Linger: r.Linger.Round(0),
 	}
 	if r.TunnelKey != (tunnel.PrivateKey{}) {
@@ -54,7 +54,7 @@ func encode(r provider.Record) ([]byte, error) {
 		return nil, err
 	}
 	if len(value) > maxRecord {
-		return nil, ErrTooLarge
+		return nil, provider.ErrTooLarge
 	}
 	return value, nil
 }

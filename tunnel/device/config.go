@@ -77,3 +77,12 @@ func (o Opener) Open(ctx context.Context, netns, name string, c tunnel.Config) (
 	}
 	return d, nil
 }
+
+// Remove deletes the control socket that a process left when it died; the interface itself went with the
+// process or goes with its namespace. A socket that answers stays.
+func (Opener) Remove(ctx context.Context, name string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	return removeSocket(ctx, name)
+}

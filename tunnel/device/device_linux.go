@@ -46,14 +46,14 @@ func Open(ctx context.Context, c Config) (*Device, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	d, err := open(c, log)
+	d, err := open(ctx, c, log)
 	if err != nil {
 		return nil, fmt.Errorf("open tunnel %s: %w", c.Name, err)
 	}
 	return d, nil
 }
 
-func open(c Config, log *slog.Logger) (*Device, error) {
+func open(ctx context.Context, c Config, log *slog.Logger) (*Device, error) {
 	d := &Device{name: c.Name, netns: c.Netns}
 	var err error
 	if !c.Userspace {
@@ -61,7 +61,7 @@ func open(c Config, log *slog.Logger) (*Device, error) {
 		d.kernel = err == nil
 	}
 	if c.Userspace || errors.Is(err, errNoKernel) {
-		d.engine, err = openUser(c.Netns, c.Name, log)
+		d.engine, err = openUser(ctx, c.Netns, c.Name, log)
 	}
 	if err != nil {
 		return nil, err

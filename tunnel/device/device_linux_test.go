@@ -306,3 +306,26 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 		t.Errorf("control socket: %v, %v; want mode 0600", info, err)
 	}
 }
+
+func TestRemove(t *testing.T) {
+	needRoot(t)
+	_, config, _ := tunneltest.Configs(t, t.Name())
+	openDevice(t, newNetns(t), "rlalive0", config)
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: socketPath("rlstale1"), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false) // as after a crash
+	stale.Close()
+	for _, name := range []string{"rlalive0", "rlstale1", "rlstale1", "rlnever0"} {
+		if err := (Opener{}).Remove(t.Context(), name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if files, _ := os.ReadDir(socketDir); len(files) != 1 || files[0].Name() != "rlalive0.sock" {
+		t.Errorf("in %s: %v, want only rlalive0.sock", socketDir, files)
+	}
+	if err := (Opener{}).Remove(t.Context(), "../../etc/x"); err == nil {
+		t.Error("removed by a path")
+	}
+}

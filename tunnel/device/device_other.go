@@ -13,3 +13,5 @@ type Device struct{ tunnel.Device }
 
 // Open reports ErrUnsupported.
 func Open(context.Context, Config) (*Device, error) { return nil, ErrUnsupported }
+
+func removeSocket(context.Context, string) error { return ErrUnsupported }

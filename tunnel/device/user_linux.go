@@ -1,6 +1,7 @@
 package device
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,8 +23,8 @@ const socketDir = "/var/run/wireguard"
 
 // openUser starts wireguard-go over a TUN interface inside the namespace at path. Its UDP socket is opened
 // here when it is configured.
-func openUser(path, name string, log *slog.Logger) (engine, error) {
-	ln, err := listenControl(name)
+func openUser(ctx context.Context, path, name string, log *slog.Logger) (engine, error) {
+	ln, err := listenControl(ctx, name)
 	if err != nil {
 		return engine{}, err
 	}
@@ -113,21 +114,43 @@ type control struct {
 	closed bool
 }
 
+// errInUse reports a control socket that answers.
+var errInUse = errors.New("control socket is in use")
+
+func socketPath(name string) string { return filepath.Join(socketDir, name+".sock") }
+
+// removeStale removes a device's control socket unless somebody answers there.
+func removeStale(ctx context.Context, name string) error {
+	path := socketPath(name)
+	if c, err := new(net.Dialer).DialContext(ctx, "unix", path); err == nil {
+		c.Close()
+		return fmt.Errorf("%s: %w", path, errInUse)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("stale control socket: %w", err)
+	}
+	return nil
+}
+
+// removeSocket is removeStale for who does not need the name.
+func removeSocket(ctx context.Context, name string) error {
+	if err := removeStale(ctx, name); !errors.Is(err, errInUse) {
+		return err
+	}
+	return nil
+}
+
 // listenControl takes the device's control socket. One that a crashed process left is removed, by its exact
 // name, since a single dead socket makes wgctrl fail for every device; one that answers is in use.
-func listenControl(name string) (net.Listener, error) {
+func listenControl(ctx context.Context, name string) (net.Listener, error) {
 	if err := os.MkdirAll(socketDir, 0o700); err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	path := filepath.Join(socketDir, name+".sock")
-	if c, err := net.Dial("unix", path); err == nil { //nolint:noctx // a local socket answers at once
-		c.Close()
-		return nil, fmt.Errorf("control socket %s is in use", path)
+	if err := removeStale(ctx, name); err != nil {
+		return nil, err
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("stale control socket: %w", err)
-	}
-	ln, err := net.Listen("unix", path) //nolint:noctx // a local socket is made at once
+	path := socketPath(name)
+	ln, err := new(net.ListenConfig).Listen(ctx, "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
