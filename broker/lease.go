@@ -297,7 +297,11 @@ func (t *turn) tick() {
 		j := t.jobs[id]
 		since := j.Log[len(j.Log)-1].Time // the line that says it waits
 		if t.now.Sub(since) >= t.cfg.QueueTimeout {
-			t.finish(j, nil, JobFailed, fmt.Sprintf("no provider took it within %v", t.cfg.QueueTimeout))
+			reason := fmt.Sprintf("no provider took it within %v", t.cfg.QueueTimeout)
+			if n := len(j.Log); n > 1 { // the line before says what the last one said
+				reason += ": " + j.Log[n-2].Text
+			}
+			t.finish(j, nil, JobFailed, reason)
 		}
 	}
 }

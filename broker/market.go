@@ -53,8 +53,9 @@ func (c MarketConfig) lapse() time.Duration { return c.LeaseTTL + c.LeaseTTL/50 
 // Values that it returns share memory with it and must not be changed.
 //
 // A job waits (queued) until an offer matches, then the provider is asked (holding). A grant makes it
-// leased; ready starts the meter; the first corroborated interval makes it running. A refusal or a
-// provider lost before ready leads to the next offer; a provider lost later fails the job. A job that is
+// leased; ready starts the meter; the first corroborated interval makes it running. A refusal, a host's own
+// fault or a provider lost before ready leads to the next offer; a provider lost later fails the job, and
+// so does what the job itself is to blame for. A job that is
 // stopped after ready stays open until the provider's last report or its lease's lapse, so that a
 // terminal state means settled: the bill charged, the rest of the hold returned, exactly once.
 //

@@ -103,6 +103,10 @@ func (t *turn) follow(l *Lease, j *Job, r *Report, seen time.Duration) {
 	case PhaseBroken:
 		reason := clean(r.Message)
 		switch {
+		case l.Ready.IsZero() && r.HostFault:
+			t.end(l)
+			t.next(j, l, l.Host+" could not prepare it: "+reason)
+			return
 		case l.Ready.IsZero():
 			t.finish(j, nil, JobFailed, l.Host+" could not run it: "+reason)
 		case j.Stopping != 0:

@@ -307,7 +307,7 @@ func (s *teller) grant(c command) broker.Event {
 	return markettest.Grant(l, gpus...)
 }
 
-// report LEASE PHASE [used=D] [code=N] [seq=N] [from=HOST] [epoch=N] [peers=MiB] [message…]
+// report LEASE PHASE [used=D] [code=N] [seq=N] [from=HOST] [epoch=N] [peers=MiB] [fault=host] [message…]
 func (s *teller) report(c command) broker.Event {
 	id := s.lease(c.words[0])
 	l, _ := s.world.Market.Lease(id)
@@ -316,6 +316,7 @@ func (s *teller) report(c command) broker.Event {
 	r := broker.Report{
 		Lease: id, Phase: phase, GPUs: slices.Clone(l.GPUs), ExitCode: c.number("code", 0),
 		Seq: uint64(c.number("seq", int(s.seqs[id]))), Message: c.rest(2),
+		HostFault: c.opts["fault"] == "host",
 	}
 	if v := c.opts["used"]; v != "" {
 		r.Used = must(time.ParseDuration(v))

@@ -177,6 +177,7 @@ func (r *Report) check() error {
 	c.that(r.Seq > 0, "report.seq", "zero")
 	c.that(r.Used >= 0, "report.used", "below zero")
 	c.that(r.Phase != PhasePreparing || r.Used == 0, "report.used", "%v while preparing", r.Used)
+	c.that(!r.HostFault || r.Phase == PhaseBroken && r.Used == 0, "report.host_fault", "of a workload that became ready, or is not broken")
 	c.that(len(r.Message) <= 4096, "report.message", "longer than 4096 bytes")
 	c.that(len(r.Steps) <= maxList && len(r.Held) <= maxList, "report", "a list is longer than %d", maxList)
 	f := r.Fetched

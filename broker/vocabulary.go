@@ -213,6 +213,9 @@ type Report struct {
 	Fetched  Fetched
 	Steps    []Step      // the provider's part of the start-up timeline
 	Held     []ImageHeld // images that became whole on the host
+	// HostFault, with PhaseBroken, says that the workload never became ready through no fault of its image or
+	// spec: another host may well run it.
+	HostFault bool
 }
 
 // Step is one part of a job's start-up timeline.

@@ -32,6 +32,7 @@ type workload struct {
 	ended    time.Time
 	deadline time.Time // the watchdog's: granted or renewed until
 	acked    bool      // the final report is durable at the broker
+	fault    bool      // it broke through its host's fault
 }
 
 func newAgent(host string, gpus int, rate pricing.Rate) *agent {
@@ -135,6 +136,7 @@ func (a *agent) report(now time.Time, w *workload) broker.Reported {
 		r.Used *= 10
 	}
 	if w.phase == broker.PhaseBroken {
+		r.HostFault = w.fault && w.ready.IsZero()
 		r.Message = "it broke"
 	}
 	return broker.Reported{Provider: broker.PeerID(a.host), Report: r, Envelope: []byte("report")}

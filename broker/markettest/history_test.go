@@ -218,8 +218,13 @@ func (h *history) report(t *rapid.T) {
 	}
 	i := rapid.IntRange(0, len(work)-1).Draw(t, "workload")
 	r := of[i].report(h.world.Now, work[i])
+	before := h.world.Leases[r.Report.Lease]
 	if renewal, ok := h.step(r); ok && rapid.Bool().Draw(t, "answer arrives") {
 		of[i].renewed(h.world.Now, renewal)
+	}
+	if job := h.world.Jobs[before.Job]; r.Report.HostFault && job.State == broker.JobFailed && job.Ended.Equal(h.world.Now) &&
+		job.Lease == before.ID && job.Attempts < 32 {
+		t.Fatalf("job %s failed through its host's fault: %+v", job.ID, job.Log)
 	}
 	if rapid.Bool().Draw(t, "replay") {
 		h.step(r)
@@ -235,7 +240,9 @@ func (h *history) advance(t *rapid.T) {
 	if len(work) == 0 {
 		return
 	}
-	h.move(rapid.SampledFrom(work).Draw(t, "workload"), rapid.Bool().Draw(t, "breaks"))
+	w := rapid.SampledFrom(work).Draw(t, "workload")
+	w.fault = rapid.Bool().Draw(t, "host's fault")
+	h.move(w, rapid.Bool().Draw(t, "breaks"))
 }
 
 func (h *history) move(w *workload, breaks bool) {

@@ -1507,6 +1507,7 @@ type Report struct {
 	Fetched       *Fetched               `protobuf:"bytes,8,opt,name=fetched,proto3" json:"fetched,omitempty"`
 	Steps         []*Step                `protobuf:"bytes,9,rep,name=steps,proto3" json:"steps,omitempty"`
 	Held          []*ImageHeld           `protobuf:"bytes,10,rep,name=held,proto3" json:"held,omitempty"`
+	HostFault     bool                   `protobuf:"varint,11,opt,name=host_fault,json=hostFault,proto3" json:"host_fault,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1609,6 +1610,13 @@ func (x *Report) GetHeld() []*ImageHeld {
 		return x.Held
 	}
 	return nil
+}
+
+func (x *Report) GetHostFault() bool {
+	if x != nil {
+		return x.HostFault
+	}
+	return false
 }
 
 // The answer to a report; signed by the broker.
@@ -1960,7 +1968,7 @@ const file_messages_proto_rawDesc = "" +
 	"\x04Step\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bstart_ns\x18\x02 \x01(\x03R\astartNs\x12\x17\n" +
-	"\atook_ns\x18\x03 \x01(\x03R\x06tookNs\"\xd0\x02\n" +
+	"\atook_ns\x18\x03 \x01(\x03R\x06tookNs\"\xef\x02\n" +
 	"\x06Report\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12'\n" +
 	"\x04gpus\x18\x02 \x03(\v2\x13.rialto.v1.GPULeaseR\x04gpus\x12\x10\n" +
@@ -1972,7 +1980,9 @@ const file_messages_proto_rawDesc = "" +
 	"\afetched\x18\b \x01(\v2\x12.rialto.v1.FetchedR\afetched\x12%\n" +
 	"\x05steps\x18\t \x03(\v2\x0f.rialto.v1.StepR\x05steps\x12(\n" +
 	"\x04held\x18\n" +
-	" \x03(\v2\x14.rialto.v1.ImageHeldR\x04held\"H\n" +
+	" \x03(\v2\x14.rialto.v1.ImageHeldR\x04held\x12\x1d\n" +
+	"\n" +
+	"host_fault\x18\v \x01(\bR\thostFault\"H\n" +
 	"\aRenewal\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12\x15\n" +
 	"\x06ttl_ns\x18\x02 \x01(\x03R\x05ttlNs\x12\x10\n" +

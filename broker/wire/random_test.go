@@ -206,7 +206,7 @@ func (g generators) answer() broker.Answer {
 }
 
 func (g generators) report() broker.Report {
-	return broker.Report{
+	x := broker.Report{
 		Lease: g.lease(), GPUs: some(g, "gpus", 3, g.gpuLease), Seq: g.epoch(),
 		Phase:    draw(g, "phase", rapid.SampledFrom([]broker.Phase{broker.PhasePreparing, broker.PhaseReady, broker.PhaseExited, broker.PhaseBroken})),
 		ExitCode: g.exit(), Message: g.text("message"), Used: g.duration("used"), Fetched: g.fetched(),
@@ -215,6 +215,8 @@ func (g generators) report() broker.Report {
 		}),
 		Held: some(g, "held", 3, g.image),
 	}
+	x.HostFault = x.Phase == broker.PhaseBroken && x.Used == 0
+	return x
 }
 
 func (g generators) receipt() broker.Receipt {

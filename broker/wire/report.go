@@ -25,6 +25,7 @@ func encodeReport(x broker.Report) *Report {
 		Lease: string(x.Lease), Gpus: each(x.GPUs, encodeGPULease), Seq: x.Seq, Phase: Phase(x.Phase),
 		ExitCode: narrow(x.ExitCode), Message: clean(x.Message), UsedNs: int64(x.Used),
 		Fetched: encodeFetched(x.Fetched), Steps: each(x.Steps, encodeStep), Held: each(x.Held, encodeImageHeld),
+		HostFault: x.HostFault,
 	}
 }
 
@@ -33,7 +34,7 @@ func decodeReport(c checker, m *Report) broker.Report {
 	if _, ok := Phase_name[int32(phase)]; !ok || phase == Phase_PHASE_UNSPECIFIED {
 		c.failf("phase", "%d is not known", phase)
 	}
-	return broker.Report{
+	x := broker.Report{
 		Lease:    c.lease(m.GetLease()),
 		GPUs:     gpuLeases(c, m.GetGpus()),
 		Seq:      m.GetSeq(),
@@ -44,7 +45,13 @@ func decodeReport(c checker, m *Report) broker.Report {
 		Fetched:  decodeFetched(c.in("fetched"), m.GetFetched()),
 		Steps:    messages(c, "steps", m.GetSteps(), maxSteps, decodeStep),
 		Held:     messages(c, "held", m.GetHeld(), maxHeld, decodeImageHeld),
+
+		HostFault: m.GetHostFault(),
 	}
+	if x.HostFault && (x.Phase != broker.PhaseBroken || x.Used != 0) {
+		c.failf("host_fault", "of a workload that became ready, or is not broken")
+	}
+	return x
 }
 
 func encodeFetched(x broker.Fetched) *Fetched {

@@ -95,6 +95,8 @@ func TestSealRefuses(t *testing.T) {
 		"grant.gpus: GPU-1":                answer(func(x *broker.Answer) { x.Grant.GPUs = append(x.Grant.GPUs, x.Grant.GPUs[0]) }),
 		"phase: 0":                         report(func(x *broker.Report) { x.Phase = 0 }),
 		"phase: 5":                         report(func(x *broker.Report) { x.Phase = 5 }),
+		"host_fault":                       report(func(x *broker.Report) { x.HostFault = true }),
+		"host_fault: of a workload":        report(func(x *broker.Report) { x.HostFault, x.Phase = true, broker.PhaseBroken }),
 		"exit_code":                        report(func(x *broker.Report) { x.ExitCode = 256 }),
 		"fetched.peers":                    report(func(x *broker.Report) { x.Fetched.Peers = -1 }),
 		"steps[0].took_ns":                 report(func(x *broker.Report) { x.Steps[0].Took = -1 }),

@@ -121,6 +121,12 @@ func sampleReport() broker.Report {
 	}
 }
 
+func sampleBroken() broker.Report {
+	return broker.Report{
+		Lease: sampleLease, GPUs: sampleGPULeases(), Seq: 3, Phase: broker.PhaseBroken, Message: "no space", HostFault: true,
+	}
+}
+
 func sampleRenewal() broker.Renewal {
 	return broker.Renewal{Lease: sampleLease, TTL: time.Minute, Seq: 3}
 }

@@ -42,7 +42,7 @@ func allMessages(k identity.Key) []message {
 		newMessage("answer", wire.SealAnswer, wire.OpenAnswer, sampleAnswers()...),
 		newMessage("confirm", wire.SealConfirm, wire.OpenConfirm, sampleConfirm()),
 		newMessage("release", wire.SealRelease, wire.OpenRelease, sampleRelease()),
-		newMessage("report", wire.SealReport, wire.OpenReport, sampleReport()),
+		newMessage("report", wire.SealReport, wire.OpenReport, sampleReport(), sampleBroken()),
 		newMessage("renewal", wire.SealRenewal, wire.OpenRenewal, sampleRenewal()),
 		newMessage("receipt", wire.SealReceipt, wire.OpenReceipt, sampleReceipt(id)),
 	}

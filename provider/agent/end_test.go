@@ -3,12 +3,16 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"rialto/blockstore"
 	"rialto/broker"
 	"rialto/provider"
 )
@@ -132,7 +136,7 @@ func TestImageThatDoesNotExist(t *testing.T) {
 		}
 		w.settle()
 		r := w.broker.last()
-		if r.Phase != broker.PhaseBroken || !strings.Contains(r.Message, "MANIFEST_UNKNOWN") || r.Used != 0 {
+		if r.Phase != broker.PhaseBroken || r.HostFault || !strings.Contains(r.Message, "MANIFEST_UNKNOWN") || r.Used != 0 {
 			t.Errorf("last report: %+v", r)
 		}
 		if w.runtime.box(h.Lease) != nil || len(w.broker.free()) != 2 {
@@ -140,6 +144,41 @@ func TestImageThatDoesNotExist(t *testing.T) {
 		}
 		w.mustStop()
 	})
+}
+
+// The report tells what another host would not have suffered from what is wrong with the job.
+func TestBlameOfABrokenJob(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil     func(*world)
+		hostFault bool
+	}{
+		"the image has no space":   {func(w *world) { w.images.fail = fmt.Errorf("unpack: %w", blockstore.ErrNoSpace) }, true},
+		"the disk is full":         {func(w *world) { w.images.fail = &fs.PathError{Op: "write", Path: "p", Err: syscall.ENOSPC} }, true},
+		"the registry says no":     {func(w *world) { w.images.fail = errors.New("denied") }, false},
+		"the GPUs are gone":        {func(w *world) { w.config.Inventory = fakeInventory{[]broker.GPU{gpu("SIM-1")}, errors.New("NVML")} }, true},
+		"the program is not there": {func(w *world) { w.runtime.start = errors.New("exec: not found") }, false},
+		"the disk fills at start":  {func(w *world) { w.runtime.start = syscall.ENOSPC }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				c.spoil(w)
+				w.start()
+				h := w.holdOf("one", w.spec())
+				if a := w.ask(h); a.Grant == nil {
+					t.Fatal(a.Refusal)
+				}
+				if err := w.confirm(h.Lease); err != nil {
+					t.Fatal(err)
+				}
+				w.settle()
+				if r := w.broker.last(); r.Phase != broker.PhaseBroken || r.HostFault != c.hostFault || r.Used != 0 {
+					t.Errorf("last report: %+v", r)
+				}
+				w.mustStop()
+			})
+		})
+	}
 }
 
 func TestHostThatCannotPrepare(t *testing.T) {

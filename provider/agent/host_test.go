@@ -20,7 +20,8 @@ type fakeRuntime struct {
 	mu      sync.Mutex
 	boxes   map[broker.LeaseID]*fakeBox
 	removed []broker.LeaseID
-	fail    error
+	fail    error // of Prepare
+	start   error // of Start
 }
 
 func (r *fakeRuntime) Prepare(_ context.Context, l provider.Launch) (provider.Sandbox, error) {
@@ -92,6 +93,9 @@ func (b *fakeBox) Netns() string { return "/run/netns/" + string(b.launch.Lease)
 func (b *fakeBox) Start(_ context.Context, p provider.Program) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.runtime != nil && b.runtime.start != nil {
+		return b.runtime.start
+	}
 	b.started, b.program = true, p
 	return nil
 }
@@ -258,15 +262,18 @@ func (f *fakeImages) Ensure(ctx context.Context, w provider.Want, progress func(
 func (*fakeImages) Held(context.Context) ([]broker.ImageHeld, []string, error) { return nil, nil, nil }
 
 // fakeInventory is a list.
-type fakeInventory struct{ gpus []broker.GPU }
+type fakeInventory struct {
+	gpus []broker.GPU
+	fail error // of Inject
+}
 
 func (f fakeInventory) GPUs(context.Context) ([]broker.GPU, error) { return slices.Clone(f.gpus), nil }
 
-func (fakeInventory) Inject(_ context.Context, uuids []string) (provider.Injection, error) {
+func (f fakeInventory) Inject(_ context.Context, uuids []string) (provider.Injection, error) {
 	return provider.Injection{
 		Devices: []string{"/dev/nvidia0"},
 		Env:     []string{"LD_LIBRARY_PATH=/usr/local/nvidia/lib64", "GPUS=" + strings.Join(uuids, ",")},
-	}, nil
+	}, f.fail
 }
 
 // memJournal is a journal that survives agents, not processes.

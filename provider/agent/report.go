@@ -91,7 +91,11 @@ func (w *workload) conclude(ctx context.Context, s *site, out outcome) error {
 			return err
 		}
 	}
-	w.note(func(d *broker.Report) { d.Phase, d.ExitCode, d.Message = out.phase, out.code, out.message })
+	used := w.used()
+	w.note(func(d *broker.Report) {
+		d.Phase, d.ExitCode, d.Message = out.phase, out.code, out.message
+		d.HostFault = out.hostFault && used == 0
+	})
 	err := w.update(context.WithoutCancel(ctx), func(r *provider.Record) error {
 		if r.State == provider.StateHeld {
 			r.Acked = r.Report.Seq + 1 // nobody waits for the report of a hold that came to nothing

@@ -7,8 +7,10 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
+	"rialto/blockstore"
 	"rialto/broker"
 	"rialto/broker/wire"
 	"rialto/provider"
@@ -271,17 +273,31 @@ func (a *Agent) lapsed(lease broker.LeaseID) bool {
 
 // outcome is how a workload ended.
 type outcome struct {
-	phase   broker.Phase // PhaseExited or PhaseBroken
-	code    int
-	message string
+	phase     broker.Phase // PhaseExited or PhaseBroken
+	code      int
+	message   string
+	hostFault bool
 }
 
-func broken(err error) outcome { return outcome{phase: broker.PhaseBroken, message: err.Error()} }
+func broken(err error) outcome {
+	_, own := errors.AsType[hostFault](err)
+	return outcome{phase: broker.PhaseBroken, message: err.Error(), hostFault: own || outOfSpace(err)}
+}
+
+// hostFault is an error that another host would not have had. What is not surely one is the job's own
+// fault, so that a job that can run nowhere does not try every host.
+type hostFault struct{ error }
+
+func (f hostFault) Unwrap() error { return f.error }
+
+func outOfSpace(err error) bool {
+	return errors.Is(err, blockstore.ErrNoSpace) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
 
 // live runs the workload until it ended, alive did or ctx did.
 func (w *workload) live(ctx, alive context.Context, s *site) outcome {
 	if err := w.update(ctx, func(*provider.Record) error { return nil }); err != nil {
-		return broken(err)
+		return broken(hostFault{err})
 	}
 	images := make(chan fetched, 1)
 	s.tasks.Go(func() { images <- w.fetch(alive) })
@@ -289,19 +305,19 @@ func (w *workload) live(ctx, alive context.Context, s *site) outcome {
 		w.mu.Lock()
 		w.refused = "the host cannot prepare the job: " + err.Error()
 		w.mu.Unlock()
-		return broken(err)
+		return broken(hostFault{err})
 	}
 	if err := w.grant(ctx, s.port); err != nil {
-		return broken(err)
+		return broken(hostFault{err})
 	}
 	select {
 	case <-w.confirmed:
 	case <-alive.Done():
-		return broken(errors.New(w.endReason()))
+		return broken(hostFault{errors.New(w.endReason())})
 	}
 	if err := w.launch(alive, s, images); err != nil {
 		if alive.Err() != nil {
-			err = errors.New(w.endReason())
+			err = hostFault{errors.New(w.endReason())} // a release, or the host let the lease go
 		}
 		return broken(err)
 	}
@@ -336,7 +352,7 @@ func (w *workload) wait(ctx, alive context.Context, s *site) outcome {
 		exit, err := s.box.Wait(alive)
 		if err != nil {
 			err = fmt.Errorf("the sandbox was lost: %w", err)
-			exits <- broken(err)
+			exits <- broken(hostFault{err})
 			return
 		}
 		exits <- outcome{phase: broker.PhaseExited, code: exit.Code, message: w.explain(exit)}
