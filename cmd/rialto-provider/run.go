@@ -133,12 +133,16 @@ func serve(ctx context.Context, o *options, s settings, stderr io.Writer) (err e
 	if err != nil {
 		return err
 	}
+	clock, err := hostClock()
+	if err != nil {
+		return err
+	}
 	cpus, memory := share(s, gpus)
 	a, err := agent.New(agent.Config{
 		Key: key, Network: host, Inventory: inventory, Runtime: boxes, Images: library,
 		Tunnels: device.Opener{Userspace: o.userspace, Logger: log}, Journal: records,
 		Brokers: brokers, Host: s.name, Region: s.region, Rate: s.rate, CPUs: cpus, MemoryMiB: memory,
-		AdvertiseIPs: s.advertise, Ports: s.ports, Version: version(), Linger: s.linger, StopJobsOnExit: o.stopJobs,
+		AdvertiseIPs: s.advertise, Ports: s.ports, Version: version(), Linger: s.linger, StopJobsOnExit: o.stopJobs, Clock: clock,
 		DiskFree: func() (uint64, error) { return diskFree(s.state) },
 		Served:   func() int64 { return blocks.Stats().ServedBytes },
 		Logger:   log,
