@@ -102,8 +102,13 @@ func writeAccount(w io.Writer, address string, account api.Account, key string) 
 	default:
 		fmt.Fprintf(w, "key        %s; this machine's is another, so it cannot sign jobs\n", account.Key)
 	}
-	fmt.Fprintf(w, "available  %s\n", pricing.Money(account.AvailableNanoUSD))
-	fmt.Fprintf(w, "held       %s\n", pricing.Money(account.HeldNanoUSD))
-	_, err := fmt.Fprintf(w, "spent      %s\n", pricing.Money(account.SpentNanoUSD))
-	return err
+	amounts := cli.AlignPoints([]string{
+		pricing.Money(account.AvailableNanoUSD).String(), pricing.Money(account.HeldNanoUSD).String(), pricing.Money(account.SpentNanoUSD).String(),
+	})
+	for i, name := range []string{"available", "held", "spent"} {
+		if _, err := fmt.Fprintf(w, "%-9s  %s\n", name, strings.TrimRight(amounts[i], " ")); err != nil {
+			return err
+		}
+	}
+	return nil
 }

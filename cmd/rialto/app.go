@@ -28,6 +28,7 @@ type app struct {
 	getenv         func(string) string
 
 	brokerFlag string
+	stranger   bool // nothing here says which broker to ask
 }
 
 // say prints a line of talk.
@@ -43,8 +44,9 @@ func (a *app) jsonFlag(c *cobra.Command) *cli.Printer {
 // market is a broker and what this machine knows to speak to it.
 type market struct {
 	*api.Client
-	home home
-	url  string
+	home  home
+	url   string
+	known bool // we have a token for it
 }
 
 // connect finds the broker and the token. It sends nothing yet.
@@ -57,6 +59,7 @@ func (a *app) connect() (*market, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.stranger = firstOf(a.brokerFlag, a.getenv("RIALTO_BROKER"), c.Broker) == ""
 	address := firstOf(a.brokerFlag, a.getenv("RIALTO_BROKER"), c.Broker, defaultBroker)
 	token := a.getenv("RIALTO_TOKEN")
 	if token == "" && (address == c.Broker || c.Broker == "") {
@@ -66,7 +69,7 @@ func (a *app) connect() (*market, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &market{Client: client, home: h, url: address}, nil
+	return &market{Client: client, home: h, url: address, known: token != ""}, nil
 }
 
 // firstOf returns the first value that is not zero.
@@ -92,11 +95,22 @@ func explain(err error) error {
 	case errors.Is(err, broker.ErrForbidden), status(err) == http.StatusUnauthorized:
 		return cli.Hint(err, "`rialto account login URL TOKEN` uses an account's token and binds this machine's key to it")
 	}
-	if _, ok := errors.AsType[*api.UnreachableError](err); ok {
-		return cli.Hint(err, "jobs that run keep running; --broker, $RIALTO_BROKER or `rialto account login` name another broker")
-	}
 	return err
 }
+
+// unreachable adds to the error of a broker that does not answer what that means.
+func (a *app) unreachable(err error) error {
+	if _, ok := errors.AsType[*api.UnreachableError](err); !ok {
+		return err
+	}
+	if a.stranger {
+		return cli.Hint(fmt.Errorf("no broker is known on this machine, and none listens at %s", defaultBroker), welcome)
+	}
+	return cli.Hint(err, "jobs that run keep running; --broker, $RIALTO_BROKER or `rialto account login` name another broker")
+}
+
+// welcome is how one begins.
+const welcome = "`rialto account login URL TOKEN` is the first step; URL and TOKEN come from a broker's operator"
 
 // transient reports whether sending the same again may help.
 func transient(err error) bool {

@@ -55,6 +55,7 @@ func (a *app) billCommand() *cobra.Command {
 		Args:              cli.Args(0, 1),
 	}
 	ref := newJobRef(c)
+	whole := c.Flags().Bool("no-trunc", false, "show ids and hosts whole")
 	p := a.jsonFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		m, err := a.connect()
@@ -62,7 +63,7 @@ func (a *app) billCommand() *cobra.Command {
 			return err
 		}
 		if len(args) == 0 && !ref.last {
-			return a.allBills(c.Context(), m, p)
+			return a.allBills(c.Context(), m, p, *whole)
 		}
 		word, _, err := ref.split(c, args, 0, 0)
 		if err != nil {
@@ -200,22 +201,26 @@ func writeBill(w io.Writer, b bill) error {
 }
 
 // allBills lists what all jobs of the account cost.
-func (a *app) allBills(ctx context.Context, m *market, p *cli.Printer) error {
+func (a *app) allBills(ctx context.Context, m *market, p *cli.Printer, whole bool) error {
 	jobs, err := m.Jobs(ctx)
 	if err != nil {
 		return explain(err)
 	}
 	t := cli.Table{Columns: []cli.Column{
-		{Title: "JOB"}, {Title: "STATE", Tone: stateTone}, {Title: "HOST"}, {Title: "BILLED", Align: cli.Right}, {Title: "$", Align: cli.Decimal},
+		{Title: "JOB"}, {Title: "STATE", Tone: stateTone}, {Title: "HOST", Shrink: !whole}, {Title: "BILLED", Align: cli.Right}, {Title: "COST", Align: cli.Decimal},
 	}}
-	total := pricing.Money(0)
+	total, n := pricing.Money(0), newNames(jobs, whole)
 	for _, j := range jobs {
-		t.Add(j.ID, j.State, hostName(j.Host, j.Provider), cli.FormatDuration(time.Duration(j.BilledMS)*time.Millisecond), dollars(j.CostNanoUSD))
+		t.Add(n.job(j), j.State, n.host(j), cli.FormatDuration(time.Duration(j.BilledMS)*time.Millisecond), pricing.Money(j.CostNanoUSD).String())
 		if total, err = total.Add(pricing.Money(j.CostNanoUSD)); err != nil {
 			return err
 		}
 	}
 	return p.Print(api.Jobs{Jobs: jobs}, func(w io.Writer) error {
+		if len(jobs) == 0 {
+			_, err := fmt.Fprintln(w, "No jobs yet, and nothing to pay.")
+			return err
+		}
 		if err := t.Write(w); err != nil {
 			return err
 		}

@@ -108,7 +108,7 @@ func TestTunnelConfigBelievesOnlyTheProvider(t *testing.T) {
 	}
 }
 
-func TestTimelineText(t *testing.T) {
+func TestTimeline(t *testing.T) {
 	at := time.Unix(0, 0)
 	events := []api.Event{
 		{State: "holding", Time: at}, {State: "holding", Time: at.Add(time.Second)}, {State: "leased", Time: at.Add(1012 * time.Millisecond)},
@@ -122,8 +122,8 @@ func TestTimelineText(t *testing.T) {
 		Fetched: api.Fetched{PeerBytes: 212 << 20, TotalBytes: 212 << 20},
 	}
 	steps := timeline([]step{{Name: "resolve", TookMS: 10}, {Name: "match", TookMS: 1}}, events, lease, 461*time.Millisecond)
-	got := timelineText(steps, 461)
-	want := "resolve 10 ms · match 1 ms · hold 12 ms · image 340 ms (212 MiB from peers) · create 48 ms · first output 61 ms — 461 ms"
+	got := strings.Join(timelineParts(steps, 461), " · ")
+	want := "resolve 10 ms · match 1 ms · hold 12 ms · image 340 ms (212 MiB from peers) · create 48 ms · first output 61 ms — 461 ms in all"
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -41,7 +41,7 @@ func (a *app) execCommand() *cobra.Command {
 		if *interactive {
 			e.Stdin = a.stdin
 		}
-		s, err := a.reach(c.Context(), word, false)
+		s, err := a.reach(c.Context(), word, true)
 		if err != nil {
 			return err
 		}

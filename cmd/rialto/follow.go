@@ -245,7 +245,7 @@ func (f *follower) enter(ctx context.Context, lease api.Lease) error {
 	s.follow(ctx, func(stream byte, p []byte) error {
 		f.firstOutput.CompareAndSwap(0, int64(time.Since(f.begin)))
 		silent.Store(false)
-		f.view.close()
+		f.view.output()
 		w := f.stdout
 		if stream == console.Stderr {
 			w = f.stderr

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/netip"
@@ -16,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/creack/pty"
 
 	"rialto/blockstore"
 	"rialto/broker"
@@ -199,11 +202,38 @@ func (b *box) Started() bool {
 
 func (b *box) Exec(ctx context.Context, r provider.ExecRequest) (int, error) {
 	cmd := b.command(ctx, r.Args, r.Env, r.Workdir)
+	if r.TTY {
+		return onPTY(cmd, r)
+	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = r.Stdin, r.Stdout, r.Stderr
 	if err := cmd.Start(); err != nil {
 		return 0, err
 	}
 	return exitCode(cmd, cmd.Wait()), nil
+}
+
+// onPTY runs a process on a terminal of its own.
+func onPTY(cmd *exec.Cmd, r provider.ExecRequest) (int, error) {
+	cmd.SysProcAttr = nil // the terminal makes it the leader of a session
+	f, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: r.Rows, Cols: r.Cols})
+	if err != nil {
+		return 0, err
+	}
+	done := make(chan struct{})
+	go func() { // ends with the process
+		defer close(done)
+		_, _ = io.Copy(r.Stdout, f) // reading a terminal whose last user has gone is an error
+	}()
+	go func() { _, _ = io.Copy(f, r.Stdin) }() // ends with the customer's input
+	go func() {                                // ends with the customer's
+		for s := range r.Resize {
+			_ = pty.Setsize(f, &pty.Winsize{Rows: s.Rows, Cols: s.Cols})
+		}
+	}()
+	err = cmd.Wait()
+	<-done
+	f.Close()
+	return exitCode(cmd, err), nil
 }
 
 func (b *box) Logs(ctx context.Context, follow bool, sink provider.LogSink) error {

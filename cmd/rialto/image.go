@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/spf13/cobra"
 
 	"rialto/blockstore/image"
@@ -40,10 +42,26 @@ func (a *app) imageCommand() *cobra.Command {
 func resolveImage(ctx context.Context, reference string) (string, error) {
 	digest, err := image.Registry{}.Resolve(ctx, reference)
 	if errors.Is(err, image.ErrNoImage) {
-		return "", cli.Hint(err, "check the name and the tag; a private image cannot be used, because hosts fetch without your password")
+		return "", cli.Hint(registryAnswer(reference, err), "check the name and the tag; a private image cannot be used, because hosts fetch without your password")
+	}
+	if unreachable, ok := errors.AsType[*net.OpError](err); ok {
+		return "", cli.Hint(fmt.Errorf("image %s: its registry cannot be reached: %w", cli.Clean(reference), unreachable), "check the name of the registry, and your network")
 	}
 	if err != nil {
 		return "", err
 	}
 	return digest.String(), nil
+}
+
+// registryAnswer says what a registry without the image answered, in its own words but not all of them.
+func registryAnswer(reference string, err error) error {
+	answer, ok := errors.AsType[*transport.Error](err)
+	if !ok || len(answer.Errors) == 0 {
+		return err
+	}
+	text := cli.Clean(string(answer.Errors[0].Code))
+	if m := answer.Errors[0].Message; m != "" {
+		text += ", " + cli.Clean(m)
+	}
+	return fmt.Errorf("image %s: the registry does not have it: %s", cli.Clean(reference), text)
 }

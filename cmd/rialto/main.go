@@ -31,7 +31,23 @@ func main() { os.Exit(cli.Main("rialto", run)) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	a := &app{stdin: os.Stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv}
-	return cli.Execute(ctx, a.root(), args, stdout, stderr) //nolint:contextcheck // commands get the context when they run
+	root := a.root() //nolint:contextcheck // commands get the context when they run
+	if len(args) == 0 {
+		root.Long += a.firstStep()
+	}
+	return a.unreachable(cli.Execute(ctx, root, args, stdout, stderr))
+}
+
+// firstStep tells who has no account on this machine how to get to one.
+func (a *app) firstStep() string {
+	h, err := openHome(a.getenv)
+	if err != nil {
+		return ""
+	}
+	if c, err := h.config(); err != nil || c.Token != "" || a.getenv("RIALTO_TOKEN") != "" {
+		return ""
+	}
+	return "\n\nThere is no account on this machine yet:\n  " + welcome + "."
 }
 
 // root builds the command tree.

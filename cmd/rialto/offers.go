@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -85,37 +85,52 @@ func writeOffers(w io.Writer, offers api.Offers) error {
 		{Title: "GPU"},
 		{Title: "MEMORY", Align: cli.Right},
 		{Title: "FREE", Align: cli.Right},
-		{Title: "$/GPU-h", Align: cli.Decimal, Tone: func(string) cli.Tone { return cli.Strong }},
+		{Title: "GPU-HOUR", Align: cli.Decimal, Tone: func(string) cli.Tone { return cli.Strong }},
 		{Title: "CPUS", Align: cli.Right},
 		{Title: "RAM", Align: cli.Right},
 		{Title: "HOST"},
-		{Title: "REGION"},
 		{Title: "PROOF", Tone: proofTone},
-		{Title: "IMAGE", Tone: func(string) cli.Tone { return cli.Good }},
 	}}
+	region := slices.ContainsFunc(offers.Offers, func(o api.Offer) bool { return o.Region != "" })
+	if region {
+		t.Columns = append(t.Columns, cli.Column{Title: "REGION"})
+	}
+	held := slices.ContainsFunc(offers.Offers, func(o api.Offer) bool { return o.HasImage })
+	if held {
+		t.Columns = append(t.Columns, cli.Column{Title: "IMAGE", Tone: func(string) cli.Tone { return cli.Good }})
+	}
 	for _, o := range offers.Offers {
-		proof, held := o.Level, ""
+		proof := o.Level
 		if o.Simulated {
-			proof = "SIMULATED"
+			proof = simulated
 		}
-		if o.HasImage {
-			held = "on host"
+		row := []string{
+			o.Model, cli.FormatMiB(o.GPUMemoryMiB), fmt.Sprintf("%d/%d", o.Free, o.GPUs), pricing.Money(o.RateNanoUSDPerHour).String(),
+			strconv.Itoa(o.CPUsPerGPU), cli.FormatMiB(o.MemoryMiBPerGPU), hostName(o.Host, o.Provider), proof,
 		}
-		t.Add(o.Model, cli.FormatMiB(o.GPUMemoryMiB), fmt.Sprintf("%d/%d", o.Free, o.GPUs), dollars(o.RateNanoUSDPerHour),
-			strconv.Itoa(o.CPUsPerGPU), cli.FormatMiB(o.MemoryMiBPerGPU), hostName(o.Host, o.Provider), o.Region, proof, held)
+		if region {
+			row = append(row, o.Region)
+		}
+		if held {
+			row = append(row, map[bool]string{true: "on host"}[o.HasImage])
+		}
+		t.Add(row...)
 	}
 	if err := t.Write(w); err != nil {
 		return err
 	}
 	if len(offers.Offers) < offers.Total {
-		fmt.Fprintf(w, "%d of %d offers match: %s\n", len(offers.Offers), offers.Total, strings.Join(eliminations(offers), ", "))
+		fmt.Fprintf(w, "%d of %d offers match:\n", len(offers.Offers), offers.Total)
+		for _, e := range eliminations(offers) {
+			fmt.Fprintln(w, "  "+e)
+		}
 	}
 	return nil
 }
 
 func proofTone(proof string) cli.Tone {
 	switch proof {
-	case "SIMULATED":
+	case simulated:
 		return cli.Warn
 	case "claimed":
 		return cli.Dim
@@ -123,9 +138,6 @@ func proofTone(proof string) cli.Tone {
 		return cli.Good
 	}
 }
-
-// dollars is an amount without its sign, for columns that say dollars in their title.
-func dollars(nano int64) string { return strings.Replace(pricing.Money(nano).String(), "$", "", 1) }
 
 func writeEliminations(w io.Writer, offers api.Offers) error {
 	if offers.Total == 0 {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -10,16 +11,20 @@ import (
 	"rialto/broker"
 	"rialto/broker/api"
 	"rialto/cmd/internal/cli"
+	"rialto/pricing"
 )
 
 func (a *app) psCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:     "ps",
-		Short:   "List jobs, newest first",
+		Use:   "ps",
+		Short: "List jobs, newest first",
+		Long: "List jobs, newest first. Job ids are cut to what tells them apart, which every command takes;\n" +
+			"--no-trunc and --json show them whole.",
 		Example: "  rialto ps\n  rialto ps -a --json",
 		Args:    cli.Args(0, 0),
 	}
 	all := c.Flags().BoolP("all", "a", false, "also jobs that have ended")
+	whole := c.Flags().Bool("no-trunc", false, "show ids, images and hosts whole")
 	p := a.jsonFlag(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		m, err := a.connect()
@@ -37,51 +42,65 @@ func (a *app) psCommand() *cobra.Command {
 			}
 		}
 		return p.Print(api.Jobs{Jobs: shown}, func(w io.Writer) error {
-			if len(shown) == 0 && len(jobs) > 0 {
+			switch {
+			case len(jobs) == 0:
+				_, err := fmt.Fprintln(w, "No jobs yet; `rialto run --help` shows how to start one.")
+				return err
+			case len(shown) == 0:
 				_, err := fmt.Fprintf(w, "No job runs now; `rialto ps -a` shows the %d that ended.\n", len(jobs))
 				return err
 			}
-			return writeJobs(w, shown, time.Now())
+			return writeJobs(w, shown, newNames(jobs, *whole), time.Now())
 		})
 	}
 	return c
 }
 
-func writeJobs(w io.Writer, jobs []api.Job, now time.Time) error {
+func writeJobs(w io.Writer, jobs []api.Job, n names, now time.Time) error {
 	t := cli.Table{Columns: []cli.Column{
 		{Title: "JOB"},
 		{Title: "STATE", Tone: stateTone},
-		{Title: "IMAGE"},
-		{Title: "GPU"},
-		{Title: "HOST"},
+		{Title: "GPU", Tone: gpuTone},
+		{Title: "IMAGE", Shrink: !n.whole},
+		{Title: "HOST", Shrink: !n.whole},
 		{Title: "AGE", Align: cli.Right},
-		{Title: "BILLED", Align: cli.Right},
-		{Title: "$", Align: cli.Decimal},
-		{Title: ""},
+		{Title: "COST", Align: cli.Decimal},
 	}}
 	for _, j := range jobs {
 		state := j.State
 		if j.ExitCode != nil && *j.ExitCode != 0 {
 			state = fmt.Sprintf("%s (exit %d)", state, *j.ExitCode)
 		}
-		mark := ""
+		gpu := fmt.Sprintf("%d × %s", j.GPUCount, j.GPUModel)
 		if j.Simulated {
-			mark = "SIMULATED"
+			gpu += " " + simulated
 		}
-		t.Add(j.ID, state, j.Image, fmt.Sprintf("%d × %s", j.GPUCount, j.GPUModel), hostName(j.Host, j.Provider),
-			cli.FormatDuration(now.Sub(j.Accepted).Truncate(time.Second)), cli.FormatDuration(time.Duration(j.BilledMS)*time.Millisecond),
-			dollars(j.CostNanoUSD), mark)
+		t.Add(n.job(j), state, gpu, n.image(j), n.host(j), cli.FormatAge(now.Sub(j.Accepted)), pricing.Money(j.CostNanoUSD).String())
 	}
 	return t.Write(w)
 }
 
+// simulated marks what a real GPU would not be.
+const simulated = "SIMULATED"
+
+func gpuTone(gpu string) cli.Tone {
+	if strings.HasSuffix(gpu, simulated) {
+		return cli.Warn
+	}
+	return cli.Plain
+}
+
 func stateTone(state string) cli.Tone {
-	switch state {
+	word, _, failed := strings.Cut(state, " ") // "done (exit 7)"
+	switch word {
 	case broker.JobReady.String(), broker.JobRunning.String():
 		return cli.Good
 	case broker.JobFailed.String(), broker.JobExpired.String():
 		return cli.Bad
 	case broker.JobCancelled.String(), broker.JobDone.String():
+		if failed {
+			return cli.Plain
+		}
 		return cli.Dim
 	default:
 		return cli.Plain

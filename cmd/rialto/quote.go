@@ -33,7 +33,7 @@ func (a *app) quoteCommand() *cobra.Command {
 		}
 		quote, err := r.quote(c.Context(), m.Client, q)
 		if err != nil {
-			return explain(err)
+			return err
 		}
 		return p.Print(quote, func(w io.Writer) error { return writeQuote(w, quote, r) })
 	}
@@ -47,11 +47,11 @@ func writeQuote(w io.Writer, q api.Quote, r *request) error {
 	if b.HasImage {
 		image = "the image is already there"
 	}
-	simulated := ""
+	mark := ""
 	if b.Simulated {
-		simulated = cli.Paint(w, cli.Warn, " SIMULATED")
+		mark = " " + cli.Paint(w, cli.Warn, simulated)
 	}
-	fmt.Fprintf(w, "Now: %d × %s%s on %s; %s.\n", r.gpu.Count, cli.Clean(b.Model), simulated, hostName(b.Host, b.Provider), image)
+	fmt.Fprintf(w, "Now: %d × %s%s on %s; %s.\n", r.gpu.Count, cli.Clean(b.Model), mark, hostName(b.Host, b.Provider), image)
 	fmt.Fprintf(w, "%s for at most %s: %s at most, fee included; %s kept aside while it runs.\n\n",
 		pricing.Rate(q.RateNanoUSDPerHour), cli.FormatDuration(r.duration), pricing.Money(q.CostNanoUSD), pricing.Money(q.HoldNanoUSD))
 	return writeOffers(w, q.Search)

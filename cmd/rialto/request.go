@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -87,10 +88,10 @@ func (r *request) mounts(known map[string]weights) ([]broker.WeightsMount, error
 	return all, nil
 }
 
-// providerOf finds the provider that a host name or provider id means among live offers.
-func providerOf(name string, offers []api.Offer) (string, error) {
+// providerOf finds the provider that a host name or provider id means among live offers, free or busy.
+func providerOf(name string, live api.Offers) (string, error) {
 	var found, hosts []string
-	for _, o := range offers {
+	for _, o := range slices.Concat(live.Offers, live.Busy) {
 		if o.Provider == name || strings.EqualFold(o.Host, name) {
 			found = append(found, o.Provider)
 		}
@@ -104,11 +105,26 @@ func providerOf(name string, offers []api.Offer) (string, error) {
 	case len(found) > 1:
 		return "", cli.Hint(fmt.Errorf("provider %q: %d hosts have this name", name, len(found)), "use a provider id: %s", strings.Join(found, ", "))
 	}
-	err := fmt.Errorf("provider %q: no such host offers anything now", name)
+	err := fmt.Errorf("provider %q: no such host is on the market now", name)
 	if near, ok := cli.Nearest(name, hosts); ok {
 		return "", cli.Hint(err, "did you mean %s?", near)
 	}
 	return "", cli.Hint(err, "`rialto offers` lists the hosts")
+}
+
+// busy explains why a host that a request names cannot take it now, if the reason is that it is busy.
+func (r *request) busy(live api.Offers) error {
+	if r.provider == "" {
+		return nil
+	}
+	ofThis := func(o api.Offer) bool { return o.Provider == r.provider }
+	i := slices.IndexFunc(live.Busy, ofThis)
+	if i < 0 || slices.ContainsFunc(live.Offers, ofThis) {
+		return nil
+	}
+	o := live.Busy[i]
+	return cli.Hint(fmt.Errorf("provider %s is there but busy: %d of its %d × %s free now", hostName(o.Host, o.Provider), o.Free, o.GPUs, cli.Clean(o.Model)),
+		"--wait queues for it; it asks %s for each GPU", pricing.Rate(o.RateNanoUSDPerHour))
 }
 
 // modelOf finds the canonical name of a GPU model, among those that are known or offered.
@@ -134,12 +150,12 @@ func (r *request) resolve(ctx context.Context, market *api.Client) error {
 		return err
 	}
 	if r.provider != "" {
-		if r.provider, err = providerOf(r.provider, live.Offers); err != nil {
+		if r.provider, err = providerOf(r.provider, live); err != nil {
 			return err
 		}
 	}
 	if r.gpu.Model != broker.AnyModel {
-		r.gpu.Model, err = modelOf(r.gpu.Model, live.Offers)
+		r.gpu.Model, err = modelOf(r.gpu.Model, slices.Concat(live.Offers, live.Busy))
 	}
 	return err
 }
@@ -158,7 +174,15 @@ func (r *request) query(digest string, mounts []broker.WeightsMount) api.Query {
 
 // quote asks what the job would cost now. The error explains why no offer matches.
 func (r *request) quote(ctx context.Context, market *api.Client, q api.Query) (api.Quote, error) {
-	return market.Quote(ctx, api.QuoteRequest{Query: q, MaxCostNanoUSD: int64(r.maxCost), DurationMS: r.duration.Milliseconds()})
+	quote, err := market.Quote(ctx, api.QuoteRequest{Query: q, MaxCostNanoUSD: int64(r.maxCost), DurationMS: r.duration.Milliseconds()})
+	if !errors.Is(err, broker.ErrNoOffer) || r.provider == "" {
+		return quote, explain(err)
+	}
+	found, searchErr := market.Offers(ctx, q)
+	if searchErr != nil {
+		return quote, explain(err)
+	}
+	return quote, cmp.Or(r.busy(found), explain(err))
 }
 
 // spec fills the job that the customer signs.

@@ -82,6 +82,9 @@ func (a *app) run(ctx context.Context, f *runFlags, args []string) error {
 	if err != nil {
 		return err
 	}
+	if !m.known {
+		return cli.Hint(fmt.Errorf("no account for the broker at %s on this machine", m.url), welcome)
+	}
 	follower := newFollower(a, m, f)
 	defer follower.view.close()
 	r, err := a.prepare(ctx, m, f, args)
@@ -179,7 +182,7 @@ func (f *runFlags) specFor(ctx context.Context, m *market, args []string) (broke
 		if f.maxCost == 0 {
 			f.maxCost = pricing.Money(quote.HoldNanoUSD)
 		}
-		return explain(err)
+		return err
 	})
 	if err := g.Wait(); err != nil {
 		return broker.JobSpec{}, err

@@ -1,24 +1,37 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"rialto/broker"
+	"rialto/broker/api"
+	"rialto/cmd/internal/cli"
+	"rialto/pricing"
 )
+
+// stopAtOnce bounds how many jobs one command stops at a time.
+const stopAtOnce = 16
 
 func (a *app) stopCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:               "stop JOB",
-		Short:             "Cancel a job",
-		Long:              "Cancel a job: its container gets SIGTERM, and SIGKILL when it does not end. Only the time until\nthen is paid.",
-		Example:           "  rialto stop j-4k2\n  rialto stop --last",
+		Use:   "stop JOB…",
+		Short: "End jobs and show what they cost",
+		Long: "End jobs: a container gets SIGTERM, and SIGKILL when it does not end. Only the time until then is paid.\n" +
+			"The command waits until the jobs have ended; Ctrl-C leaves it to the broker.",
+		Example:           "  rialto stop j-4k2qxy\n  rialto stop --last\n  rialto stop --no-wait j-4k2qxy j-b7mzzo",
 		ValidArgsFunction: a.completeJobs(true),
 	}
 	ref := newJobRef(c)
+	leave := c.Flags().Bool("no-wait", false, "return as soon as the broker knows")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		word, _, err := ref.split(c, args, 0, 0)
+		word, more, err := ref.split(c, args, 0, -1)
 		if err != nil {
 			return err
 		}
@@ -26,20 +39,90 @@ func (a *app) stopCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		job, err := m.find(c.Context(), word)
-		if err != nil {
-			return err
+		words := append([]string{word}, more...)
+		jobs := make([]api.Job, len(words))
+		for i, w := range words { // all are found before any is stopped
+			if jobs[i], err = m.find(c.Context(), w); err != nil {
+				return err
+			}
 		}
-		_, err = m.Cancel(c.Context(), broker.JobID(job.ID))
-		switch {
-		case errors.Is(err, broker.ErrJobTerminal) || (err == nil && job.Ended != nil):
-			a.say("job %s has ended already: %s", job.ID, job.State)
-			return nil
-		case err != nil:
-			return explain(err)
-		}
-		a.say("cancelling job %s", job.ID)
-		return nil
+		return a.stop(c.Context(), m, jobs, !*leave)
 	}
 	return c
+}
+
+// stop ends jobs and prints a line for each when it has ended.
+func (a *app) stop(ctx context.Context, m *market, jobs []api.Job, wait bool) error {
+	var mu sync.Mutex // one line at a time
+	show := func(line string) {
+		mu.Lock()
+		defer mu.Unlock()
+		fmt.Fprintln(a.stdout, line)
+	}
+	var g errgroup.Group
+	g.SetLimit(stopAtOnce)
+	for _, job := range jobs {
+		g.Go(func() error {
+			if job.Ended != nil {
+				show(endLine(job) + " (it had ended already)")
+				return nil
+			}
+			_, err := m.Cancel(ctx, broker.JobID(job.ID))
+			switch {
+			case err != nil && !errors.Is(err, broker.ErrJobTerminal):
+				return explain(err)
+			case !wait:
+				show("job " + job.ID + " is being stopped")
+				return nil
+			}
+			ended, err := m.ended(ctx, broker.JobID(job.ID))
+			if err != nil {
+				return err
+			}
+			show(endLine(ended))
+			return nil
+		})
+	}
+	err := g.Wait()
+	if err != nil && ctx.Err() != nil {
+		a.say("left; the broker goes on stopping what was asked for, and `rialto ps` shows how far it is")
+	}
+	return err
+}
+
+// ended waits until a job has ended and its bill is final.
+func (m *market) ended(ctx context.Context, id broker.JobID) (api.Job, error) {
+	limited, done := context.WithTimeout(ctx, cancelPatience)
+	defer done()
+	for attempt := 0; ; attempt++ {
+		var broke error
+		for _, err := range m.Events(limited, id, 0) {
+			broke = err
+		}
+		if broke == nil && limited.Err() == nil {
+			return retry(limited, func() (api.Job, error) { return m.Job(limited, id) })
+		}
+		if _, refused := errors.AsType[*api.Problem](broke); refused && !transient(broke) {
+			return api.Job{}, explain(broke)
+		}
+		if !backoff(limited, attempt) {
+			if ctx.Err() != nil {
+				return api.Job{}, ctx.Err()
+			}
+			return api.Job{}, cli.Hint(fmt.Errorf("job %s has not ended after %s", id, cli.FormatDuration(cancelPatience)),
+				"its host may be gone; the broker ends it all the same, and `rialto ps` shows when")
+		}
+	}
+}
+
+// endLine says in one line how a job ended and what it cost.
+func endLine(j api.Job) string {
+	line := "job " + j.ID + " " + j.State
+	if j.ExitCode != nil && *j.ExitCode != 0 {
+		line += fmt.Sprintf(" (exit %d)", *j.ExitCode)
+	}
+	if j.BilledMS == 0 && j.CostNanoUSD == 0 {
+		return line + ", nothing to pay"
+	}
+	return line + ": " + cli.FormatDuration(time.Duration(j.BilledMS)*time.Millisecond) + " for " + pricing.Money(j.CostNanoUSD).String()
 }

@@ -104,7 +104,9 @@ func (f *follower) print(s summary) {
 		return
 	}
 	if len(s.Steps) > 0 && s.TotalMS > 0 {
-		fmt.Fprintln(f.stderr, cli.Paint(f.stderr, cli.Dim, timelineText(s.Steps, s.TotalMS)))
+		for line := range strings.Lines(cli.Wrap(f.stderr, timelineParts(s.Steps, s.TotalMS), " · ")) {
+			fmt.Fprintln(f.stderr, cli.Paint(f.stderr, cli.Dim, strings.TrimSuffix(line, "\n")))
+		}
 	}
 	if s.Bill != nil {
 		fmt.Fprintln(f.stderr, s.Bill.line())
@@ -177,18 +179,27 @@ func timeline(own []step, events []api.Event, lease api.Lease, first time.Durati
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// timelineText is a timeline in one line: "match 1 ms · image 340 ms (212 MiB from peers) — 460 ms".
-func timelineText(steps []step, totalMS float64) string {
-	parts := make([]string, len(steps))
-	for i, s := range steps {
-		parts[i] = s.Name + " " + milliseconds(s.TookMS)
+// timelineParts is a timeline for people: "match 1 ms", "image 340 ms (212 MiB from peers)", … The
+// last part carries the whole.
+func timelineParts(steps []step, totalMS float64) []string {
+	var parts []string
+	for _, s := range steps {
+		part := s.Name + " " + milliseconds(s.TookMS)
 		if s.Note != "" {
-			parts[i] += " (" + s.Note + ")"
+			part += " (" + s.Note + ")"
 		}
+		parts = append(parts, part)
 	}
-	return strings.Join(parts, " · ") + " — " + milliseconds(totalMS)
+	if len(parts) > 0 {
+		parts[len(parts)-1] += " — " + milliseconds(totalMS) + " in all"
+	}
+	return parts
 }
 
+// milliseconds prints a part of the start; nothing shorter than a millisecond is worth telling apart.
 func milliseconds(v float64) string {
+	if v < 1 {
+		return "0 ms"
+	}
 	return cli.FormatDuration(time.Duration(v * float64(time.Millisecond)))
 }

@@ -42,11 +42,12 @@ func (c customer) rialto(tb testing.TB, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// onTerminal starts the command on a terminal; out gets all that the terminal gets, and wait waits for
-// the end.
-func (c customer) onTerminal(tb testing.TB, out io.Writer, args ...string) (wait func()) {
+// onTerminal starts the command on a terminal of 120 columns; out gets all that the terminal gets, and wait
+// waits for the end and returns the exit code.
+func (c customer) onTerminal(tb testing.TB, out io.Writer, args ...string) (screen *os.File, wait func() int) {
 	tb.Helper()
-	f, err := pty.StartWithSize(c.rialto(tb, args...), &pty.Winsize{Rows: 24, Cols: 120})
+	cmd := c.rialto(tb, args...)
+	f, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 120})
 	if err != nil {
 		tb.Skipf("no terminal here: %v", err)
 	}
@@ -55,9 +56,11 @@ func (c customer) onTerminal(tb testing.TB, out io.Writer, args ...string) (wait
 		defer close(done)
 		_, _ = io.Copy(out, f) // reading a terminal whose last user has gone is an error
 	}()
-	return func() {
+	return f, func() int {
 		<-done
+		_ = cmd.Wait() // its exit code says it
 		f.Close()
+		return cmd.ProcessState.ExitCode()
 	}
 }
 
@@ -69,8 +72,8 @@ func TestTerminal(t *testing.T) {
 	w.offered(t, 1)
 	c := w.customer(t)
 	var got output
-	moving := got.want("50 MiB / 212 MiB  50 MiB from peers")
-	wait := c.onTerminal(t, &got, "run", c.image, "--", "echo", "hello from the container")
+	moving := got.want("50 MiB / 212 MiB from peers")
+	_, wait := c.onTerminal(t, &got, "run", c.image, "--", "echo", "hello from the container")
 	<-moving
 	close(w.images.arrive)
 	wait()
@@ -89,15 +92,50 @@ func TestColours(t *testing.T) {
 	w.offered(t, 1)
 	c := w.customer(t)
 	var got output
-	c.onTerminal(t, &got, "offers")()
+	_, wait := c.onTerminal(t, &got, "offers")
+	wait()
 	if !strings.Contains(got.String(), "\x1b[33mSIMULATED") {
 		t.Errorf("no colour for a simulated GPU: %q", got.String())
 	}
 	c.env = append(c.env, "NO_COLOR=1")
 	var bare output
-	c.onTerminal(t, &bare, "offers")()
+	_, wait = c.onTerminal(t, &bare, "offers")
+	wait()
 	if strings.Contains(bare.String(), "\x1b[3") {
 		t.Errorf("colours in spite of NO_COLOR: %q", bare.String())
+	}
+}
+
+// TestShell talks to a shell in a container: what is typed arrives, the window's size is the container's and
+// follows it, Ctrl-C is the process's and not ours, Ctrl-D ends it, and its exit code is ours.
+func TestShell(t *testing.T) {
+	w := newWorld(t)
+	w.addAgent(t, "alpha", "RTX 4090:1", "0.40/h")
+	w.offered(t, 1)
+	c := w.customer(t)
+	if out, err := c.rialto(t, "run", "-d", c.image, "--", "sleep", "600").CombinedOutput(); err != nil {
+		t.Fatalf("run: %v\n%s", err, out)
+	}
+	var got output
+	first, second, caught := got.want("24 120\r\n"), got.want("resized\r\n"), got.want("caught\r\n")
+	screen, wait := c.onTerminal(t, &got, "exec", "-it", "--last", "--", "sh", "-c",
+		`stty size; until [ "$(stty size)" = "40 100" ]; do sleep 0.01; done; echo resized
+		trap 'echo caught' INT; until cat; do :; done; exit 5`)
+	<-first
+	if err := pty.Setsize(screen, &pty.Winsize{Rows: 40, Cols: 100}); err != nil {
+		t.Fatal(err)
+	}
+	typed := func(s string) {
+		if _, err := io.WriteString(screen, s); err != nil {
+			t.Error(err)
+		}
+	}
+	<-second
+	typed("\x03")
+	<-caught
+	typed("\x04")
+	if code := wait(); code != 5 {
+		t.Errorf("exit code: got %d, want 5\n%q", code, got.String())
 	}
 }
 

@@ -20,6 +20,7 @@ type view struct {
 	mu       sync.Mutex
 	progress *cli.Progress // nil: plain lines, or closed
 	bar      *cli.Bar
+	flows    bool // the container speaks for itself
 }
 
 func newView(w io.Writer, quiet bool) *view {
@@ -65,6 +66,7 @@ func (v *view) event(e api.Event) {
 	}
 	switch {
 	case v.quiet:
+	case v.flows && e.State == broker.JobReady.String(): // its output has said so
 	case v.bar != nil && e.State == broker.JobLeased.String():
 		v.progress.Say("rialto: " + text)
 		v.bar.Rename("preparing")
@@ -90,11 +92,19 @@ func (v *view) fetched(f api.Fetched) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.bar != nil && f.TotalBytes > 0 {
-		v.bar.Set(f.LocalBytes+f.PeerBytes+f.RegistryBytes, f.TotalBytes, sources(f))
+		v.bar.Set(f.LocalBytes+f.PeerBytes+f.RegistryBytes, f.TotalBytes, whence(f))
 	}
 }
 
-// close takes the moving line away, because the container speaks now or never will. It is idempotent.
+// output gives the terminal to the container. It is idempotent.
+func (v *view) output() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.flows = true
+	v.end()
+}
+
+// close takes the moving line away. It is idempotent.
 func (v *view) close() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -105,6 +115,20 @@ func (v *view) end() {
 	if v.progress != nil {
 		v.progress.Close()
 		v.progress, v.bar = nil, nil
+	}
+}
+
+// whence is sources without the bytes where the bar shows the same.
+func whence(f api.Fetched) string {
+	switch done := f.LocalBytes + f.PeerBytes + f.RegistryBytes; {
+	case done == 0:
+		return ""
+	case f.PeerBytes == done:
+		return "from peers"
+	case f.RegistryBytes == done:
+		return "from the registry"
+	default:
+		return "(" + sources(f) + ")"
 	}
 }
 

@@ -155,7 +155,7 @@ func (u *upload) put(ctx context.Context, b blockstore.Block) error {
 		}
 		u.sent.Add(int64(b.Size()))
 	}
-	u.bar.Set(u.done.Add(int64(b.Size())), u.size, cli.FormatBytes(u.sent.Load())+" sent")
+	u.bar.Set(u.done.Add(int64(b.Size())), u.size, "("+cli.FormatBytes(u.sent.Load())+" sent)")
 	return nil
 }
 

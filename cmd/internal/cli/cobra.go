@@ -27,8 +27,34 @@ func Setup(root *cobra.Command) {
 	root.SetFlagErrorFunc(flagError)
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.DisableSuggestions = true // ours name one command, and name it for subcommands too
+	root.InitDefaultCompletionCmd()
+	if bash, _, err := root.Find([]string{"completion", "bash"}); err == nil && bash.RunE != nil {
+		script := bash.RunE
+		bash.RunE = func(c *cobra.Command, args []string) error {
+			if _, err := io.WriteString(c.OutOrStdout(), bashWords); err != nil {
+				return err
+			}
+			return script(c, args)
+		}
+	}
 	groups(root)
 }
+
+// bashWords stands in for the one function that cobra's script takes from the package bash-completion, which
+// many machines lack: it splits the line into words, leaving ":" and "=" inside them.
+const bashWords = `if ! declare -F _get_comp_words_by_ref >/dev/null; then
+_get_comp_words_by_ref() {
+    local before=${COMP_LINE:0:COMP_POINT}
+    read -ra words <<<"$before"
+    [[ $before == *[[:space:]] || -z $before ]] && words+=("")
+    cword=$((${#words[@]} - 1))
+    cur=${words[cword]}
+    prev=
+    if ((cword > 0)); then prev=${words[cword - 1]}; fi
+}
+fi
+
+`
 
 // groups makes every command that only has subcommands refuse unknown ones.
 func groups(c *cobra.Command) {

@@ -27,7 +27,7 @@ const refresh = 50 * time.Millisecond
 func NewProgress(w io.Writer) *Progress {
 	p := &Progress{out: w}
 	if IsTerminal(w) {
-		p.bars = mpb.New(mpb.WithOutput(w), mpb.WithWidth(32), mpb.WithRefreshRate(refresh))
+		p.bars = mpb.New(mpb.WithOutput(w), mpb.WithWidth(24), mpb.WithRefreshRate(refresh))
 	}
 	return p
 }
@@ -107,7 +107,7 @@ func (b *Bar) Set(done, total int64, note string) {
 	b.mu.Lock()
 	b.done = done
 	if b.note = ""; note != "" {
-		b.note = "  " + note
+		b.note = " " + note
 	}
 	b.mu.Unlock()
 	if b.bar != nil {

@@ -3,6 +3,7 @@ package cli
 import (
 	"io"
 	"os"
+	"strings"
 
 	"github.com/charmbracelet/lipgloss"
 	"golang.org/x/term"
@@ -54,4 +55,39 @@ func Paint(w io.Writer, tone Tone, text string) string { return newTones(w).pain
 func IsTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// Width is how many characters a line of w holds; zero when w is no terminal.
+func Width(w io.Writer) int {
+	f, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return width
+}
+
+// Wrap joins parts with sep into lines that w holds, breaking only between parts.
+func Wrap(w io.Writer, parts []string, sep string) string {
+	width := Width(w)
+	var text strings.Builder
+	column := 0
+	for i, p := range parts {
+		size := lipgloss.Width(p)
+		switch {
+		case i == 0:
+		case width > 0 && column+lipgloss.Width(sep)+size > width:
+			text.WriteString("\n")
+			column = 0
+		default:
+			text.WriteString(sep)
+			column += lipgloss.Width(sep)
+		}
+		text.WriteString(p)
+		column += size
+	}
+	return text.String()
 }

@@ -26,6 +26,8 @@ type Column struct {
 	Align Align
 	// Tone colours a cell by its text; nil: plain.
 	Tone func(text string) Tone
+	// Shrink lets long cells be cut on a terminal that is too narrow for the table.
+	Shrink bool
 }
 
 // Table is rows for a person. Cells are single lines; control characters in them are replaced,
@@ -42,6 +44,9 @@ func (t *Table) Add(cells ...string) { t.Rows = append(t.Rows, cells) }
 func (t *Table) Write(w io.Writer) error {
 	paint := newTones(w)
 	rows := t.aligned()
+	if width := Width(w); width > 0 {
+		t.shrink(rows, width)
+	}
 	headers := make([]string, len(t.Columns))
 	for i, c := range t.Columns {
 		headers[i] = c.Title
@@ -60,7 +65,7 @@ func (t *Table) Write(w io.Writer) error {
 			s = s.Align(lipgloss.Right)
 		}
 		if col < len(t.Columns)-1 {
-			s = s.PaddingRight(2)
+			s = s.PaddingRight(gap)
 		}
 		return s
 	}
@@ -90,15 +95,70 @@ func (t *Table) aligned() [][]string {
 		if c.Align != Decimal {
 			continue
 		}
-		longest := 0
-		for _, row := range rows {
-			longest = max(longest, behindPoint(row[j]))
+		column := make([]string, len(rows))
+		for i, row := range rows {
+			column[i] = row[j]
 		}
-		for _, row := range rows {
-			row[j] += strings.Repeat(" ", longest-behindPoint(row[j]))
+		for i, cell := range AlignPoints(column) {
+			rows[i][j] = cell
 		}
 	}
 	return rows
+}
+
+// AlignPoints pads numbers to one width so that their points stand under each other.
+func AlignPoints(cells []string) []string {
+	before, behind := 0, 0
+	for _, c := range cells {
+		n := behindPoint(c)
+		before, behind = max(before, lipgloss.Width(c)-n), max(behind, n)
+	}
+	padded := make([]string, len(cells))
+	for i, c := range cells {
+		n := behindPoint(c)
+		padded[i] = strings.Repeat(" ", before-(lipgloss.Width(c)-n)) + c + strings.Repeat(" ", behind-n)
+	}
+	return padded
+}
+
+// gap is the space between columns, and leastCell what shrinking leaves of a cell.
+const (
+	gap       = 2
+	leastCell = 8
+)
+
+// shrink cuts the cells of columns that allow it, from the left column on, until the table fits.
+func (t *Table) shrink(rows [][]string, width int) {
+	widths, total := make([]int, len(t.Columns)), gap*(len(t.Columns)-1)
+	for j, c := range t.Columns {
+		widths[j] = lipgloss.Width(c.Title)
+		for _, row := range rows {
+			widths[j] = max(widths[j], lipgloss.Width(row[j]))
+		}
+		total += widths[j]
+	}
+	for j, c := range t.Columns {
+		if !c.Shrink || total <= width {
+			continue
+		}
+		fit := max(leastCell, lipgloss.Width(c.Title), widths[j]-(total-width))
+		total -= max(0, widths[j]-fit)
+		for _, row := range rows {
+			row[j] = cut(row[j], fit)
+		}
+	}
+}
+
+// cut keeps the end of a cell, which tells images and hosts apart better than their beginning.
+func cut(cell string, width int) string {
+	if lipgloss.Width(cell) <= width {
+		return cell
+	}
+	runes := []rune(cell)
+	for len(runes) > 0 && lipgloss.Width(string(runes)) > width-1 {
+		runes = runes[1:]
+	}
+	return "…" + string(runes)
 }
 
 // behindPoint counts the digits behind a cell's point and the point itself.

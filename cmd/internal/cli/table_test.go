@@ -48,7 +48,7 @@ func TestProgressLines(t *testing.T) {
 	b.End()
 	b.End()
 	p.Close()
-	if got, want := out.String(), "image: 212 MiB  1 peer\n"; got != want {
+	if got, want := out.String(), "image: 212 MiB 1 peer\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

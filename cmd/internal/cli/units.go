@@ -159,3 +159,16 @@ func FormatDuration(d time.Duration) string {
 		return fmt.Sprintf("%dh %02dm", int(d.Hours()), int(d.Minutes())%60)
 	}
 }
+
+// FormatAge prints how long ago something was, in whole seconds: "12 s", "4m 10s", "2h 05m", "3 d".
+func FormatAge(d time.Duration) string {
+	const day = 24 * time.Hour
+	switch {
+	case d < time.Minute:
+		return strconv.Itoa(int(max(0, d)/time.Second)) + " s"
+	case d < 2*day:
+		return FormatDuration(d)
+	default:
+		return strconv.Itoa(int(d/day)) + " d"
+	}
+}
