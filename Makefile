@@ -8,6 +8,8 @@ GOTESTSUM := go run gotest.tools/gotestsum@v1.13.0
 RUNC_VERSION := v1.5.2
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X rialto/cmd/internal/cli.Version=$(VERSION)
+# NVIDIA's header marks much of itself deprecated; the warnings are not ours to mend.
+export CGO_CFLAGS := -O2 -g -Wno-deprecated-declarations
 # What a bare Debian 12 lacks: to build runc and the agent, to run the lab, and to measure the rivals.
 PACKAGES := gcc libc6-dev libseccomp-dev pkg-config git iproute2 util-linux procps debootstrap docker-registry
 RIVALS := skopeo umoci iperf3
