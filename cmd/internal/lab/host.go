@@ -32,6 +32,7 @@ func (l *Lab) openSwitch(ctx context.Context) error {
 	if err := ip(ctx, "netns", "add", l.switchNS()); err != nil {
 		return err
 	}
+	l.wired = true
 	for _, args := range [][]string{
 		{"-n", l.switchNS(), "link", "add", "br0", "type", "bridge"},
 		{"-n", l.switchNS(), "link", "set", "br0", "up"},
@@ -43,13 +44,9 @@ func (l *Lab) openSwitch(ctx context.Context) error {
 	return nil
 }
 
-func (l *Lab) closeSwitch() error {
-	return ip(context.Background(), "netns", "delete", l.switchNS())
-}
-
 // Host adds a host to the lab.
 func (l *Lab) Host(ctx context.Context, name string) (*Host, error) {
-	if len(l.hosts) == 0 {
+	if !l.wired {
 		if err := l.openSwitch(ctx); err != nil {
 			return nil, err
 		}

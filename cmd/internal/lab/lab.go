@@ -33,6 +33,7 @@ type Lab struct {
 	cfg    Config
 	before snapshot
 	hosts  []*Host
+	wired  bool // the bridge's namespace exists
 
 	mu    sync.Mutex
 	procs []*Proc // in the order of their start
@@ -88,8 +89,9 @@ func (l *Lab) Close() error {
 	for _, h := range slices.Backward(l.hosts) {
 		errs = append(errs, ip(context.Background(), "netns", "delete", h.netns))
 	}
-	if len(l.hosts) > 0 {
-		errs = append(errs, l.closeSwitch())
+	if l.wired {
+		errs = append(errs, ip(context.Background(), "netns", "delete", l.switchNS()))
+		l.wired = false
 	}
 	l.hosts = nil
 	errs = append(errs, os.RemoveAll(l.cfg.Work))
