@@ -13,6 +13,11 @@
 // Bitswap itself hashes what arrives, so that wrong bytes are merely blocks that nobody wanted. Those are
 // counted against the peer that sent them. A fetch ends early when all its peers are gone, when all
 // said that they do not have a block, when all sent wrong bytes, or when they are too slow to wait for.
+//
+// # What may be slow
+//
+// The sink of a fetch may block for as long as it likes. It never holds up Bitswap, which has room for all
+// that was asked for, and it is not held against the peers.
 package exchange
 
 import (
@@ -45,6 +50,10 @@ const (
 	connectTimeout = 10 * time.Second
 	searchDelay    = time.Millisecond // until Bitswap asks the finder, which knows at once
 	strikes        = 3                // wrong blocks until a peer is not asked any more
+	// silence is how long Bitswap waits for a block before it takes the peer's silence for "I do not have
+	// it", and strikes a peer off the session after sixteen of these. Its own 50 ms pass whenever a machine
+	// is busy; with this, a silent peer among others is found well before Patience ends.
+	silence = 3 * time.Second
 )
 
 var (
@@ -69,7 +78,10 @@ type Config struct {
 	Patience time.Duration
 	// MinProgress is the least that peers must send within Patience; zero: 1 MiB, which any registry beats.
 	MinProgress int64
-	Logger      *slog.Logger
+	// Retry is how long nothing may come until all that is missing is asked for anew; zero: 2 s. It
+	// doubles each time, until something comes.
+	Retry  time.Duration
+	Logger *slog.Logger
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -81,6 +93,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.MinProgress == 0 {
 		c.MinProgress = 1 << 20
+	}
+	if c.Retry == 0 {
+		c.Retry = 2 * time.Second
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -125,6 +140,8 @@ func New(cfg Config) (*Exchange, error) {
 
 // Run serves blocks, and lets Fetch work, until the context ends. It may be called once.
 func (x *Exchange) Run(ctx context.Context) error {
+	timeouts := client.DefaultDontHaveTimeoutConfig()
+	timeouts.MinTimeout = silence
 	net := bsnet.NewFromIpfsHost(askingHost{x.cfg.Host, x.asked}, bsnet.Prefix(Prefix))
 	x.bitswap = bitswap.New(context.WithoutCancel(ctx), net, finder{x}, served{x.cfg.Store},
 		bitswap.MaxOutstandingBytesPerPeer(outstanding),
@@ -136,6 +153,7 @@ func (x *Exchange) Run(ctx context.Context) error {
 		bitswap.WithoutDuplicatedBlockStats(),
 		bitswap.WithTracer(tracer{x}),
 		bitswap.WithClientOption(client.WithTraceBlock(true)),
+		bitswap.WithClientOption(client.WithDontHaveTimeoutConfig(timeouts)),
 		bitswap.WithClientOption(client.BroadcastControlEnable(true)),
 		bitswap.WithClientOption(client.WithDefaultProviderQueryManager(false)),
 	)

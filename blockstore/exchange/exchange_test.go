@@ -39,10 +39,15 @@ func (n node) peer() exchange.Peer {
 func start(t *testing.T, cfg exchange.Config) node {
 	t.Helper()
 	h := p2ptest.New(t, p2p.Config{})
+	cfg.Host = h.Libp2p()
+	return startOn(t, h, cfg)
+}
+
+func startOn(t *testing.T, h *p2p.Host, cfg exchange.Config) node {
+	t.Helper()
 	if cfg.Store == nil {
 		cfg.Store = new(blockstore.Memory)
 	}
-	cfg.Host = h.Libp2p()
 	x, err := exchange.New(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -8,12 +8,9 @@ import (
 	"maps"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/ipfs/boxo/bitswap/client/traceability"
-	boxo "github.com/ipfs/boxo/exchange"
 	"github.com/ipfs/go-cid"
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 	"golang.org/x/sync/errgroup"
@@ -42,8 +39,10 @@ type fetch struct {
 	cancel   context.CancelCauseFunc
 	received atomic.Int64
 	dialing  atomic.Int32
+	sinking  atomic.Int32 // blocks that sink has not taken yet
 
 	mu       sync.Mutex
+	asking   *asking
 	wanted   map[cid.Cid]*want // all that was asked for
 	from     map[peer.ID]int64
 	poisoned map[peer.ID]struct{}
@@ -101,8 +100,8 @@ func (f *fetch) run(ctx context.Context, refs iter.Seq[blockstore.Ref], sink fun
 		return err
 	}
 	defer f.leave()
+	f.asking = f.x.ask(ctx)
 	background.Go(func() { f.watch(ctx) })
-	session := f.x.bitswap.NewSession(ctx)
 	g, batches := errgroup.WithContext(ctx)
 	g.SetLimit(maxWants / batchWants)
 	window := semaphore.NewWeighted(windowBytes)
@@ -112,7 +111,7 @@ func (f *fetch) run(ctx context.Context, refs iter.Seq[blockstore.Ref], sink fun
 		}
 		g.Go(func() error {
 			defer window.Release(size)
-			return f.batch(batches, session, batch, sink)
+			return f.batch(batches, batch, sink)
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -146,25 +145,55 @@ func inBatches(refs iter.Seq[blockstore.Ref]) iter.Seq2[[]cid.Cid, int64] {
 	}
 }
 
-func (f *fetch) batch(ctx context.Context, session boxo.Fetcher, batch []cid.Cid, sink func(blockstore.Block) error) error {
+// batch brings some blocks, in as many sessions as it takes.
+func (f *fetch) batch(ctx context.Context, missing []cid.Cid, sink func(blockstore.Block) error) error {
 	f.mu.Lock()
-	for _, c := range batch {
+	for _, c := range missing {
 		f.wanted[c] = &want{lack: make(map[peer.ID]struct{})}
 	}
 	f.mu.Unlock()
-	arrived, err := session.GetBlocks(ctx, batch)
-	if err != nil {
-		return err
+	for {
+		f.mu.Lock()
+		a := f.asking
+		f.mu.Unlock()
+		var err error
+		if missing, err = f.receive(ctx, a, missing, sink); err != nil || len(missing) == 0 {
+			return err
+		}
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-a.over:
+		default:
+			return ErrNotRunning // nobody but the exchange itself ended the session
+		}
+		select {
+		case <-a.replaced:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
-	missing := len(batch)
+}
+
+// receive hands on the blocks that a session brings, and returns the names of the others when it ends.
+func (f *fetch) receive(ctx context.Context, a *asking, names []cid.Cid, sink func(blockstore.Block) error) ([]cid.Cid, error) {
+	arrived, err := a.session.GetBlocks(ctx, names)
+	if err != nil {
+		return nil, err
+	}
+	left := cid.NewSet()
+	for _, c := range names {
+		left.Add(c)
+	}
 	for b := range arrived {
 		c, ok := fromCID(b.Cid())
 		if !ok {
-			return fmt.Errorf("bitswap answered with %v", b.Cid())
+			return nil, fmt.Errorf("bitswap answered with %v", b.Cid())
 		}
 		verified, err := blockstore.Verify(c, b.RawData())
 		if err != nil {
-			return err
+			return nil, err
 		}
 		f.mu.Lock()
 		f.wanted[b.Cid()].arrived = true
@@ -173,18 +202,15 @@ func (f *fetch) batch(ctx context.Context, session boxo.Fetcher, batch []cid.Cid
 		}
 		f.mu.Unlock()
 		f.received.Add(int64(verified.Size()))
-		if err := sink(verified); err != nil {
-			return err
+		f.sinking.Add(1)
+		err = sink(verified)
+		f.sinking.Add(-1)
+		if err != nil {
+			return nil, err
 		}
-		missing--
+		left.Remove(b.Cid())
 	}
-	if missing > 0 { // the channel closes early when the context ended or the exchange stopped
-		if err := context.Cause(ctx); err != nil {
-			return err
-		}
-		return ErrNotRunning
-	}
-	return nil
+	return left.Keys(), nil
 }
 
 // connect returns as soon as one peer is connected; the others follow in the background.
@@ -219,50 +245,6 @@ func (f *fetch) leave() {
 	}
 }
 
-// watch ends a fetch that nobody will complete.
-func (f *fetch) watch(ctx context.Context) {
-	const every = 100 * time.Millisecond
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	var before int64
-	var waited time.Duration
-	dialed := false
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if f.dialing.Load() == 0 && f.connected() == 0 {
-			f.cancel(ErrNoPeers)
-			return
-		}
-		if !dialed && f.dialing.Load() == 0 {
-			dialed = true
-			f.judgeAll()
-		}
-		if waited += every; waited < f.x.cfg.Patience {
-			continue
-		}
-		now := f.received.Load()
-		if now-before < f.x.cfg.MinProgress {
-			f.cancel(fmt.Errorf("%w: %d bytes in %v", ErrStalled, now-before, waited))
-			return
-		}
-		before, waited = now, 0
-	}
-}
-
-func (f *fetch) connected() int {
-	n := 0
-	for _, p := range f.peers {
-		if f.x.cfg.Host.Network().Connectedness(p.ID) == network.Connected {
-			n++
-		}
-	}
-	return n
-}
-
 func (f *fetch) result() Fetched {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -274,36 +256,6 @@ func (f *fetch) result() Fetched {
 		r.Poisoned = append(r.Poisoned, p.String())
 	}
 	return r
-}
-
-// dontHave notes that a peer lacks wanted blocks, and ends the fetch when nobody is left to ask for one.
-func (f *fetch) dontHave(p peer.ID, cids []cid.Cid) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, c := range cids {
-		w, ok := f.wanted[c]
-		if !ok || w.arrived || !f.asks(p) {
-			continue
-		}
-		w.lack[p] = struct{}{}
-		f.judge(c, w)
-	}
-}
-
-// judge ends the fetch if nobody is left to ask for a block. The caller holds mu.
-func (f *fetch) judge(c cid.Cid, w *want) {
-	if !w.arrived && len(w.lack) > 0 && f.dialing.Load() == 0 && len(w.lack) >= f.connected() {
-		f.cancel(fmt.Errorf("%w: %v", ErrNotHeld, c))
-	}
-}
-
-// judgeAll does so when all dialing is over: answers that came before could not be final.
-func (f *fetch) judgeAll() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for c, w := range f.wanted {
-		f.judge(c, w)
-	}
 }
 
 // poison notes a peer that sends wrong bytes, and ends the fetch when no other peer is left.
