@@ -109,11 +109,11 @@ func statusCommand() *cobra.Command {
 }
 
 func writeStatus(w io.Writer, s agent.Status) error {
-	mode := ""
+	fmt.Fprintf(w, "%s (%s), %v per GPU, %s served to peers\n", cli.Clean(s.Host), s.Peer, s.Rate, cli.FormatBytes(s.Served))
 	if s.Draining {
-		mode = ", draining"
+		fmt.Fprintln(w, "drained: takes no new jobs until `rialto-provider drain --off`")
 	}
-	fmt.Fprintf(w, "%s (%s)%s, %v per GPU, %s served to peers\n\n", cli.Clean(s.Host), s.Peer, mode, s.Rate, cli.FormatBytes(s.Served))
+	fmt.Fprintln(w)
 	brokers := cli.Table{Columns: []cli.Column{{Title: "BROKER"}, {Title: "CONNECTION"}, {Title: "SINCE"}}}
 	for _, b := range s.Brokers {
 		state, since := "none", ""
@@ -161,15 +161,24 @@ func writeStatus(w io.Writer, s agent.Status) error {
 
 func drainCommand() *cobra.Command {
 	var state string
-	var now bool
+	var now, off bool
 	c := &cobra.Command{
 		Use:   "drain",
 		Short: "Take no more jobs, and wait for those that run",
-		Long: "Take the host's GPUs off the market and wait until no job has one. The agent keeps running, drained,\n" +
-			"until it is restarted.",
-		Example: "  rialto-provider drain\n  rialto-provider drain --now",
+		Long: "Take the host's GPUs off the market and wait until no job has one. The host stays drained, also when\n" +
+			"the agent is restarted, until `rialto-provider drain --off`.",
+		Example: "  rialto-provider drain\n  rialto-provider drain --now\n  rialto-provider drain --off",
 		Args:    cli.Args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
+			if off {
+				response, err := ask(c.Context(), state, http.MethodDelete, "/v1/drain")
+				if err != nil {
+					return err
+				}
+				response.Body.Close()
+				fmt.Fprintln(c.OutOrStdout(), "not drained: the GPUs are offered again")
+				return nil
+			}
 			path := "/v1/drain"
 			if now {
 				path += "?now=1"
@@ -186,6 +195,8 @@ func drainCommand() *cobra.Command {
 	}
 	c.Flags().StringVar(&state, "state", defaultState, "the agent's folder")
 	c.Flags().BoolVar(&now, "now", false, "end the jobs that run, instead of waiting for them")
+	c.Flags().BoolVar(&off, "off", false, "end the drain: offer the GPUs again")
+	c.MarkFlagsMutuallyExclusive("now", "off")
 	return c
 }
 

@@ -60,8 +60,10 @@ func doctorCommand() *cobra.Command {
 				return err
 			}
 			if !healthy {
+				fmt.Fprintln(c.ErrOrStderr(), "this host cannot run jobs yet: see what is missing")
 				return &cli.ExitError{Code: 1}
 			}
+			fmt.Fprintln(c.ErrOrStderr(), "this host can run jobs: see `rialto-provider run --help`")
 			return nil
 		},
 	}
@@ -106,7 +108,7 @@ func checkRoot() check {
 const kernelMajor, kernelMinor = 5, 10
 
 func checkKernel() check {
-	k := check{Name: "kernel", Required: true, Advice: fmt.Sprintf("need Linux %d.%d or newer", kernelMajor, kernelMinor)}
+	k := check{Name: "kernel", Required: true, Advice: fmt.Sprintf("upgrade to Linux %d.%d or newer: Debian 11, Ubuntu 22.04 or later", kernelMajor, kernelMinor)}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
 		k.Found = err.Error()
@@ -122,7 +124,7 @@ func checkKernel() check {
 }
 
 func checkTUN() check {
-	k := check{Name: "tun", Required: true, Found: "/dev/net/tun", Advice: "load the module: modprobe tun"}
+	k := check{Name: "tun", Required: true, Found: "/dev/net/tun", Advice: "load the module: `modprobe tun`; in a container, pass it --device /dev/net/tun"}
 	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
 	if err != nil {
 		k.Found = err.Error()
@@ -134,7 +136,7 @@ func checkTUN() check {
 }
 
 func checkOverlay() check {
-	k := check{Name: "overlayfs", Required: true, Found: "not in the kernel", Advice: "load the module: modprobe overlay"}
+	k := check{Name: "overlayfs", Required: true, Found: "not in the kernel", Advice: "load the module: `modprobe overlay`"}
 	text, err := os.ReadFile("/proc/filesystems")
 	if err != nil {
 		k.Found = err.Error()
@@ -147,7 +149,7 @@ func checkOverlay() check {
 }
 
 func checkCgroups() check {
-	k := check{Name: "cgroups", Required: true, Advice: "mount cgroups at /sys/fs/cgroup"}
+	k := check{Name: "cgroups", Required: true, Advice: "mount them: systemd does, else `mount -t cgroup2 cgroup2 /sys/fs/cgroup`; in a container, run it privileged"}
 	const root = "/sys/fs/cgroup"
 	switch {
 	case isCgroup2(root):
@@ -174,7 +176,7 @@ func exists(path string) bool {
 }
 
 func checkRunc(ctx context.Context, path string) check {
-	k := check{Name: "runc", Required: true, Advice: "name a newer one with --runc; `make bin/runc` builds it"}
+	k := check{Name: "runc", Required: true, Advice: "build it with `make bin/runc`, and keep it beside this program or name it with --runc"}
 	found, err := sandbox.CheckRunc(ctx, path)
 	if err != nil {
 		k.Found = err.Error()
@@ -185,7 +187,7 @@ func checkRunc(ctx context.Context, path string) check {
 }
 
 func checkNetns() check {
-	k := check{Name: "network namespaces", Required: true, Found: "can be made", Advice: "root needs CAP_SYS_ADMIN; in a container, run it privileged"}
+	k := check{Name: "network namespaces", Required: true, Found: "can be made", Advice: "run it with sudo; in a container, run that privileged"}
 	result := make(chan error, 1)
 	go func() { // ends at once; its thread is thrown away, because it stays in the new namespace
 		runtime.LockOSThread()
@@ -201,7 +203,7 @@ func checkNetns() check {
 
 func checkSeccomp() check {
 	ok := exists("/proc/sys/kernel/seccomp/actions_avail")
-	k := check{Name: "seccomp", Required: true, OK: ok, Found: "filters", Advice: "need a kernel with CONFIG_SECCOMP_FILTER"}
+	k := check{Name: "seccomp", Required: true, OK: ok, Found: "filters", Advice: "boot a kernel with CONFIG_SECCOMP_FILTER, as every distribution's is"}
 	if !ok {
 		k.Found = "no filters"
 	}
@@ -223,7 +225,7 @@ const (
 )
 
 func checkDisk(state string) check {
-	k := check{Name: "disk space", Required: true, Advice: "images need room: 50 GiB or more"}
+	k := check{Name: "disk space", Required: true, Advice: "free some, or put --state on a larger disk: images need 50 GiB or more"}
 	free, err := diskFree(existing(state))
 	if err != nil {
 		k.Found = err.Error()
@@ -249,10 +251,10 @@ const (
 )
 
 func checkDiskSpeed(ctx context.Context, state string) check {
-	k := check{Name: "disk speed", Advice: "a faster disk starts jobs sooner"}
+	k := check{Name: "disk speed", Advice: "put --state on an SSD: an image starts no sooner than it is written"}
 	f, err := os.CreateTemp(existing(state), ".doctor-*")
 	if err != nil {
-		k.Found = err.Error()
+		k.Found, k.Advice = err.Error(), "let it write there: run it with sudo"
 		return k
 	}
 	defer func() { f.Close(); _ = os.Remove(f.Name()) }()
@@ -270,7 +272,7 @@ func checkDiskSpeed(ctx context.Context, state string) check {
 }
 
 func checkDriver(ctx context.Context, required bool) check {
-	k := check{Name: "NVIDIA driver", Required: required, Advice: "install the driver so that `nvidia-smi -L` lists the GPUs, or use --simulate-gpu"}
+	k := check{Name: "NVIDIA driver", Required: required, Advice: "install the driver until `nvidia-smi -L` lists the GPUs; to try Rialto without, see doctor --simulated and run --simulate-gpu"}
 	inventory, err := nvml.New(nvml.Config{})
 	if err != nil {
 		k.Found = err.Error()

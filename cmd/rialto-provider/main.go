@@ -7,6 +7,7 @@
 //	blocks/        images and weights as content-addressed blocks
 //	images/        the same, unpacked
 //	sandboxes/     one folder per workload
+//	drained        exists while the host takes no jobs
 //	agent.sock     where status and drain reach the running agent
 package main
 

@@ -88,6 +88,7 @@ func TestStatusAndDrainOfAnAgent(t *testing.T) {
 			Leases: []agent.LeaseStatus{{Lease: "l-1", Job: "j-1", State: "ended", Unacked: true}},
 		})
 	})
+	mux.HandleFunc("DELETE /v1/drain", func(http.ResponseWriter, *http.Request) { drained.Store("off") })
 	mux.HandleFunc("POST /v1/drain", func(_ http.ResponseWriter, r *http.Request) { drained.Store(r.URL.RawQuery) })
 	ctx, cancel := context.WithCancel(t.Context())
 	l, err := listenControl(ctx, filepath.Join(dir, socketName))
@@ -113,6 +114,9 @@ func TestStatusAndDrainOfAnAgent(t *testing.T) {
 	}
 	if _, failure := invoke(t, "drain", "--now", "--state", dir); failure != "" || drained.Load() != "now=1" {
 		t.Errorf("drain --now: %q, query %v", failure, drained.Load())
+	}
+	if _, failure := invoke(t, "drain", "--off", "--state", dir); failure != "" || drained.Load() != "off" {
+		t.Errorf("drain --off: %q, asked %v", failure, drained.Load())
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 const (
 	defaultState = "/var/lib/rialto-provider"
 	socketName   = "agent.sock"
+	drainName    = "drained"
 )
 
 // options are the flags of run, as typed.

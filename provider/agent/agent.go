@@ -23,8 +23,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -82,6 +84,7 @@ type Config struct {
 	MaxLingering   int           // ended workloads kept for their logs; zero: 16
 	MinDiskMiB     uint64        // below this much free disk holds are refused; zero: 1 GiB
 	StopJobsOnExit bool          // end all workloads when Run ends, instead of leaving them to the next agent
+	DrainFile      string        // exists while the host is drained; empty: a drain ends with the agent
 	Clock          Clock         // of leases; zero: one that starts with the agent, and ends all leases of an earlier one
 	Logger         *slog.Logger  // nil: discard
 }
@@ -132,6 +135,8 @@ type Agent struct {
 	changed chan struct{} // what we offer changed; capacity 1
 	freed   chan struct{} // GPUs became free; capacity 1
 	fatal   chan error    // the journal failed; capacity 1
+
+	drains sync.Mutex // held while a drain begins or ends
 
 	mu        sync.Mutex // guards what follows
 	authority *provider.Authority
@@ -270,9 +275,18 @@ func (a *Agent) restore(ctx context.Context) ([]provider.Record, error) {
 			return nil, fmt.Errorf("remove leftovers of %s: %w", lease, err)
 		}
 	}
+	drained := false
+	if a.DrainFile != "" {
+		if _, err := os.Stat(a.DrainFile); err == nil {
+			drained = true
+			a.Logger.Warn("the host is drained and takes no jobs")
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("look for a drain: %w", err)
+		}
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.authority = authority
+	a.authority, a.draining = authority, drained
 	return records, nil
 }
 

@@ -5,7 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io/fs"
 	"net/http"
+	"os"
 	"slices"
 	"time"
 
@@ -101,15 +104,16 @@ func (a *Agent) Status() Status {
 }
 
 // Drain stops taking holds and returns when no workload has GPUs any more. With now it ends the
-// workloads instead of waiting for them. The agent stays drained until it is restarted.
+// workloads instead of waiting for them. The host stays drained until [Agent.Resume], also under later agents
+// if there is a DrainFile.
 func (a *Agent) Drain(ctx context.Context, now bool) error {
-	a.mu.Lock()
-	a.draining = true
-	a.mu.Unlock()
-	a.touch()
+	if err := a.setDraining(true); err != nil {
+		return err
+	}
 	for {
 		left := 0
 		a.mu.Lock()
+		ended := !a.draining
 		for _, w := range a.workloads {
 			if !w.record().State.Holding() {
 				continue
@@ -120,6 +124,10 @@ func (a *Agent) Drain(ctx context.Context, now bool) error {
 			}
 		}
 		a.mu.Unlock()
+		if ended {
+			signal(a.freed)
+			return errors.New("the drain was ended meanwhile")
+		}
 		if left == 0 {
 			signal(a.freed) // for another drain that waits
 			return nil
@@ -132,10 +140,40 @@ func (a *Agent) Drain(ctx context.Context, now bool) error {
 	}
 }
 
+// Resume ends a drain.
+func (a *Agent) Resume() error { return a.setDraining(false) }
+
+// setDraining keeps in a file what must outlive the agent: an upgrade must not put a host back on the market
+// whose owner took it off. The file comes before the effect and goes before it too.
+func (a *Agent) setDraining(on bool) error {
+	a.drains.Lock()
+	defer a.drains.Unlock()
+	var err error
+	switch {
+	case a.DrainFile == "":
+	case on:
+		err = os.WriteFile(a.DrainFile, []byte("drained: this host takes no jobs\n"), 0o600)
+	default:
+		if err = os.Remove(a.DrainFile); errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("drain: %w", err)
+	}
+	a.mu.Lock()
+	a.draining = on
+	a.mu.Unlock()
+	a.touch()
+	signal(a.freed) // for a drain that waits
+	return nil
+}
+
 // Handler serves the agent's owner on a socket that only the owner can open:
 //
 //	GET  /v1/status         200, JSON Status
 //	POST /v1/drain?now=1    204 once no workload has GPUs
+//	DELETE /v1/drain        204; the GPUs are offered again
 func (a *Agent) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
@@ -153,6 +191,13 @@ func (a *Agent) Handler() http.Handler {
 		default:
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 		}
+	})
+	mux.HandleFunc("DELETE /v1/drain", func(w http.ResponseWriter, _ *http.Request) {
+		if err := a.Resume(); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
 	})
 	return mux
 }
