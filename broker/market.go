@@ -253,6 +253,9 @@ func (t *turn) effects() []Effect {
 	return slices.Concat(out, t.posts, t.sends)
 }
 
+// Clock returns the latest time that the market has seen, also before it was restored.
+func (m *Market) Clock() time.Time { return m.clock }
+
 // Job returns a job.
 func (m *Market) Job(id JobID) (Job, bool) { return deref(m.jobs[id]) }
 

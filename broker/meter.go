@@ -8,7 +8,8 @@ import (
 
 // report takes a provider's word about a lease: it renews the lease, moves the job and feeds the meter.
 //
-// The meter bills only what both sides saw. It starts at the first ready report. Each report adds the
+// The meter bills only what both sides saw. It starts at the first ready report, or, for a workload that
+// came and went between two reports, at the last one before it. Each report adds the
 // smaller of what the provider's meter grew by and the time since the report before, the latter at most
 // one lease TTL and not past the moment when the release was wanted. A replayed report changes nothing.
 func (t *turn) report(ev Reported) error {

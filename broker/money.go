@@ -24,7 +24,7 @@ func (t *turn) openAccount(ev AccountOpened) error {
 
 func (t *turn) bind(ev KeyBound) error {
 	a := t.accounts[ev.Account]
-	switch owner, taken := t.keys[ev.Key]; {
+	switch _, taken := t.keys[ev.Key]; {
 	case a == nil:
 		return fmt.Errorf("account %s: %w", ev.Account, ErrNotFound)
 	case ev.Key == "" || len(ev.Key) > maxName:
@@ -34,7 +34,7 @@ func (t *turn) bind(ev KeyBound) error {
 	case a.Key != "":
 		return fmt.Errorf("account %s: %w: another key is bound", a.ID, ErrConflict)
 	case taken:
-		return fmt.Errorf("key %s: %w: it is bound to account %s", ev.Key, ErrConflict, owner)
+		return fmt.Errorf("key %s: %w: it is bound to another account", ev.Key, ErrConflict)
 	}
 	t.touchAccount(a)
 	a.Key = ev.Key

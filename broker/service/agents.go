@@ -181,8 +181,8 @@ func (s *Service) lost(what string, to broker.PeerID, lease broker.LeaseID, err 
 	return err.Error()
 }
 
-// outbox keeps the sends of each lease in order. It is bounded by the market, which waits for the outcome of one send
-// before it asks for the same again.
+// outbox keeps the sends of each lease in order. It is bounded: the market asks again for what a slow agent
+// has not answered, and of each kind only the latest waits.
 type outbox struct {
 	mu     sync.Mutex
 	queues map[broker.LeaseID][]broker.Effect // present while a goroutine serves the lease
@@ -195,8 +195,18 @@ func (o *outbox) push(id broker.LeaseID, e broker.Effect) (start bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	q, served := o.queues[id]
+	q = slices.DeleteFunc(q, func(waits broker.Effect) bool {
+		return both[broker.SendHold](waits, e) || both[broker.SendConfirm](waits, e) || both[broker.SendRelease](waits, e)
+	})
 	o.queues[id] = append(q, e)
 	return !served
+}
+
+// both reports whether two effects are of one kind.
+func both[T broker.Effect](a, b broker.Effect) bool {
+	_, x := a.(T)
+	_, y := b.(T)
+	return x && y
 }
 
 func (o *outbox) pop(id broker.LeaseID) (broker.Effect, bool) {

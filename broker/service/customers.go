@@ -56,14 +56,13 @@ func (s *Service) Submit(ctx context.Context, account broker.AccountID, key stri
 		return broker.Job{}, err
 	}
 	ev := broker.Submitted{Account: account, Spec: spec, Envelope: envelope}
-	err = s.do(ctx, len(envelope), func(ctx context.Context, b *batch) error {
-		ev.Job, err = b.submit(ctx, ev, signer, key)
-		return err
+	id, err := ask(ctx, s, len(envelope), func(ctx context.Context, b *batch) (broker.JobID, error) {
+		return b.submit(ctx, ev, signer, key)
 	})
 	if err != nil {
 		return broker.Job{}, err
 	}
-	return s.view.job(account, ev.Job)
+	return s.view.job(account, id)
 }
 
 func (b *batch) submit(ctx context.Context, ev broker.Submitted, signer broker.PeerID, key string) (broker.JobID, error) {
@@ -199,21 +198,13 @@ func (s *Service) Events(ctx context.Context, account broker.AccountID, id broke
 }
 
 // Search explains which offers match.
-func (s *Service) Search(ctx context.Context, q broker.Query) (found broker.Search, err error) {
-	err = s.do(ctx, 0, func(context.Context, *batch) (err error) {
-		found, err = s.market.Search(q)
-		return err
-	})
-	return found, err
+func (s *Service) Search(ctx context.Context, q broker.Query) (broker.Search, error) {
+	return ask(ctx, s, 0, func(context.Context, *batch) (broker.Search, error) { return s.market.Search(q) })
 }
 
 // Quote prices a job on the offer that it would get now.
-func (s *Service) Quote(ctx context.Context, r broker.QuoteRequest) (q broker.Quote, err error) {
-	err = s.do(ctx, 0, func(context.Context, *batch) (err error) {
-		q, err = s.market.Quote(r)
-		return err
-	})
-	return q, err
+func (s *Service) Quote(ctx context.Context, r broker.QuoteRequest) (broker.Quote, error) {
+	return ask(ctx, s, 0, func(context.Context, *batch) (broker.Quote, error) { return s.market.Quote(r) })
 }
 
 // Authenticate returns the account of a token.

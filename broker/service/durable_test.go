@@ -8,6 +8,8 @@ import (
 
 	"rialto/broker"
 	"rialto/broker/service"
+	"rialto/broker/wire"
+	"rialto/p2p/identity"
 )
 
 // slowStore stops at each save until it is let go, or fails.
@@ -92,5 +94,67 @@ func TestFailedSaveEndsTheMarket(t *testing.T) {
 	}
 	if err := w.Ready(); !errors.Is(err, broker.ErrUnavailable) {
 		t.Errorf("ready: %v", err)
+	}
+}
+
+// TestCallersWhoLeave give up while their submissions wait for the writer. What the writer then does must
+// not touch what the callers have got; the race detector watches.
+func TestCallersWhoLeave(t *testing.T) {
+	s := &slowStore{Store: memory(), saves: make(chan chan error)}
+	w := newWorld(t, s)
+	newAgent(t, w).offer()
+	s.arm(true)
+	first, second := w.seal(w.spec()), w.seal(w.spec())
+	var callers sync.WaitGroup
+	call := func(ctx context.Context, key string, spec []byte) {
+		if j, err := w.Submit(ctx, w.account, key, spec); err != nil && !errors.Is(err, context.Canceled) || err == nil && j.ID == "" {
+			t.Errorf("submit: got job %q, %v", j.ID, err)
+		}
+		q := broker.Query{GPU: broker.GPURequest{Model: "any", Count: 1}}
+		if found, err := w.Search(ctx, q); err != nil && (found.Offers != 0 || !errors.Is(err, context.Canceled)) {
+			t.Errorf("search: got %+v, %v", found, err)
+		}
+	}
+	callers.Go(func() { call(t.Context(), "first", first) })
+	fate := next(t, "save", s.saves)
+	ctx, cancel := context.WithCancel(t.Context())
+	for range 50 {
+		callers.Go(func() { call(ctx, "second", second) })
+	}
+	s.arm(false)
+	go cancel()
+	fate <- nil
+	callers.Wait()
+	job := w.submit("third") // all before it has been done by now
+	if jobs, err := w.Jobs(t.Context(), w.account); err != nil || len(jobs) > 3 || jobs[len(jobs)-1].ID != job.ID {
+		t.Errorf("%d jobs, %v: a key made more than one job", len(jobs), err)
+	}
+}
+
+// TestHungAgentDelaysNobody lets one provider take a hold and never answer, while another serves a job.
+func TestHungAgentDelaysNobody(t *testing.T) {
+	w := newWorld(t, memory())
+	hung, good := newAgent(t, w), newAgent(t, w)
+	stuck, released := make(chan struct{}), make(chan struct{})
+	hung.host.Handle(wire.ProtocolHold, wire.MaxHold, func(context.Context, identity.ID, []byte) ([]byte, error) {
+		close(stuck)
+		<-released
+		return nil, errors.New("too late")
+	})
+	defer close(released)
+	hung.offer()
+	good.offer()
+	for _, a := range []*agent{hung, good} {
+		spec := w.spec()
+		spec.Provider = a.id()
+		j, err := w.Submit(t.Context(), w.account, string(a.id()), w.seal(spec))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a == hung {
+			next(t, "hold at the hung agent", stuck)
+			continue
+		}
+		w.until(j.ID, broker.JobLeased)
 	}
 }

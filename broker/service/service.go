@@ -157,7 +157,7 @@ func (s *Service) Run(ctx context.Context) error {
 	defer cancel()
 	close(s.opened)
 	s.c.Logger.Info("market is open", "broker", s.c.Key.ID(), "epoch", epoch)
-	w := &writer{s: s, epoch: epoch, started: time.Now()}
+	w := &writer{s: s, epoch: epoch, clock: newClock(s.market.Clock())}
 	if err := w.run(ctx, sendCtx); err != nil {
 		s.c.Logger.Error("market stopped", "err", err)
 		return err

@@ -59,6 +59,19 @@ func (s *Service) do(ctx context.Context, size int, fn func(ctx context.Context,
 	}
 }
 
+// ask is do for a turn with a result, which is read only when the turn is surely over.
+func ask[T any](ctx context.Context, s *Service, size int, fn func(ctx context.Context, b *batch) (T, error)) (T, error) {
+	var out, none T
+	err := s.do(ctx, size, func(ctx context.Context, b *batch) (err error) {
+		out, err = fn(ctx, b)
+		return err
+	})
+	if err != nil {
+		return none, err
+	}
+	return out, nil
+}
+
 // event steps the market for one event.
 func (s *Service) event(ctx context.Context, size int, ev broker.Event) error {
 	return s.do(ctx, size, func(_ context.Context, b *batch) error { return b.step(ev) })
@@ -132,14 +145,27 @@ type writer struct {
 	s       *Service
 	epoch   uint64
 	batches uint64
-	started time.Time
+	clock   clock
 
 	observed time.Time // when the metrics last read the market
 }
 
-// now is the wall clock of the start plus what the monotonic clock counted since, so that a clock that is
-// set while the broker runs moves no deadline.
-func (w *writer) now() time.Time { return w.started.Round(0).Add(time.Since(w.started)) }
+// clock is the wall clock of the start plus what the monotonic clock counted since, so that a wall clock
+// that is set while the broker runs moves no deadline and bills nothing.
+type clock struct{ base, started time.Time }
+
+// newClock starts a clock that goes on from saved if the wall clock was set back since: the market's time
+// would stand still until the wall clock caught up, and no lease or hold would lapse.
+func newClock(saved time.Time) clock {
+	started := time.Now()
+	base := started.Round(0)
+	if base.Before(saved) {
+		base = saved
+	}
+	return clock{base: base, started: started}
+}
+
+func (c clock) now() time.Time { return c.base.Add(time.Since(c.started)) }
 
 // run takes turns until ctx ends. Batches are saved under a context of their own, because one that was
 // begun must end.
@@ -180,7 +206,7 @@ func (w *writer) drain(first *op) []*op {
 }
 
 func (w *writer) turn(ctx, sendCtx context.Context, ops []*op, ticked bool) error {
-	b := &batch{s: w.s, now: w.now(), notes: map[string][]byte{}}
+	b := &batch{s: w.s, now: w.clock.now(), notes: map[string][]byte{}}
 	if ticked {
 		if err := b.step(broker.Ticked{}); err != nil {
 			return fmt.Errorf("tick: %w", err)
