@@ -302,6 +302,9 @@ func TestRefusals(t *testing.T) {
 			"weights over /proc": {spec: func(s *broker.JobSpec) {
 				s.Weights = []broker.WeightsMount{{Name: "w", Root: "bafyw", Path: "/proc/x"}}
 			}, want: "/proc/x"},
+			"weights inside weights": {spec: func(s *broker.JobSpec) {
+				s.Weights = []broker.WeightsMount{{Name: "w", Root: "bafyw", Path: "/w/sub"}, {Name: "v", Root: "bafyv", Path: "/w"}}
+			}, want: "inside those at"},
 		} {
 			spec := w.spec()
 			if c.spec != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -273,48 +272,6 @@ func TestDrain(t *testing.T) {
 		}
 		if s := w.agent.Status(); !s.Draining || len(s.Leases) != 1 || s.Leases[0].Lease != lease || s.Leases[0].State != "ended" {
 			t.Errorf("status: %+v", s)
-		}
-		w.mustStop()
-	})
-}
-
-func TestDrainOutlivesTheAgent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.config.DrainFile = filepath.Join(t.TempDir(), "drained")
-		w.start()
-		w.running("one")
-		patient := make(chan error, 1)
-		go func() { patient <- w.agent.Drain(context.Background(), false) }()
-		w.settle()
-		if err := w.agent.Resume(); err != nil {
-			t.Fatal(err)
-		}
-		if err := <-patient; err == nil {
-			t.Error("a drain that was ended says that the host is drained")
-		}
-		if err := w.agent.Drain(context.Background(), true); err != nil {
-			t.Fatal(err)
-		}
-		w.mustStop()
-
-		w.start()
-		if got := w.broker.free(); len(got) != 0 || !w.agent.Status().Draining {
-			t.Errorf("the next agent offers %v", got)
-		}
-		if a := w.ask(w.holdOf("two", w.spec())); a.Grant != nil {
-			t.Error("the next agent granted a hold")
-		}
-		for range 2 {
-			if err := w.agent.Resume(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		w.settle()
-		w.mustStop()
-		w.start()
-		if got := w.broker.free(); len(got) != 2 || w.agent.Status().Draining {
-			t.Errorf("offers %v after the drain", got)
 		}
 		w.mustStop()
 	})

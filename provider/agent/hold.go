@@ -140,6 +140,12 @@ func checkSpec(spec broker.JobSpec, customer, from, self broker.PeerID) error {
 		if path.Clean(m.Path) != m.Path || m.Path == "/" || slices.ContainsFunc([]string{"/proc", "/sys", "/dev"}, inside) {
 			return refusal(fmt.Sprintf("weights cannot be mounted at %q", m.Path))
 		}
+		// Weights are read-only and shared: there is no place in them for others.
+		for _, o := range spec.Weights {
+			if strings.HasPrefix(m.Path, o.Path+"/") {
+				return refusal(fmt.Sprintf("weights cannot be mounted at %q inside those at %q", m.Path, o.Path))
+			}
+		}
 	}
 	return nil
 }

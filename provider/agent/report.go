@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"rialto/broker"
@@ -118,6 +119,16 @@ func (w *workload) conclude(ctx context.Context, s *site, out outcome) error {
 		signal(old[0].evicted)
 	}
 	return nil
+}
+
+// clip bounds a message. A customer's words may be in it, such as a command of 128 KiB that does not exist, and
+// every record must fit the journal: one that did not would keep its GPUs.
+func clip(message string) string {
+	const most = 2 << 10
+	if len(message) <= most {
+		return message
+	}
+	return strings.ToValidUTF8(message[:most], "") + "…"
 }
 
 // vanish removes all that the lease owns on the host, and tries until it is gone.

@@ -303,7 +303,7 @@ func (w *workload) live(ctx, alive context.Context, s *site) outcome {
 	s.tasks.Go(func() { images <- w.fetch(alive) })
 	if err := s.open(ctx); err != nil {
 		w.mu.Lock()
-		w.refused = "the host cannot prepare the job: " + err.Error()
+		w.refused = clip("the host cannot prepare the job: " + err.Error())
 		w.mu.Unlock()
 		return broken(hostFault{err})
 	}

@@ -206,6 +206,36 @@ func TestMounts(t *testing.T) {
 	}
 }
 
+// TestNestedMounts mounts into a tree that other leases share.
+func TestNestedMounts(t *testing.T) {
+	needs(t)
+	root, outer, inner := image(t), t.TempDir(), t.TempDir()
+	s := prepare(t, newRuntime(t), provider.Launch{})
+	p := program(root, "exit", "0")
+	p.Mounts = []provider.Mount{{Source: outer, Target: "/models", ReadOnly: true}, {Source: inner, Target: "/models/sub", ReadOnly: true}}
+	if err := s.Start(t.Context(), p); err == nil {
+		t.Error("started")
+	}
+	if entries, err := os.ReadDir(outer); err != nil || len(entries) != 0 {
+		t.Errorf("the shared tree holds %v, %v", entries, err)
+	}
+}
+
+// TestHugeCommand has a name that runc repeats, escaped, in what it says.
+func TestHugeCommand(t *testing.T) {
+	needs(t)
+	s := prepare(t, newRuntime(t), provider.Launch{})
+	p := program(image(t))
+	p.Args = []string{strings.Repeat("\x01", 4000)}
+	err := s.Start(t.Context(), p)
+	if err == nil || len(err.Error()) > 8<<10 || !strings.Contains(err.Error(), "exec") {
+		t.Errorf("got %.300v", err)
+	}
+	if exit, err := s.Wait(t.Context()); err != nil || exit.Code != 127 {
+		t.Errorf("Wait = %d, %v", exit.Code, err)
+	}
+}
+
 func TestDevices(t *testing.T) {
 	needs(t)
 	p := program(image(t), "ls", "/dev/net")

@@ -218,10 +218,13 @@ func (s *supervisor) runc(ctx context.Context, log string, args ...string) *exec
 	return exec.CommandContext(ctx, s.start.RuncPath, append(global, args...)...)
 }
 
+// maxSaid bounds what is passed on of runc's words: the customer's command is in them, of up to 128 KiB.
+const maxSaid = 4 << 10
+
 // runcError says what runc said.
 func (s *supervisor) runcError(log string, err error) error {
 	if msg, ok := lastError(filepath.Join(s.dir, log)); ok {
-		return errors.New(msg)
+		return errors.New(msg[:min(len(msg), maxSaid)])
 	}
 	return fmt.Errorf("runc: %w", err)
 }
