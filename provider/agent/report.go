@@ -94,7 +94,7 @@ func (w *workload) conclude(ctx context.Context, s *site, out outcome) error {
 	}
 	used := w.used()
 	w.note(func(d *broker.Report) {
-		d.Phase, d.ExitCode, d.Message = out.phase, out.code, out.message
+		d.Phase, d.ExitCode, d.Message = out.phase, out.code, clip(out.message)
 		d.HostFault = out.hostFault && used == 0
 	})
 	err := w.update(context.WithoutCancel(ctx), func(r *provider.Record) error {
@@ -111,7 +111,7 @@ func (w *workload) conclude(ctx context.Context, s *site, out outcome) error {
 	w.agent.mu.Lock()
 	w.agent.authority.Release(w.lease)
 	w.agent.mu.Unlock()
-	w.log.Info("workload ended", slog.Int("exit_code", out.code), slog.String("message", out.message), slog.Duration("used", w.used()))
+	w.log.Info("workload ended", slog.Int("exit_code", out.code), slog.String("message", clip(out.message)), slog.Duration("used", w.used()))
 	signal(w.phase)
 	signal(w.agent.freed)
 	w.agent.touch()
