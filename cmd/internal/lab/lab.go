@@ -17,6 +17,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // Config says where a lab finds its programs and keeps its files.
@@ -92,10 +94,26 @@ func (l *Lab) Close() error {
 	if l.wired {
 		errs = append(errs, ip(context.Background(), "netns", "delete", l.switchNS()))
 		l.wired = false
+		errs = append(errs, l.unmountNamespaces())
 	}
 	l.hosts = nil
 	errs = append(errs, os.RemoveAll(l.cfg.Work))
 	return errors.Join(errs...)
+}
+
+// netnsDir is where "ip netns" keeps its namespaces. The first "ip netns add" on a machine mounts it.
+const netnsDir = "/run/netns"
+
+// unmountNamespaces undoes that mount if it is the lab's doing and nobody else uses it.
+func (l *Lab) unmountNamespaces() error {
+	names, err := os.ReadDir(netnsDir)
+	if err != nil || len(names) > 0 || l.before["mount "+netnsDir] {
+		return err
+	}
+	if err := unix.Unmount(netnsDir, 0); err != nil {
+		return fmt.Errorf("unmount %s: %w", netnsDir, err)
+	}
+	return os.Remove(netnsDir)
 }
 
 // Leftovers lists what exists now and did not when the lab was made: processes of our programs, network
