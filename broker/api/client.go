@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -18,6 +19,7 @@ import (
 const (
 	maxAnswer   = 64 << 20 // most bytes of an answer that the client reads
 	callTimeout = 60 * time.Second
+	maxWait     = 10 * time.Second // the longest that a broker may ask to wait before a second try
 )
 
 // Client speaks to a broker on behalf of one account. Errors are a [*Problem] when the broker answered,
@@ -78,8 +80,46 @@ func (e *UnreachableError) Error() string {
 // Unwrap returns the cause.
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
-// do sends a request and returns an answer with a 2xx status; the caller closes its body.
+// do sends a request and returns an answer with a 2xx status; the caller closes its body. A request that may
+// be repeated is sent once more if the broker says when.
 func (c *Client) do(ctx context.Context, method, path string, header http.Header, body []byte) (*http.Response, error) {
+	resp, err := c.send(ctx, method, path, header, body)
+	if err != nil {
+		return nil, err
+	}
+	repeatable := method != http.MethodPost || header.Get("Idempotency-Key") != ""
+	if wait, ok := retryAfter(resp); ok && repeatable {
+		_ = resp.Body.Close() // its text is not wanted
+		again := time.NewTimer(wait)
+		defer again.Stop()
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if resp, err = c.send(ctx, method, path, header, body); err != nil {
+			return nil, err
+		}
+	}
+	if resp.StatusCode/100 == 2 {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	return nil, c.readProblem(resp)
+}
+
+// retryAfter returns how long the broker asks to wait.
+func retryAfter(resp *http.Response) (time.Duration, bool) {
+	if resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable {
+		return 0, false
+	}
+	seconds, err := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 16)
+	wait := time.Duration(seconds) * time.Second //nolint:gosec // 16 bits
+	return wait, err == nil && wait <= maxWait
+}
+
+// send sends a request and returns whatever the broker answers.
+func (c *Client) send(ctx context.Context, method, path string, header http.Header, body []byte) (*http.Response, error) {
 	u := *c.base
 	path, u.RawQuery, _ = strings.Cut(path, "?")
 	u.Path = strings.TrimSuffix(u.Path, "/") + path
@@ -101,11 +141,7 @@ func (c *Client) do(ctx context.Context, method, path string, header http.Header
 		}
 		return nil, &UnreachableError{URL: c.base.String(), Err: err}
 	}
-	if resp.StatusCode/100 == 2 {
-		return resp, nil
-	}
-	defer resp.Body.Close()
-	return nil, c.readProblem(resp)
+	return resp, nil
 }
 
 func (c *Client) readProblem(resp *http.Response) error {

@@ -34,12 +34,17 @@ func adminOnly() []map[string][]string { return []map[string][]string{{"admin": 
 func (s *Server) authenticate(ctx huma.Context, next func(huma.Context)) {
 	op := ctx.Operation()
 	if len(op.Security) == 0 {
-		next(ctx)
+		if s.admitAddress(ctx) {
+			next(ctx)
+		}
 		return
 	}
 	_, adminWanted := op.Security[0]["admin"]
 	token, ok := strings.CutPrefix(ctx.Header("Authorization"), "Bearer ")
 	if !ok || token == "" {
+		if !s.admitAddress(ctx) {
+			return
+		}
 		ctx.SetHeader("WWW-Authenticate", `Bearer realm="rialto"`)
 		s.refuse(ctx, problem(http.StatusUnauthorized, "rialto:no-token", "this needs a token: Authorization: Bearer TOKEN"))
 		return
@@ -56,10 +61,14 @@ func (s *Server) authenticate(ctx huma.Context, next func(huma.Context)) {
 	account, err := s.c.Market.Authenticate(token)
 	switch {
 	case errors.Is(err, broker.ErrForbidden):
+		if !s.admitAddress(ctx) {
+			return
+		}
 		ctx.SetHeader("WWW-Authenticate", `Bearer realm="rialto", error="invalid_token"`)
 		s.refuse(ctx, problem(http.StatusUnauthorized, "rialto:bad-token", "this broker does not know the token"))
 	case err != nil:
 		s.refuse(ctx, problemOf(err))
+	case !s.admitAccount(ctx, account):
 	case adminWanted:
 		s.refuse(ctx, problem(http.StatusForbidden, "rialto:forbidden", "only the admin may do this"))
 	default:
@@ -84,6 +93,7 @@ func (s *Server) refuse(ctx huma.Context, p *Problem) {
 type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	limited  *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -95,8 +105,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "rialto_api_request_seconds", Help: "Time to answer; event streams last as long as they are read.",
 			Buckets: prometheus.ExponentialBuckets(1e-4, 4, 10),
 		}, []string{"operation"}),
+		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rialto_api_limited_requests_total", Help: "Requests refused because their account or address asked too often.",
+		}, []string{"by"}),
 	}
-	reg.MustRegister(m.requests, m.seconds)
+	reg.MustRegister(m.requests, m.seconds, m.limited)
 	return m
 }
 

@@ -26,8 +26,13 @@ type Config struct {
 	// BlockQuota is how many bytes of blocks that the broker did not hold an account may upload between two
 	// starts of the broker; default 256 GiB, a few large models.
 	BlockQuota int64
-	Metrics    *prometheus.Registry // served at /metrics; nil: one of its own
-	Logger     *slog.Logger         // nil: discard
+	// AccountRate limits what one account asks; default 500 a second, more than an upload of weights at
+	// 1 Gbit/s asks (two requests for each block of 1 MiB), and bursts of 1000.
+	AccountRate Rate
+	// AddressRate limits what one address asks without a valid token; default 50 a second and bursts of 200.
+	AddressRate Rate
+	Metrics     *prometheus.Registry // served at /metrics; nil: one of its own
+	Logger      *slog.Logger         // nil: discard
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -36,6 +41,17 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.BlockQuota == 0 {
 		c.BlockQuota = 256 << 30
+	}
+	if c.AccountRate == (Rate{}) {
+		c.AccountRate = Rate{PerSecond: 500, Burst: 1000}
+	}
+	if c.AddressRate == (Rate{}) {
+		c.AddressRate = Rate{PerSecond: 50, Burst: 200}
+	}
+	for _, r := range []Rate{c.AccountRate, c.AddressRate} {
+		if r.PerSecond < 1 || r.Burst < 1 {
+			return c, fmt.Errorf("broker api: rate %+v: want at least one request", r)
+		}
 	}
 	if c.Metrics == nil {
 		c.Metrics = prometheus.NewRegistry()
@@ -51,8 +67,12 @@ type Server struct {
 	c       Config
 	api     huma.API
 	mux     *http.ServeMux
-	quota   *quota
 	metrics *metrics
+
+	quota     *quota // bytes of blocks
+	streams   *quota // open event streams
+	accounts  *limiter
+	addresses *limiter
 }
 
 // New returns a server that listens to nothing yet.
@@ -61,7 +81,11 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{c: c, mux: http.NewServeMux(), quota: newQuota(c.BlockQuota), metrics: newMetrics(c.Metrics)}
+	s := &Server{
+		c: c, mux: http.NewServeMux(), metrics: newMetrics(c.Metrics),
+		quota: newQuota(c.BlockQuota), streams: newQuota(maxStreams),
+		accounts: newLimiter(c.AccountRate, limitKeys), addresses: newLimiter(c.AddressRate, limitKeys),
+	}
 	hc := huma.DefaultConfig("Rialto broker", c.Info().Version)
 	hc.Info.Description = "An open market for GPU time. Amounts are integers in nanodollars."
 	hc.OpenAPIPath, hc.DocsPath, hc.SchemasPath = "", "", ""

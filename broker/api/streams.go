@@ -21,6 +21,8 @@ const (
 	beat = 15 * time.Second
 	// streamWrite bounds one write to a reader that does not read.
 	streamWrite = 10 * time.Second
+	// maxStreams bounds the open event streams of an account: one for each job that may be open.
+	maxStreams = 1000
 )
 
 func (s *Server) routeEvents() {
@@ -40,7 +42,12 @@ func (s *Server) routeEvents() {
 		if _, err := s.c.Market.Job(ctx, account, id); err != nil {
 			return nil, s.fail(ctx, err)
 		}
+		if !s.streams.take(account, 1) {
+			p := problem(http.StatusTooManyRequests, "rialto:too-many-requests", fmt.Sprintf("the account has %d event streams open", maxStreams))
+			return nil, huma.ErrorWithHeaders(p, http.Header{"Retry-After": {"5"}})
+		}
 		return &huma.StreamResponse{Body: func(hc huma.Context) {
+			defer s.streams.take(account, -1)
 			_, w := humago.Unwrap(hc)
 			if err := s.stream(ctx, w, account, id, in.After); err != nil {
 				s.c.Logger.Debug("event stream ended early", "job", id, "err", err)
@@ -191,23 +198,4 @@ func (s *Server) putBlock(ctx context.Context, account broker.AccountID, c block
 		return err
 	}
 	return nil
-}
-
-// quota counts what each account uploaded.
-type quota struct {
-	limit int64
-	mu    sync.Mutex
-	used  map[broker.AccountID]int64
-}
-
-func newQuota(limit int64) *quota { return &quota{limit: limit, used: map[broker.AccountID]int64{}} }
-
-func (q *quota) take(id broker.AccountID, n int64) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if n > q.limit-q.used[id] {
-		return false
-	}
-	q.used[id] += n
-	return true
 }
