@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"golang.org/x/sys/unix"
 
 	"rialto/blockstore"
 	"rialto/blockstore/image"
@@ -294,6 +295,32 @@ func TestRefusals(t *testing.T) {
 	}
 	if _, err := n.Ensure(t.Context(), provider.Want{Image: "x", Digest: "sha256:short"}, nil); err == nil {
 		t.Error("took a bad digest")
+	}
+}
+
+// Trees keep apart from those that were deleted shortly before; see spread.
+func TestTreesAreSpreadOnExt4(t *testing.T) {
+	n := newHost(t, nil)
+	var fs unix.Statfs_t
+	if err := unix.Statfs(n.dir, &fs); err != nil {
+		t.Fatal(err)
+	}
+	if fs.Type != unix.EXT4_SUPER_MAGIC {
+		t.Skip("needs temporary files on ext4")
+	}
+	trees, err := filepath.Glob(filepath.Join(n.dir, "trees", "*"))
+	if err != nil || len(trees) != 1 {
+		t.Fatal(trees, err)
+	}
+	d, err := os.Open(trees[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	const topDir = 0x20000
+	flags, err := unix.IoctlGetUint32(int(d.Fd()), unix.FS_IOC_GETFLAGS)
+	if err != nil || flags&topDir == 0 {
+		t.Errorf("flags of %s = %#x, %v; want %#x among them", trees[0], flags, err, topDir)
 	}
 }
 

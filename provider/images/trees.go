@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"rialto/blockstore"
 	"rialto/blockstore/unpack"
 )
@@ -34,8 +36,28 @@ func openTrees(dir string) (trees, error) {
 	if err := removeExcept(all, func(name string) bool { return name == boot }); err != nil {
 		return trees{}, err
 	}
+	spread(t.dir)
 	return t, removeExcept(t.dir, func(name string) bool { return !strings.HasPrefix(name, newPrefix) })
 }
+
+// spread asks ext4 to put each directory in dir, with all below it, into a part of the disk of its own. Else a
+// new tree comes to lie where one was deleted, and there, for minutes, every new file costs a look at
+// each of the inodes that were freed: 0.5 to 4 ms per file were seen in place of 0.05. It is a hint only, to
+// those file systems that know it.
+func spread(dir string) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return
+	}
+	defer d.Close()
+	fd := int(d.Fd()) //nolint:gosec // a descriptor fits an int
+	if flags, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS); err == nil {
+		_ = unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, int(flags|topDir))
+	}
+}
+
+// topDir is FS_TOPDIR_FL, which chattr calls T.
+const topDir = 0x20000
 
 const newPrefix = "new-"
 
