@@ -97,7 +97,7 @@ func sum(counts []broker.Fetched) broker.Fetched {
 func (w *workload) launch(alive context.Context, s *site, images <-chan fetched) error {
 	if !s.box.Started() {
 		if w.record().State == provider.StateRunning {
-			return hostFault{errors.New("the sandbox was lost while no agent ran")}
+			return hostError{errors.New("the sandbox was lost while no agent ran")}
 		}
 		var f fetched
 		select {
@@ -114,7 +114,7 @@ func (w *workload) launch(alive context.Context, s *site, images <-chan fetched)
 		}
 		injection, err := w.agent.Inventory.Inject(alive, uuids)
 		if err != nil {
-			return hostFault{fmt.Errorf("GPUs: %w", err)}
+			return hostError{fmt.Errorf("GPUs: %w", err)}
 		}
 		program := w.program(f, injection)
 		if len(program.Args) == 0 {
@@ -126,10 +126,10 @@ func (w *workload) launch(alive context.Context, s *site, images <-chan fetched)
 		}
 		done()
 	} else if err := s.box.Extend(alive, w.watchdog()); err != nil {
-		return hostFault{err}
+		return hostError{err}
 	}
 	if err := w.ready(alive); err != nil {
-		return hostFault{err}
+		return hostError{err}
 	}
 	return nil
 }

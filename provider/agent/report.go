@@ -319,7 +319,7 @@ func (w *workload) renewed(ctx context.Context, sent time.Time, r provider.Recor
 		err := w.agent.authority.Renew(sent, w.lease, r.GPUs, ttl)
 		w.agent.mu.Unlock()
 		if err != nil {
-			w.complain("lease was renewed too late", err)
+			w.log.Log(ctx, w.severity(err), "lease was renewed too late", slog.Any("err", err))
 		}
 		extended = err == nil
 	}
@@ -338,20 +338,19 @@ func (w *workload) renewed(ctx context.Context, sent time.Time, r provider.Recor
 	w.mu.Unlock()
 	if box != nil && r.State == provider.StateRunning {
 		if err := box.Extend(ctx, w.watchdog()); err != nil {
-			w.complain("watchdog was not extended", err)
+			w.log.Log(ctx, w.severity(err), "watchdog was not extended", slog.Any("err", err))
 		}
 	}
 	return nil
 }
 
-// complain warns, unless the workload ended while its report was under way: then there is nothing to renew.
-func (w *workload) complain(msg string, err error) {
+// severity returns the level of an error about a renewal. A workload that ended while its report was under way
+// has nothing to renew.
+func (w *workload) severity(err error) slog.Level {
 	w.mu.Lock()
-	over := w.isEnding || !w.rec.State.Holding()
-	w.mu.Unlock()
-	level := slog.LevelWarn
-	if over || errors.Is(err, provider.ErrNoLease) || errors.Is(err, provider.ErrNoSandbox) {
-		level = slog.LevelDebug
+	defer w.mu.Unlock()
+	if w.isEnding || !w.rec.State.Holding() || errors.Is(err, provider.ErrNoLease) || errors.Is(err, provider.ErrNoSandbox) {
+		return slog.LevelDebug
 	}
-	w.log.Log(context.Background(), level, msg, slog.Any("err", err))
+	return slog.LevelWarn
 }

@@ -280,15 +280,15 @@ type outcome struct {
 }
 
 func broken(err error) outcome {
-	_, own := errors.AsType[hostFault](err)
+	_, own := errors.AsType[hostError](err)
 	return outcome{phase: broker.PhaseBroken, message: err.Error(), hostFault: own || outOfSpace(err)}
 }
 
-// hostFault is an error that another host would not have had. What is not surely one is the job's own
+// hostError is an error that another host would not have had. What is not surely one is the job's own
 // fault, so that a job that can run nowhere does not try every host.
-type hostFault struct{ error }
+type hostError struct{ error }
 
-func (f hostFault) Unwrap() error { return f.error }
+func (e hostError) Unwrap() error { return e.error }
 
 func outOfSpace(err error) bool {
 	return errors.Is(err, blockstore.ErrNoSpace) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
@@ -297,7 +297,7 @@ func outOfSpace(err error) bool {
 // live runs the workload until it ended, alive did or ctx did.
 func (w *workload) live(ctx, alive context.Context, s *site) outcome {
 	if err := w.update(ctx, func(*provider.Record) error { return nil }); err != nil {
-		return broken(hostFault{err})
+		return broken(hostError{err})
 	}
 	images := make(chan fetched, 1)
 	s.tasks.Go(func() { images <- w.fetch(alive) })
@@ -305,19 +305,19 @@ func (w *workload) live(ctx, alive context.Context, s *site) outcome {
 		w.mu.Lock()
 		w.refused = clip("the host cannot prepare the job: " + err.Error())
 		w.mu.Unlock()
-		return broken(hostFault{err})
+		return broken(hostError{err})
 	}
 	if err := w.grant(ctx, s.port); err != nil {
-		return broken(hostFault{err})
+		return broken(hostError{err})
 	}
 	select {
 	case <-w.confirmed:
 	case <-alive.Done():
-		return broken(hostFault{errors.New(w.endReason())})
+		return broken(hostError{errors.New(w.endReason())})
 	}
 	if err := w.launch(alive, s, images); err != nil {
 		if alive.Err() != nil {
-			err = hostFault{errors.New(w.endReason())} // a release, or the host let the lease go
+			err = hostError{errors.New(w.endReason())} // a release, or the host let the lease go
 		}
 		return broken(err)
 	}
@@ -352,7 +352,7 @@ func (w *workload) wait(ctx, alive context.Context, s *site) outcome {
 		exit, err := s.box.Wait(alive)
 		if err != nil {
 			err = fmt.Errorf("the sandbox was lost: %w", err)
-			exits <- broken(hostFault{err})
+			exits <- broken(hostError{err})
 			return
 		}
 		exits <- outcome{phase: broker.PhaseExited, code: exit.Code, message: w.explain(exit)}
