@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
@@ -70,12 +71,17 @@ type Import struct {
 	Read func(n int)
 	// MaxBytes bounds the uncompressed layers together; zero: 1 TiB.
 	MaxBytes int64
+	// Patience is how long a source may send nothing until it is asked again, once; zero: 30 s.
+	Patience time.Duration
 }
 
 // Import cuts all layers into blocks and returns the manifest.
 func (m *Image) Import(ctx context.Context, to Import) (*blockstore.Manifest, error) {
 	if to.MaxBytes == 0 {
 		to.MaxBytes = 1 << 40
+	}
+	if to.Patience == 0 {
+		to.Patience = 30 * time.Second
 	}
 	out := &blockstore.Manifest{OCI: m.manifest, Config: m.config, Layers: make([]blockstore.Layer, len(m.layers))}
 	spent := &budget{most: to.MaxBytes}
@@ -103,12 +109,9 @@ func (m *Image) layer(ctx context.Context, i int, to Import, budget *budget) (bl
 			return l, nil
 		}
 	}
-	compressed, err := m.layers[i].Compressed()
-	if err != nil {
-		return blockstore.Layer{}, err
-	}
-	defer compressed.Close()
-	tar, err := decompress(&source{ctx: ctx, r: compressed, read: to.Read})
+	compressed := &body{open: m.layers[i].Compressed, patience: to.Patience}
+	defer compressed.close()
+	tar, err := decompress(&source{ctx: ctx, from: compressed, read: to.Read})
 	if err != nil {
 		return blockstore.Layer{}, err
 	}

@@ -38,7 +38,7 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 // source counts what is read and ends with its context.
 type source struct {
 	ctx  context.Context //nolint:containedctx // a Reader has no other way to be told; it lives for one call
-	r    io.Reader
+	from *body
 	read func(int)
 }
 
@@ -46,7 +46,7 @@ func (s *source) Read(p []byte) (int, error) {
 	if err := s.ctx.Err(); err != nil {
 		return 0, err
 	}
-	n, err := s.r.Read(p)
+	n, err := s.from.read(s.ctx, p)
 	if s.read != nil {
 		s.read(n)
 	}

@@ -139,7 +139,7 @@ func (p *preparation) fromRegistry(ctx context.Context) (provider.Image, error) 
 	}
 	known := p.knownLayers(ctx)
 	return p.stream(ctx, rec, img.Index, func(ctx context.Context, buf *buffer) (*blockstore.Manifest, error) {
-		return img.Import(ctx, image.Import{
+		m, err := img.Import(ctx, image.Import{
 			Put: func(ctx context.Context, layer int, b blockstore.Block) error {
 				if err := buf.add(ctx, b); err != nil {
 					return err
@@ -152,6 +152,10 @@ func (p *preparation) fromRegistry(ctx context.Context) (provider.Image, error) 
 			Read:     func(n int) { p.meter.registry(int64(n)) },
 			MaxBytes: p.images.cfg.Limits.Bytes,
 		})
+		if err != nil {
+			return nil, fmt.Errorf("fetch %s: %w", p.target.image, err)
+		}
+		return m, nil
 	}, func(ctx context.Context, buf *buffer) (string, error) {
 		return p.apply(ctx, ids, func(ctx context.Context, layer int) iter.Seq2[blockstore.Block, error] {
 			return readBlocks(ctx, feeds[layer].refs(ctx), buf)

@@ -5,6 +5,7 @@ package images
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"slices"
 	"sync"
@@ -83,7 +84,10 @@ func (p *preparation) fillFromRegistry(ctx context.Context, m *blockstore.Manife
 		Read:     func(n int) { p.meter.registry(int64(n)) },
 		MaxBytes: p.images.cfg.Limits.Bytes,
 	})
-	return err
+	if err != nil {
+		return fmt.Errorf("fetch %s: %w", p.target.image, err)
+	}
+	return nil
 }
 
 // complete reports whether all blocks of a layer are in store or buffer.
