@@ -75,6 +75,15 @@ type Job struct {
 	Log      []JobEvent // what happened, in order
 }
 
+// Size is roughly how many bytes a record of the job takes, without its spec, and of its settlement.
+func (j *Job) Size() int {
+	n := 4 << 10
+	for _, e := range j.Log {
+		n += 128 + len(e.Text)
+	}
+	return n
+}
+
 // JobEvent is one line of a job's history, in order and without gaps.
 type JobEvent struct {
 	Seq   uint64
@@ -121,4 +130,9 @@ type Lease struct {
 	Simulated bool
 	Report    []byte // envelope of the last report
 	Receipt   []byte // envelope signed by the broker; empty until settled
+}
+
+// Size is roughly how many bytes a record of the lease takes, with the receipt that it will get.
+func (l *Lease) Size() int {
+	return 4<<10 + 2*(len(l.Answer)+2*len(l.Report)+len(l.Receipt))
 }

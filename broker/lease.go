@@ -250,6 +250,7 @@ func (t *turn) end(l *Lease) {
 func (t *turn) signReceipt(l *Lease) {
 	j := t.jobs[l.Job]
 	t.sent[l.ID] = t.now
+	t.size += l.Size() // it comes back to be saved in the same batch
 	t.send(SignReceipt{Receipt{
 		Job: j.ID, Lease: l.ID, Customer: j.Spec.Customer, Provider: l.Provider, GPUs: l.GPUs, Model: l.Model,
 		Rate: l.Rate, Ready: l.Ready, Ended: l.Ended, Used: l.Used, Billed: l.Billed, Cost: l.Cost,
@@ -279,6 +280,9 @@ func (t *turn) receipted(ev ReceiptSigned) error {
 // tick lets time pass for everything that waits.
 func (t *turn) tick() {
 	for _, id := range sortedKeys(t.live) {
+		if t.full() {
+			return
+		}
 		l := t.leases[id]
 		switch l.State {
 		case LeaseHolding:
@@ -293,7 +297,14 @@ func (t *turn) tick() {
 			}
 		}
 	}
+	for _, p := range sortedKeys(t.pardons) {
+		t.forgive(p)
+	}
+	t.changed = t.changed || t.backlog || len(t.pardons) > 0
 	for _, id := range sortedKeys(t.queued) {
+		if t.full() {
+			return
+		}
 		j := t.jobs[id]
 		since := j.Log[len(j.Log)-1].Time // the line that says it waits
 		if t.now.Sub(since) >= t.cfg.QueueTimeout {

@@ -41,6 +41,9 @@ const (
 	resendAfter = 5 * time.Second
 	// maxAttempts ends a job that providers keep taking and losing.
 	maxAttempts = 32
+	// stepBytes is how much one step begins to save, roughly: a batch of the ledger is bounded, and the
+	// step that ends all leases after an outage must fit. What is left over waits for the next ticks.
+	stepBytes = 1 << 20
 	// maxOpen is how many jobs of one account may be open: free offers hold no money that would limit them.
 	maxOpen = 1000
 )
@@ -86,6 +89,9 @@ type Market struct {
 	leased map[string]LeaseID    // by GPU UUID, until the lease has ended
 	epochs map[gpuID]uint64      // highest granted
 	asked  map[offerKey]int      // GPUs in holds without answer
+
+	backlog bool                // queued jobs that a full step left over
+	pardons map[PeerID]struct{} // providers that a full step has not forgiven everywhere
 
 	shops   map[PeerID]*shop
 	sellers map[string]PeerID // of each offered GPU, by UUID
@@ -136,6 +142,7 @@ func NewMarket(cfg MarketConfig) (*Market, error) {
 		leased:    map[string]LeaseID{},
 		epochs:    map[gpuID]uint64{},
 		asked:     map[offerKey]int{},
+		pardons:   map[PeerID]struct{}{},
 		shops:     map[PeerID]*shop{},
 		sellers:   map[string]PeerID{},
 	}, nil
@@ -211,7 +218,11 @@ type turn struct {
 	posts         []Effect
 	sends         []Effect
 	changed       bool // offers or free GPUs: queued jobs may find a place
+	size          int  // of what is to be saved, roughly
 }
+
+// full reports whether what can wait has to wait for the next step.
+func (t *turn) full() bool { return t.size >= stepBytes }
 
 // touched lists what has to be saved, in the order of first touch.
 type touched[T comparable] struct {

@@ -84,11 +84,18 @@ func (m *Market) closeShop(p PeerID) {
 // forgive lets waiting jobs try a provider again whose offers changed.
 func (t *turn) forgive(p PeerID) {
 	for _, id := range sortedKeys(t.queued) {
-		if j := t.jobs[id]; slices.Contains(j.Tried, p) {
-			t.touchJob(j)
-			j.Tried = slices.DeleteFunc(slices.Clone(j.Tried), func(q PeerID) bool { return q == p })
+		j := t.jobs[id]
+		if !slices.Contains(j.Tried, p) {
+			continue
 		}
+		if t.full() {
+			t.pardons[p] = struct{}{}
+			return
+		}
+		t.touchJob(j)
+		j.Tried = slices.DeleteFunc(slices.Clone(j.Tried), func(q PeerID) bool { return q == p })
 	}
+	delete(t.pardons, p)
 }
 
 func (t *turn) gone(ev ProviderGone) error {
@@ -169,7 +176,12 @@ func (m *Market) addJob(j *Job) {
 func (t *turn) serveQueue() {
 	ids := sortedKeys(t.queued)
 	slices.SortStableFunc(ids, func(a, b JobID) int { return t.jobs[a].Accepted.Compare(t.jobs[b].Accepted) })
+	t.backlog = false
 	for _, id := range ids {
+		if t.full() {
+			t.backlog = true
+			return
+		}
 		t.place(t.jobs[id])
 	}
 }
@@ -350,8 +362,17 @@ func (t *turn) log(j *Job, format string, args ...any) {
 	j.Log = append(j.Log, JobEvent{Seq: uint64(len(j.Log) + 1), Time: t.now, State: j.State, Text: fmt.Sprintf(format, args...)})
 }
 
-func (t *turn) touchJob(j *Job)     { t.dirtyJobs.add(j) }
-func (t *turn) touchLease(l *Lease) { t.dirtyLeases.add(l) }
+func (t *turn) touchJob(j *Job) {
+	if t.dirtyJobs.add(j) {
+		t.size += j.Size()
+	}
+}
+
+func (t *turn) touchLease(l *Lease) {
+	if t.dirtyLeases.add(l) {
+		t.size += l.Size()
+	}
+}
 
 // clean makes a peer's text fit for a log line.
 func clean(s string) string {

@@ -13,7 +13,8 @@ import (
 const (
 	// queueLength bounds the events that wait; when it is full, callers wait as long as their context allows.
 	queueLength = 1024
-	// batchBytes bounds what one batch takes from the queue, well below what a store takes.
+	// batchBytes bounds what one batch takes from the queue, and what it saves before it takes another op,
+	// so that with the last op's step, which the market bounds, it stays below what a store takes.
 	batchBytes = 1 << 20
 	// opBytes is added to an op's own size for the records that it rewrites.
 	opBytes = 16 << 10
@@ -84,6 +85,7 @@ type batch struct {
 	saves   []broker.Effect
 	sends   []broker.Effect
 	notes   map[string][]byte
+	size    int             // of the saves, roughly
 	renewal *broker.Renewal // of the last step
 	fatal   error
 }
@@ -102,7 +104,13 @@ func (b *batch) step(ev broker.Event) error {
 	b.s.metrics.events.Inc()
 	for _, e := range effects {
 		switch e := e.(type) {
-		case broker.SaveAccount, broker.SaveJob, broker.SaveLease, broker.Post:
+		case broker.SaveJob:
+			b.saves = append(b.saves, e)
+			b.size += e.Job.Size()
+		case broker.SaveLease:
+			b.saves = append(b.saves, e)
+			b.size += e.Lease.Size()
+		case broker.SaveAccount, broker.Post:
 			b.saves = append(b.saves, e)
 		case broker.SendHold, broker.SendConfirm, broker.SendRelease:
 			b.sends = append(b.sends, e)
@@ -206,7 +214,7 @@ func (w *writer) drain(first *op) []*op {
 }
 
 func (w *writer) turn(ctx, sendCtx context.Context, ops []*op, ticked bool) error {
-	b := &batch{s: w.s, now: w.clock.now(), notes: map[string][]byte{}}
+	b := w.begin()
 	if ticked {
 		if err := b.step(broker.Ticked{}); err != nil {
 			return fmt.Errorf("tick: %w", err)
@@ -220,12 +228,33 @@ func (w *writer) turn(ctx, sendCtx context.Context, ops []*op, ticked bool) erro
 			w.s.c.Logger.Debug("disconnect refused", "provider", id, "err", err)
 		}
 	}
-	for _, o := range ops {
-		o.err = o.run(ctx, b)
-		if b.fatal != nil {
+	for {
+		n := 0
+		for n < len(ops) && b.size < batchBytes && b.fatal == nil {
+			ops[n].err = ops[n].run(ctx, b)
+			n++
+		}
+		if err := w.commit(ctx, sendCtx, b, ops[:n]); err != nil {
+			return err
+		}
+		if ops = ops[n:]; len(ops) == 0 {
 			break
 		}
+		b = w.begin()
 	}
+	if b.now.Sub(w.observed) >= observeEvery {
+		w.observed = b.now
+		w.s.metrics.observe(w.s.market, len(w.s.queue))
+	}
+	return nil
+}
+
+func (w *writer) begin() *batch {
+	return &batch{s: w.s, now: w.clock.now(), notes: map[string][]byte{}}
+}
+
+// commit makes a batch durable, and only then shows it, answers its ops and sends what it wants sent.
+func (w *writer) commit(ctx, sendCtx context.Context, b *batch, ops []*op) error {
 	if b.fatal != nil {
 		return b.fatal
 	}
@@ -238,10 +267,6 @@ func (w *writer) turn(ctx, sendCtx context.Context, ops []*op, ticked bool) erro
 	}
 	for _, e := range b.sends {
 		w.s.send(sendCtx, e)
-	}
-	if b.now.Sub(w.observed) >= observeEvery {
-		w.observed = b.now
-		w.s.metrics.observe(w.s.market, len(w.s.queue))
 	}
 	return nil
 }
