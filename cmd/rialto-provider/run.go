@@ -204,9 +204,9 @@ func openInventory(ctx context.Context, self broker.PeerID, simulate []simgpu.Sp
 	return inventory, len(gpus), nil
 }
 
-// memoryLimit is what the agent's heap should stay below. Eight tunnels in user space and sixteen that linger
-// take about 400 MiB at rest; saturated ones leave pools of packet buffers of up to 300 MiB each, which
-// have no bound of their own and which the garbage collector empties only when it runs.
+// memoryLimit is what the agent's heap should stay below. At rest it is far below; but each tunnel in user
+// space pools packet buffers without a bound of its own, up to 300 MiB when saturated, which the garbage
+// collector empties only when it runs. Three such tunnels fit; more cost collections, not the host's memory.
 const memoryLimit = 1 << 30
 
 // limitMemory has the garbage collector run more often near memoryLimit, or near a quarter of a small host's

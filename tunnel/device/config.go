@@ -13,7 +13,7 @@
 // removes either kind of interface.
 //
 // wireguard-go pools 64 KiB buffers without a bound of its own: 1 MiB when idle, up to 300 MiB on a saturated
-// tunnel. The agent should run under GOMEMLIMIT.
+// tunnel. The agent runs under a memory limit of its own.
 package device
 
 import (
