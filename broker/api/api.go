@@ -48,8 +48,9 @@ type Market interface {
 type JobMarket interface {
 	// Submit accepts a signed spec once per idempotency key.
 	Submit(ctx context.Context, account broker.AccountID, key string, envelope []byte) (broker.Job, error)
-	// Jobs returns the account's jobs, oldest first.
-	Jobs(ctx context.Context, account broker.AccountID) ([]broker.Job, error)
+	// Jobs returns the account's newest jobs, or those accepted before a job, at most most, newest first, and
+	// whether there are older ones.
+	Jobs(ctx context.Context, account broker.AccountID, before broker.JobID, most int) (page []broker.Job, more bool, err error)
 	Job(ctx context.Context, account broker.AccountID, id broker.JobID) (broker.Job, error)
 	Cancel(ctx context.Context, account broker.AccountID, id broker.JobID, reason string) (broker.Job, error)
 	// Events yields the job's history after an event's number, and goes on until the job has ended.

@@ -48,10 +48,20 @@ func (c *Client) Submit(ctx context.Context, spec []byte, idempotencyKey string)
 	return j, err
 }
 
-// Jobs returns the account's jobs, newest first.
+// Jobs returns all the account's jobs, newest first, page by page.
 func (c *Client) Jobs(ctx context.Context) ([]Job, error) {
-	list, err := get[Jobs](ctx, c, "/v1/jobs")
-	return list.Jobs, err
+	all := []Job{}
+	for cursor := ""; ; {
+		page, err := get[Jobs](ctx, c, "/v1/jobs?limit=500&cursor="+url.QueryEscape(cursor))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page.Jobs...)
+		if page.Next == "" || page.Next == cursor {
+			return all, nil
+		}
+		cursor = page.Next
+	}
 }
 
 // Job returns one job.

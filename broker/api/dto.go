@@ -108,9 +108,10 @@ type (
 		Ended         *time.Time `json:"ended,omitempty"`
 		MaxDurationMS int64      `json:"max_duration_ms"`
 	}
-	// Jobs is a list of jobs, newest first.
+	// Jobs is a page of jobs, newest first.
 	Jobs struct {
-		Jobs []Job `json:"jobs"`
+		Jobs []Job  `json:"jobs"`
+		Next string `json:"next,omitempty" doc:"cursor of the next page, if there are older jobs"`
 	}
 	// Event is one line of a job's history.
 	Event struct {

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -128,14 +127,21 @@ func (s *Server) routeJobs() {
 	})
 	huma.Register(s.api, huma.Operation{
 		OperationID: "jobs", Method: http.MethodGet, Path: "/v1/jobs", Summary: "The account's jobs, newest first", Security: tokenOnly(),
-	}, func(ctx context.Context, _ *struct{}) (*answer[Jobs], error) {
-		list, err := s.c.Market.Jobs(ctx, caller(ctx))
+	}, func(ctx context.Context, in *struct {
+		Limit  int    `query:"limit" minimum:"1" maximum:"500" default:"100" doc:"jobs of one answer"`
+		Cursor string `query:"cursor" maxLength:"64" doc:"next of the answer before; empty: from the newest"`
+	},
+	) (*answer[Jobs], error) {
+		page, more, err := s.c.Market.Jobs(ctx, caller(ctx), broker.JobID(in.Cursor), in.Limit)
 		if err != nil {
 			return nil, s.fail(ctx, err)
 		}
 		out := Jobs{Jobs: []Job{}}
-		for _, j := range slices.Backward(list) {
+		for _, j := range page {
 			out.Jobs = append(out.Jobs, s.job(ctx, j))
+			if more {
+				out.Next = string(j.ID)
+			}
 		}
 		return &answer[Jobs]{out}, nil
 	})

@@ -77,11 +77,17 @@ func (m *market) mine(a broker.AccountID, id broker.JobID) error {
 	return nil
 }
 
-func (m *market) Jobs(_ context.Context, a broker.AccountID) ([]broker.Job, error) {
-	if a != owner {
-		return nil, nil
+func (m *market) Jobs(_ context.Context, a broker.AccountID, before broker.JobID, most int) ([]broker.Job, bool, error) {
+	jobs := []broker.Job{{ID: jobID, Account: owner, State: broker.JobReady}, {ID: "j-0", Account: owner, State: broker.JobDone, ExitCode: 3}}
+	switch {
+	case a != owner || most < 1:
+		return nil, false, nil
+	case before == "":
+		return jobs[:1], true, nil // a page is never full
+	case before == jobID:
+		return jobs[1:], false, nil
 	}
-	return []broker.Job{{ID: "j-0", Account: owner, State: broker.JobDone, ExitCode: 3}, {ID: jobID, Account: owner, State: broker.JobReady}}, nil
+	return nil, false, &broker.FieldError{Field: "cursor", Problem: "no job of this account"}
 }
 
 func (m *market) Job(_ context.Context, a broker.AccountID, id broker.JobID) (broker.Job, error) {

@@ -132,12 +132,13 @@ func (s *Service) Job(_ context.Context, account broker.AccountID, id broker.Job
 	return s.view.job(account, id)
 }
 
-// Jobs returns the account's jobs, oldest first.
-func (s *Service) Jobs(_ context.Context, account broker.AccountID) ([]broker.Job, error) {
+// Jobs returns the account's newest jobs, or those accepted before a job, at most most, newest first, and
+// whether there are older ones.
+func (s *Service) Jobs(_ context.Context, account broker.AccountID, before broker.JobID, most int) ([]broker.Job, bool, error) {
 	if err := s.Ready(); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return s.view.jobsOf(account), nil
+	return s.view.jobsBefore(account, before, most)
 }
 
 // Lease returns a job's current or last lease.

@@ -58,7 +58,7 @@ func TestAnswerOnlyWhenDurable(t *testing.T) {
 		t.Errorf("answered before the batch was durable: %v", err)
 	default:
 	}
-	if jobs, err := w.Jobs(t.Context(), w.account); err != nil || len(jobs) != 0 {
+	if jobs, _, err := w.Jobs(t.Context(), w.account, "", 100); err != nil || len(jobs) != 0 {
 		t.Errorf("%d jobs are seen before the batch is durable, %v", len(jobs), err)
 	}
 	s.arm(false)
@@ -66,7 +66,7 @@ func TestAnswerOnlyWhenDurable(t *testing.T) {
 	if err := next(t, "answer", answered); err != nil {
 		t.Errorf("submit: %v", err)
 	}
-	if jobs, err := w.Jobs(t.Context(), w.account); err != nil || len(jobs) != 1 {
+	if jobs, _, err := w.Jobs(t.Context(), w.account, "", 100); err != nil || len(jobs) != 1 {
 		t.Errorf("%d jobs after the answer, %v", len(jobs), err)
 	}
 }
@@ -126,7 +126,7 @@ func TestCallersWhoLeave(t *testing.T) {
 	fate <- nil
 	callers.Wait()
 	job := w.submit("third") // all before it has been done by now
-	if jobs, err := w.Jobs(t.Context(), w.account); err != nil || len(jobs) > 3 || jobs[len(jobs)-1].ID != job.ID {
+	if jobs, _, err := w.Jobs(t.Context(), w.account, "", 100); err != nil || len(jobs) > 3 || jobs[0].ID != job.ID {
 		t.Errorf("%d jobs, %v: a key made more than one job", len(jobs), err)
 	}
 }

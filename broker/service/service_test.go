@@ -213,7 +213,7 @@ func TestSubmitRefuses(t *testing.T) {
 			t.Errorf("%s: %v, want %v with %q", name, err, tt.want, tt.text)
 		}
 	}
-	if jobs, err := w.Jobs(t.Context(), w.account); err != nil || len(jobs) != 1 {
+	if jobs, _, err := w.Jobs(t.Context(), w.account, "", 100); err != nil || len(jobs) != 1 {
 		t.Errorf("%d jobs, %v; want the first only", len(jobs), err)
 	}
 }

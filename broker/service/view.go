@@ -115,14 +115,23 @@ func (v *view) watch(account broker.AccountID, id broker.JobID) (broker.Job, <-c
 	return j, c, nil
 }
 
-func (v *view) jobsOf(account broker.AccountID) []broker.Job {
+// jobsBefore returns a page of an account's jobs, newest first.
+func (v *view) jobsBefore(account broker.AccountID, before broker.JobID, most int) (page []broker.Job, more bool, err error) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	out := make([]broker.Job, 0, len(v.order[account]))
-	for _, id := range v.order[account] {
-		out = append(out, v.jobs[id])
+	ids := v.order[account]
+	if before != "" {
+		end := slices.Index(ids, before)
+		if end < 0 {
+			return nil, false, &broker.FieldError{Field: "cursor", Problem: "no job of this account"}
+		}
+		ids = ids[:end]
 	}
-	return out
+	older := max(0, len(ids)-max(most, 0))
+	for _, id := range slices.Backward(ids[older:]) {
+		page = append(page, v.jobs[id])
+	}
+	return page, older > 0, nil
 }
 
 // leaseOf returns the current or last lease of an account's job.
