@@ -109,6 +109,14 @@ func (a *app) unreachable(err error) error {
 	return cli.Hint(err, "jobs that run keep running; --broker, $RIALTO_BROKER or `rialto account login` name another broker")
 }
 
+// brief leaves out of the error of a broker that was there a moment ago what only a newcomer needs.
+func brief(err error) error {
+	if gone, ok := errors.AsType[*api.UnreachableError](err); ok {
+		return fmt.Errorf("the broker at %s cannot be reached: %w", gone.URL, gone.Err)
+	}
+	return err
+}
+
 // welcome is how one begins.
 const welcome = "`rialto account login URL TOKEN` is the first step; URL and TOKEN come from a broker's operator"
 

@@ -170,7 +170,7 @@ func (f *follower) stream(ctx context.Context) <-chan eventOrError {
 				return
 			}
 			if attempt == 0 {
-				f.view.say("%v; the job goes on, asking again for %s", broke, cli.FormatDuration(brokerPatience))
+				f.view.say("%v; the job goes on, asking again for %s", brief(broke), cli.FormatDuration(brokerPatience))
 			}
 			if !backoff(ctx, attempt) {
 				return

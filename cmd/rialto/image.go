@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,9 +60,6 @@ func registryAnswer(reference string, err error) error {
 	if !ok || len(answer.Errors) == 0 {
 		return err
 	}
-	text := cli.Clean(string(answer.Errors[0].Code))
-	if m := answer.Errors[0].Message; m != "" {
-		text += ", " + cli.Clean(m)
-	}
-	return fmt.Errorf("image %s: the registry does not have it: %s", cli.Clean(reference), text)
+	text := cmp.Or(answer.Errors[0].Message, string(answer.Errors[0].Code))
+	return fmt.Errorf("image %s: its registry does not have it: %s", cli.Clean(reference), cli.Clean(text))
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -76,30 +77,31 @@ func (a *app) search(ctx context.Context, m *market, r *request, args []string) 
 	return r.query(digest, mounts), nil
 }
 
-// writeOffers draws the offers, or says why there is none.
+// writeOffers draws the offers, the busy ones last, or says why there is none.
 func writeOffers(w io.Writer, offers api.Offers) error {
-	if len(offers.Offers) == 0 {
+	shown := slices.Concat(offers.Offers, offers.Busy)
+	if len(shown) == 0 {
 		return writeEliminations(w, offers)
 	}
 	t := cli.Table{Columns: []cli.Column{
 		{Title: "GPU"},
 		{Title: "MEMORY", Align: cli.Right},
-		{Title: "FREE", Align: cli.Right},
+		{Title: "FREE", Align: cli.Right, Tone: freeTone},
 		{Title: "GPU-HOUR", Align: cli.Decimal, Tone: func(string) cli.Tone { return cli.Strong }},
 		{Title: "CPUS", Align: cli.Right},
 		{Title: "RAM", Align: cli.Right},
 		{Title: "HOST"},
 		{Title: "PROOF", Tone: proofTone},
 	}}
-	region := slices.ContainsFunc(offers.Offers, func(o api.Offer) bool { return o.Region != "" })
+	region := slices.ContainsFunc(shown, func(o api.Offer) bool { return o.Region != "" })
 	if region {
 		t.Columns = append(t.Columns, cli.Column{Title: "REGION"})
 	}
-	held := slices.ContainsFunc(offers.Offers, func(o api.Offer) bool { return o.HasImage })
+	held := slices.ContainsFunc(shown, func(o api.Offer) bool { return o.HasImage })
 	if held {
 		t.Columns = append(t.Columns, cli.Column{Title: "IMAGE", Tone: func(string) cli.Tone { return cli.Good }})
 	}
-	for _, o := range offers.Offers {
+	for _, o := range shown {
 		proof := o.Level
 		if o.Simulated {
 			proof = simulated
@@ -126,6 +128,13 @@ func writeOffers(w io.Writer, offers api.Offers) error {
 		}
 	}
 	return nil
+}
+
+func freeTone(free string) cli.Tone {
+	if strings.HasPrefix(free, "0/") {
+		return cli.Dim
+	}
+	return cli.Plain
 }
 
 func proofTone(proof string) cli.Tone {

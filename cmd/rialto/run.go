@@ -217,7 +217,7 @@ func (f *follower) submit(ctx context.Context, r record) (api.Job, error) {
 			return api.Job{}, explain(errors.Join(err, f.market.home.dropPending(r.IdempotencyKey)))
 		}
 		if attempt == 0 {
-			f.view.say("%v; sending the same again for %s", err, cli.FormatDuration(submitPatience))
+			f.view.say("%v; sending the same again for %s", brief(err), cli.FormatDuration(submitPatience))
 		}
 		if time.Since(unanswered) > submitPatience || !backoff(ctx, attempt) {
 			return api.Job{}, cli.Hint(err, "whether the job was accepted is not known: the same command with --idempotency-key %s finds out and never starts a second one", r.IdempotencyKey)

@@ -53,6 +53,8 @@ func (a *app) stopCommand() *cobra.Command {
 
 // stop ends jobs and prints a line for each when it has ended.
 func (a *app) stop(ctx context.Context, m *market, jobs []api.Job, wait bool) error {
+	slow := time.AfterFunc(2*time.Second, func() { a.say("waiting for the end; Ctrl-C leaves it to the broker") })
+	defer slow.Stop()
 	var mu sync.Mutex // one line at a time
 	show := func(line string) {
 		mu.Lock()

@@ -103,7 +103,7 @@ func (f *follower) print(s summary) {
 	if f.flags.quiet {
 		return
 	}
-	if len(s.Steps) > 0 && s.TotalMS > 0 {
+	if len(s.Steps) > 0 && f.ready > 0 {
 		for line := range strings.Lines(cli.Wrap(f.stderr, timelineParts(s.Steps, s.TotalMS), " · ")) {
 			fmt.Fprintln(f.stderr, cli.Paint(f.stderr, cli.Dim, strings.TrimSuffix(line, "\n")))
 		}
@@ -128,7 +128,7 @@ func ending(job api.Job) error {
 	if what != "" {
 		text += ": " + what
 	}
-	if job.Host != "" {
+	if job.Host != "" && !strings.Contains(what, cli.Clean(job.Host)) {
 		text += fmt.Sprintf(" (provider %s)", hostName(job.Host, job.Provider))
 	}
 	return &endError{text}

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/creack/pty"
 )
@@ -119,9 +120,20 @@ func TestShell(t *testing.T) {
 	var got output
 	first, second, caught := got.want("24 120\r\n"), got.want("resized\r\n"), got.want("caught\r\n")
 	screen, wait := c.onTerminal(t, &got, "exec", "-it", "--last", "--", "sh", "-c",
-		`stty size; until [ "$(stty size)" = "40 100" ]; do sleep 0.01; done; echo resized
-		trap 'echo caught' INT; until cat; do :; done; exit 5`)
-	<-first
+		`stty size; until [ "$(stty size)" = "40 100" ]; do sleep 0.01; done
+		trap 'echo caught' INT; echo resized; until cat; do :; done; exit 5`)
+	ended := make(chan int, 1)
+	go func() { ended <- wait() }() // ends with the command
+	await := func(came <-chan struct{}) {
+		select {
+		case <-came:
+		case code := <-ended:
+			t.Fatalf("it ended with %d: %q", code, got.String())
+		case <-time.After(30 * time.Second): // only a broken one runs into the limit
+			t.Fatalf("it says nothing more: %q", got.String())
+		}
+	}
+	await(first)
 	if err := pty.Setsize(screen, &pty.Winsize{Rows: 40, Cols: 100}); err != nil {
 		t.Fatal(err)
 	}
@@ -130,11 +142,21 @@ func TestShell(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	<-second
-	typed("\x03")
-	<-caught
+	await(second)
+	// A shell that is just starting its next process may let that one miss the signal, so it is sent until it works.
+	again := time.NewTicker(200 * time.Millisecond)
+	defer again.Stop()
+	for sent := 0; sent < 100; sent++ {
+		typed("\x03")
+		select {
+		case <-caught:
+			sent = 100
+		case <-again.C:
+		}
+	}
+	await(caught)
 	typed("\x04")
-	if code := wait(); code != 5 {
+	if code := <-ended; code != 5 {
 		t.Errorf("exit code: got %d, want 5\n%q", code, got.String())
 	}
 }

@@ -67,6 +67,9 @@ func (v *view) event(e api.Event) {
 	switch {
 	case v.quiet:
 	case v.flows && e.State == broker.JobReady.String(): // its output has said so
+	case v.bar != nil && e.State == broker.JobQueued.String():
+		v.progress.Say("rialto: " + text)
+		v.bar.Rename("waiting")
 	case v.bar != nil && e.State == broker.JobLeased.String():
 		v.progress.Say("rialto: " + text)
 		v.bar.Rename("preparing")

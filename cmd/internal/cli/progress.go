@@ -23,11 +23,14 @@ type Progress struct {
 // refresh is how often bars move; closing them takes as long, and the container's first output waits for it.
 const refresh = 50 * time.Millisecond
 
+// barWidth leaves room on a line of 80 characters for what the bar is about and how far it is.
+const barWidth = 24
+
 // NewProgress shows progress on w. The caller calls Close.
 func NewProgress(w io.Writer) *Progress {
 	p := &Progress{out: w}
 	if IsTerminal(w) {
-		p.bars = mpb.New(mpb.WithOutput(w), mpb.WithWidth(24), mpb.WithRefreshRate(refresh))
+		p.bars = mpb.New(mpb.WithOutput(w), mpb.WithWidth(barWidth), mpb.WithRefreshRate(refresh))
 	}
 	return p
 }
@@ -79,7 +82,7 @@ func (p *Progress) Bar(name string, total int64) *Bar {
 		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string {
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			return b.text
+			return b.label()
 		}, decor.WCSyncSpaceR)),
 		mpb.AppendDecorators(decor.Any(func(s decor.Statistics) string {
 			b.mu.Lock()
@@ -93,6 +96,15 @@ func (p *Progress) Bar(name string, total int64) *Bar {
 	p.open = append(p.open, b.bar)
 	p.mu.Unlock()
 	return b
+}
+
+// label is the text in front, cut so that the line does not break where nothing can take it back.
+func (b *Bar) label() string {
+	most := max(barWidth, Width(b.out)-barWidth-4)
+	if text := []rune(b.text); len(text) > most {
+		return string(text[:most-1]) + "…"
+	}
+	return b.text
 }
 
 // Rename changes what a moving bar says in front.
