@@ -6,8 +6,7 @@ SHELL := /bin/bash
 GOLANGCI := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOTESTSUM := go run gotest.tools/gotestsum@v1.13.0
 RUNC_VERSION := v1.5.2
-VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS := -s -w -X rialto/cmd/internal/cli.Version=$(VERSION)
+LDFLAGS := -s -w
 # NVIDIA's header marks much of itself deprecated; the warnings are not ours to mend.
 export CGO_CFLAGS := -O2 -g -Wno-deprecated-declarations
 # What a bare Debian 12 lacks: to build runc and the agent, to run the lab, and to measure the rivals.
@@ -21,10 +20,10 @@ build: bin/rialto bin/rialto-broker bin/rialto-provider bin/runc ## Build the th
 FORCE:
 
 bin/rialto bin/rialto-broker: FORCE
-	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
+	@CGO_ENABLED=0 go build -buildvcs=auto -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
 
 bin/rialto-provider: FORCE
-	@CGO_ENABLED=1 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
+	@CGO_ENABLED=1 go build -buildvcs=auto -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
 
 # The newest runc with every known escape fixed; Debian's own lacks them. Raise it together with the floor in
 # provider/sandbox/version.go. The module's directory is read-only, so the binary is written here.

@@ -14,11 +14,8 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
-	"runtime"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -41,27 +38,6 @@ func rootCommand() *cobra.Command {
 	}
 	var state string
 	root.PersistentFlags().StringVar(&state, "state", "/var/lib/rialto-broker", "directory of the broker's key, ledger and blocks")
-	root.AddCommand(runCommand(&state), accountCommand(&state), auditCommand(&state), idCommand(&state), versionCommand())
+	root.AddCommand(runCommand(&state), accountCommand(&state), auditCommand(&state), idCommand(&state), cli.VersionCommand("rialto-broker"))
 	return root
-}
-
-// version is the module's version as the build recorded it.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		return info.Main.Version
-	}
-	return "unknown"
-}
-
-func versionCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "version",
-		Short:   "Print the version",
-		Example: "  rialto-broker version",
-		Args:    cli.Args(0, 0),
-		RunE: func(c *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(c.OutOrStdout(), "rialto-broker %s %s/%s %s\n", version(), runtime.GOOS, runtime.GOARCH, runtime.Version())
-			return err
-		},
-	}
 }

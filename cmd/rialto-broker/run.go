@@ -153,7 +153,7 @@ func (f *runFlags) run(ctx context.Context, stderr io.Writer) (err error) {
 		Market: market, Blocks: blocks, AdminToken: token, Metrics: reg, Logger: log.With("part", "api"),
 		Info: func() api.MarketInfo {
 			return api.MarketInfo{
-				Broker: string(key.ID()), FeePPM: f.feePPM, AllowSimulated: f.allowSimulated, Addrs: host.Addrs(), Version: version(),
+				Broker: string(key.ID()), FeePPM: f.feePPM, AllowSimulated: f.allowSimulated, Addrs: host.Addrs(), Version: cli.Version(),
 			}
 		},
 	})
@@ -168,7 +168,7 @@ func (f *runFlags) run(ctx context.Context, stderr io.Writer) (err error) {
 	g.Go(func() error { return swap.Run(ctx) })
 	g.Go(func() error { return server.Serve(ctx, listener) })
 	served = true
-	log.Info("broker is up", "id", key.ID(), "http", url, "p2p", host.Addrs(), "version", version())
+	log.Info("broker is up", "id", key.ID(), "http", url, "p2p", host.Addrs(), "version", cli.Version())
 	if f.allowSimulated {
 		log.Warn("simulated GPUs are admitted: this market is for demonstrations and tests")
 	}

@@ -50,7 +50,7 @@ func root() *cobra.Command {
 			"  rialto-provider install --dry-run --broker https://broker.example --price 0.40/h",
 	}
 	c.AddCommand(
-		runCommand(), doctorCommand(), installCommand(), uninstallCommand(), statusCommand(), drainCommand(), versionCommand(),
+		runCommand(), doctorCommand(), installCommand(), uninstallCommand(), statusCommand(), drainCommand(), cli.VersionCommand("rialto-provider"),
 	)
 	return c
 }
