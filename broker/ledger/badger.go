@@ -13,17 +13,20 @@ import (
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
-	"golang.org/x/sys/unix"
 )
 
 // Config says where and how a store lives. Only Dir is required.
 type Config struct {
 	Dir    string
 	Logger *slog.Logger // nil: discard
-	// MinFree is the free disk space below which Room reports ErrNoSpace; below half of it Apply does too.
-	// Badger writes through memory maps, so a full disk would kill the process with SIGBUS. Zero means
-	// 2 GiB: room for several memtables (64 MiB each) and for compactions to finish.
+	// MinFree is the free disk space below which Room reports ErrNoSpace; below half of it Apply does too,
+	// and below a sixteenth Open refuses. Badger writes through memory maps, so a full disk would kill the
+	// process with SIGBUS. Zero means 2 GiB: room for several memtables (64 MiB each) and for compactions
+	// to finish.
 	MinFree uint64
+	// Ballast is the size of a file that takes up room, to be given up when the disk is full: then there is
+	// enough left to open the store and to look at it. Zero makes none, but gives up one that is there.
+	Ballast uint64
 	// Free returns the free bytes at Dir; nil asks the file system. Tests set it.
 	Free func(dir string) (uint64, error)
 	// VerifyTail is how many of the newest batches Open verifies; zero means 1000, under a second.
@@ -67,7 +70,7 @@ type Badger struct {
 	epoch    uint64
 	seq      uint64
 	sum      Hash
-	poisoned error // set by the first failed commit
+	poisoned error // set by the first failed commit, or by Open on a disk that is too full to write
 
 	life   sync.Mutex
 	closed bool           // guarded by life
@@ -86,10 +89,10 @@ func Open(ctx context.Context, c Config) (*Badger, error) {
 		return nil, fail("open", c.Dir, err)
 	}
 	s := &Badger{c: c}
-	if err := s.checkFree(c.MinFree / 2); err != nil {
+	if err := s.makeRoom(); err != nil {
 		return nil, fail("open", c.Dir, err)
 	}
-	if s.db, err = openBadger(c); err != nil {
+	if s.db, err = openBadger(c, s.poisoned != nil); err != nil {
 		return nil, fail("open", c.Dir, err)
 	}
 	if s.head, err = openHead(c.Dir); err != nil {
@@ -98,10 +101,12 @@ func Open(ctx context.Context, c Config) (*Badger, error) {
 	if err := s.load(ctx); err != nil {
 		return nil, fail("open", c.Dir, errors.Join(err, s.Close()))
 	}
+	s.keepBallast()
 	return s, nil
 }
 
-func openBadger(c Config) (*badger.DB, error) {
+// openBadger opens the database. A still one compacts nothing: that takes room before it gives any back.
+func openBadger(c Config, still bool) (*badger.DB, error) {
 	o := badger.DefaultOptions(c.Dir).
 		WithLogger(badgerLog{c.Logger}).
 		WithSyncWrites(true).
@@ -109,9 +114,12 @@ func openBadger(c Config) (*badger.DB, error) {
 		WithValueLogFileSize(64 << 20).
 		WithDetectConflicts(false). // one writer
 		WithBlockCacheSize(32 << 20).
-		WithNumCompactors(2).
 		WithMetricsEnabled(false). // expvar metrics are global
-		WithChecksumVerificationMode(options.OnTableAndBlockRead)
+		WithChecksumVerificationMode(options.OnTableAndBlockRead).
+		WithNumCompactors(2)
+	if still {
+		o = o.WithNumCompactors(0)
+	}
 	db, err := badger.Open(o)
 	if err != nil && strings.Contains(err.Error(), "Create a new file") {
 		// A process killed between creating and sizing a log file leaves it empty; the failed Open has
@@ -283,25 +291,6 @@ func (s *Badger) poison(op, on string, err error) error {
 	return s.poisoned
 }
 
-// Room implements Store.
-func (s *Badger) Room() error {
-	if err := s.checkFree(s.c.MinFree); err != nil {
-		return fail("room", s.c.Dir, err)
-	}
-	return nil
-}
-
-func (s *Badger) checkFree(floor uint64) error {
-	free, err := s.c.Free(s.c.Dir)
-	if err != nil {
-		return fmt.Errorf("free space: %w", err)
-	}
-	if free < floor {
-		return fmt.Errorf("%d MiB free, need %d MiB: %w", free>>20, floor>>20, ErrNoSpace)
-	}
-	return nil
-}
-
 // enter keeps the store open until the caller is done with s.users.
 func (s *Badger) enter(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
@@ -327,16 +316,9 @@ func (s *Badger) Close() error {
 		return nil
 	}
 	s.users.Wait()
+	s.dropBallast() // closing writes what is in memory
 	if err := errors.Join(s.db.Close(), s.head.close()); err != nil {
 		return fail("close", s.c.Dir, err)
 	}
 	return nil
-}
-
-func freeSpace(dir string) (uint64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, err
-	}
-	return uint64(st.Bavail) * uint64(st.Bsize), nil //nolint:unconvert // signed on some systems
 }

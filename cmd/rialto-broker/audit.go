@@ -1,7 +1,7 @@
 package main
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -35,37 +35,46 @@ func auditCommand(state *string) *cobra.Command {
 			"  rialto-broker audit --json",
 		Args: cli.Args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) (err error) {
-			dir := stateDir(*state).ledger()
-			if _, err := os.Stat(dir); err != nil {
-				return cli.Hint(fmt.Errorf("no ledger: %w", err), "choose the broker's directory with --state DIR")
-			}
-			s, err := ledger.Open(c.Context(), ledger.Config{Dir: dir, MinFree: 1})
+			s, err := openStopped(c.Context(), stateDir(*state))
 			if err != nil {
-				if errors.Is(err, ledger.ErrCorrupt) {
-					return cli.Hint(err, "keep a copy of %s before you try anything", dir)
-				}
-				return inUse(err)
+				return err
 			}
 			defer closing(&err, s)
 			r, err := ledger.Audit(c.Context(), s)
 			if err != nil {
-				return cli.Hint(err, "keep a copy of %s before you try anything", dir)
+				return openHint(err)
 			}
-			out := audited{
-				Batches: r.Batches, Head: fmt.Sprintf("%x", r.Head), Keys: r.Keys, Transfers: r.Transfers, Accounts: r.Accounts,
-				WorldNanoUSD: int64(r.World), AvailableNanoUSD: int64(r.Available), HeldNanoUSD: int64(r.Held),
-				PayableNanoUSD: int64(r.Payable), FeeNanoUSD: int64(r.Fee),
-			}
-			return cli.Printer{Out: c.OutOrStdout(), JSON: asJSON}.Print(out, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "chain      %d batches, head %.16s\nstate      %d keys, as the journal says\n"+
-					"money      %d transfers, %d accounts\npaid in    %v\navailable  %v\nheld       %v\nearned     %v\nfees       %v\n",
-					out.Batches, out.Head, out.Keys, out.Transfers, out.Accounts, -r.World, r.Available, r.Held, r.Payable, r.Fee)
-				return err
-			})
+			return printAudit(cli.Printer{Out: c.OutOrStdout(), JSON: asJSON}, r)
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
+}
+
+// openStopped opens the ledger of a broker that is not running.
+func openStopped(ctx context.Context, state stateDir) (*ledger.Badger, error) {
+	if _, err := os.Stat(state.ledger()); err != nil {
+		return nil, cli.Hint(fmt.Errorf("no ledger: %w", err), "choose the broker's directory with --state DIR")
+	}
+	s, err := ledger.Open(ctx, ledger.Config{Dir: state.ledger()})
+	if err != nil {
+		return nil, openHint(err)
+	}
+	return s, nil
+}
+
+func printAudit(p cli.Printer, r ledger.Report) error {
+	out := audited{
+		Batches: r.Batches, Head: fmt.Sprintf("%x", r.Head), Keys: r.Keys, Transfers: r.Transfers, Accounts: r.Accounts,
+		WorldNanoUSD: int64(r.World), AvailableNanoUSD: int64(r.Available), HeldNanoUSD: int64(r.Held),
+		PayableNanoUSD: int64(r.Payable), FeeNanoUSD: int64(r.Fee),
+	}
+	return p.Print(out, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "chain      %d batches, head %.16s\nstate      %d keys, as the journal says\n"+
+			"money      %d transfers, %d accounts\npaid in    %v\navailable  %v\nheld       %v\nearned     %v\nfees       %v\n",
+			out.Batches, out.Head, out.Keys, out.Transfers, out.Accounts, -r.World, r.Available, r.Held, r.Payable, r.Fee)
+		return err
+	})
 }
 
 func idCommand(state *string) *cobra.Command {

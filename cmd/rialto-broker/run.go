@@ -74,7 +74,7 @@ func runCommand(state *string) *cobra.Command {
 	fl.StringVar(&f.tlsCert, "tls-cert", "", "certificate chain of the API, PEM")
 	fl.StringVar(&f.tlsKey, "tls-key", "", "key of the certificate, PEM")
 	fl.BoolVar(&f.insecureHTTP, "insecure-http", false, "serve plain HTTP on an address that is not loopback: whoever sees the traffic can take the tokens, so only where a TLS proxy or a private network stands in front")
-	fl.StringVar(&f.minFree, "min-free", "2GiB", "free disk space below which no new jobs are accepted")
+	fl.StringVar(&f.minFree, "min-free", "2GiB", "free disk space below which no new jobs are accepted; an eighth more is kept as ballast beside the ledger")
 	return c
 }
 
@@ -114,14 +114,16 @@ func (f *runFlags) run(ctx context.Context, stderr io.Writer) (err error) {
 			err = errors.Join(err, listener.Close())
 		}
 	}()
-	store, err := ledger.Open(ctx, ledger.Config{Dir: f.state.ledger(), MinFree: minFree << 20, Logger: log.With("part", "ledger")})
+	store, err := ledger.Open(ctx, ledger.Config{
+		Dir: f.state.ledger(), MinFree: minFree << 20, Ballast: minFree << 20 / 8, Logger: log.With("part", "ledger"),
+	})
 	if err != nil {
-		return inUse(err)
+		return openHint(err)
 	}
 	defer closing(&err, store)
 	blocks, err := disk.Open(ctx, disk.Config{Dir: f.state.blocks(), Reserve: int64(minFree << 20), Logger: log.With("part", "blocks")})
 	if err != nil {
-		return inUse(err)
+		return openHint(err)
 	}
 	defer closing(&err, blocks)
 	reg := prometheus.NewRegistry()
@@ -254,7 +256,13 @@ func closing(err *error, c io.Closer) {
 	*err = errors.Join(*err, c.Close())
 }
 
-// inUse explains the database's lock.
-func inUse(err error) error {
+// openHint says what to do about a database that cannot be opened.
+func openHint(err error) error {
+	switch {
+	case errors.Is(err, ledger.ErrNoSpace):
+		return cli.Hint(err, "free some disk space; nothing that was acknowledged is lost")
+	case errors.Is(err, ledger.ErrCorrupt):
+		return cli.Hint(err, "keep a copy of the state directory before you try anything")
+	}
 	return cli.Hint(err, "only one process can use a state directory: is another broker running there?")
 }
