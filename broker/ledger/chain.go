@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -70,4 +71,27 @@ func writeMutations(h hash.Hash, batch []Mutation) {
 func writeString(h hash.Hash, s []byte) {
 	h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(s))))
 	h.Write(s)
+}
+
+// Copy replays the journal of a store into an empty one, which then has the same chain and the same state.
+func Copy(ctx context.Context, to, from Store) error {
+	var epoch uint64
+	for b, err := range from.Tail(ctx, 1) {
+		if err != nil {
+			return err
+		}
+		for epoch < b.Epoch { // epochs are part of the chain, and a new one is got only by taking its turn
+			if epoch, err = to.Campaign(ctx); err != nil {
+				return err
+			}
+		}
+		seq, err := to.Apply(ctx, b.Epoch, b.ID, b.Mutations)
+		if err != nil {
+			return err
+		}
+		if seq != b.Seq {
+			return fail("copy", b.ID, fmt.Errorf("batch %d became %d: %w", b.Seq, seq, ErrConflict))
+		}
+	}
+	return nil
 }
