@@ -12,7 +12,7 @@ import (
 	"rialto/cmd/internal/cli"
 )
 
-// audited is what `audit --json` prints.
+// audited is what `audit --json` and `backup --json` print.
 type audited struct {
 	Batches          uint64 `json:"batches"`
 	Head             string `json:"head"`
@@ -34,15 +34,10 @@ func auditCommand(state *string) *cobra.Command {
 		Example: "  rialto-broker audit --state /var/lib/rialto-broker\n" +
 			"  rialto-broker audit --json",
 		Args: cli.Args(0, 0),
-		RunE: func(c *cobra.Command, _ []string) (err error) {
-			s, err := openStopped(c.Context(), stateDir(*state))
+		RunE: func(c *cobra.Command, _ []string) error {
+			r, err := auditStopped(c.Context(), stateDir(*state))
 			if err != nil {
 				return err
-			}
-			defer closing(&err, s)
-			r, err := ledger.Audit(c.Context(), s)
-			if err != nil {
-				return openHint(err)
 			}
 			return printAudit(cli.Printer{Out: c.OutOrStdout(), JSON: asJSON}, r)
 		},
@@ -61,6 +56,18 @@ func openStopped(ctx context.Context, state stateDir) (*ledger.Badger, error) {
 		return nil, openHint(err)
 	}
 	return s, nil
+}
+
+func auditStopped(ctx context.Context, state stateDir) (r ledger.Report, err error) {
+	s, err := openStopped(ctx, state)
+	if err != nil {
+		return r, err
+	}
+	defer closing(&err, s)
+	if r, err = ledger.Audit(ctx, s); err != nil {
+		return r, openHint(err)
+	}
+	return r, nil
 }
 
 func printAudit(p cli.Printer, r ledger.Report) error {

@@ -34,10 +34,11 @@ func rootCommand() *cobra.Command {
 		Short: "Run a market for GPU time",
 		Example: "  rialto-broker run --state /var/lib/rialto-broker\n" +
 			"  rialto-broker account create ada --deposit 10.00\n" +
-			"  rialto-broker audit",
+			"  rialto-broker audit\n" +
+			"  rialto-broker backup /mnt/backup/market",
 	}
 	var state string
 	root.PersistentFlags().StringVar(&state, "state", "/var/lib/rialto-broker", "directory of the broker's key, ledger and blocks")
-	root.AddCommand(runCommand(&state), accountCommand(&state), auditCommand(&state), idCommand(&state), cli.VersionCommand("rialto-broker"))
+	root.AddCommand(runCommand(&state), accountCommand(&state), auditCommand(&state), backupCommand(&state), idCommand(&state), cli.VersionCommand("rialto-broker"))
 	return root
 }

@@ -21,6 +21,8 @@ func (d stateDir) ledger() string { return filepath.Join(string(d), "ledger") }
 
 func (d stateDir) blocks() string { return filepath.Join(string(d), "blocks") }
 
+func (d stateDir) keyPath() string { return filepath.Join(string(d), "key") }
+
 func (d stateDir) make() error {
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return cli.Hint(fmt.Errorf("state directory: %w", err), "choose another one with --state DIR")
@@ -32,7 +34,7 @@ func (d stateDir) key() (identity.Key, error) {
 	if err := d.make(); err != nil {
 		return identity.Key{}, err
 	}
-	return identity.LoadOrCreate(filepath.Join(string(d), "key"))
+	return identity.LoadOrCreate(d.keyPath())
 }
 
 // admin tells the other commands how to reach the running broker.
