@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"rialto/broker"
+	"rialto/broker/ledger"
 	"rialto/broker/service"
 	"rialto/broker/wire"
 	"rialto/p2p/identity"
@@ -94,6 +95,23 @@ func TestFailedSaveEndsTheMarket(t *testing.T) {
 	}
 	if err := w.Ready(); !errors.Is(err, broker.ErrUnavailable) {
 		t.Errorf("ready: %v", err)
+	}
+}
+
+// fullStore has no room for new work.
+type fullStore struct{ service.Store }
+
+func (fullStore) Room() error { return ledger.ErrNoSpace }
+
+// TestFullDiskRefusesNewJobs while the rest of the market goes on.
+func TestFullDiskRefusesNewJobs(t *testing.T) {
+	w := newWorld(t, fullStore{memory()})
+	newAgent(t, w).offer()
+	if _, err := w.Submit(t.Context(), w.account, "k", w.seal(w.spec())); !errors.Is(err, broker.ErrUnavailable) {
+		t.Errorf("submit on a full disk: %v, want ErrUnavailable", err)
+	}
+	if jobs, _, err := w.Jobs(t.Context(), w.account, "", 100); err != nil || len(jobs) != 0 {
+		t.Errorf("%d jobs, %v; want none", len(jobs), err)
 	}
 }
 

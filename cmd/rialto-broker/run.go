@@ -176,6 +176,9 @@ func (f *runFlags) run(ctx context.Context, stderr io.Writer) (err error) {
 	}
 	err = g.Wait()
 	log.Info("broker is down")
+	if errors.Is(err, ledger.ErrNoSpace) {
+		return openHint(err)
+	}
 	return err
 }
 
@@ -256,7 +259,7 @@ func closing(err *error, c io.Closer) {
 	*err = errors.Join(*err, c.Close())
 }
 
-// openHint says what to do about a database that cannot be opened.
+// openHint says what to do about a database that cannot be opened or written.
 func openHint(err error) error {
 	switch {
 	case errors.Is(err, ledger.ErrNoSpace):
