@@ -225,15 +225,20 @@ func onPTY(cmd *exec.Cmd, r provider.ExecRequest) (int, error) {
 		_, _ = io.Copy(r.Stdout, f) // reading a terminal whose last user has gone is an error
 	}()
 	go func() { _, _ = io.Copy(f, r.Stdin) }() // ends with the customer's input
-	go func() {                                // ends with the customer's
-		for s := range r.Resize {
+	for resize := r.Resize; ; {
+		select {
+		case s, ok := <-resize:
+			if !ok {
+				resize = nil // no more of them
+				continue
+			}
 			_ = pty.Setsize(f, &pty.Winsize{Rows: s.Rows, Cols: s.Cols})
+		case <-done:
+			err = cmd.Wait()
+			f.Close()
+			return exitCode(cmd, err), nil
 		}
-	}()
-	err = cmd.Wait()
-	<-done
-	f.Close()
-	return exitCode(cmd, err), nil
+	}
 }
 
 func (b *box) Logs(ctx context.Context, follow bool, sink provider.LogSink) error {
