@@ -86,7 +86,7 @@ func allocate(path string, size int64) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, size), f.Close()); err != nil {
+	if err := errors.Join(fill(f, size), f.Close()); err != nil {
 		return errors.Join(fmt.Errorf("allocate %d bytes: %w", size, err), os.Remove(path))
 	}
 	return nil
