@@ -12,14 +12,11 @@ import (
 	"rialto/p2p/identity"
 )
 
-// maxReport keeps a lease with its answer, last report and receipt within one record of a store.
-const maxReport = 32 << 10
-
 // serveAgents answers what agents send.
 func (s *Service) serveAgents() {
 	s.c.Host.OnDisconnect(s.gone.add)
 	s.c.Host.Handle(wire.ProtocolOffers, wire.MaxOfferSet, s.offers)
-	s.c.Host.Handle(wire.ProtocolReport, maxReport, s.report)
+	s.c.Host.Handle(wire.ProtocolReport, wire.MaxReport, s.report)
 }
 
 func (s *Service) offers(ctx context.Context, from identity.ID, request []byte) ([]byte, error) {

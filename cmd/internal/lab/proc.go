@@ -80,9 +80,6 @@ func (p *Proc) ended() error {
 	return fmt.Errorf("%s ended (%s):\n%s", p.Name, p.cmd.ProcessState, p.Tail())
 }
 
-// Pid is the daemon's process id.
-func (p *Proc) Pid() int { return p.cmd.Process.Pid }
-
 // Tail returns the end of what the daemon printed.
 func (p *Proc) Tail() string { return tail(p.log) }
 
