@@ -26,7 +26,9 @@ type customer struct {
 func (w *world) customer(tb testing.TB) customer {
 	tb.Helper()
 	c := customer{
-		env:   append(os.Environ(), "RIALTO_HOME="+filepath.Join(tb.TempDir(), "home"), "NO_COLOR=", "TERM=xterm-256color"),
+		// A person's terminal, also where the tests run in CI: that variable turns colours off.
+		env: append(os.Environ(), "RIALTO_HOME="+filepath.Join(tb.TempDir(), "home"),
+			"CI=", "NO_COLOR=", "CLICOLOR=", "TERM=xterm-256color"),
 		image: pushImage(tb),
 	}
 	if out, err := c.rialto(tb, "account", "login", w.api.URL, w.token).CombinedOutput(); err != nil {
