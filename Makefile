@@ -61,8 +61,10 @@ dev: deps build ## A broker and a provider with simulated GPUs to play with; Ctr
 	@go run ./cmd/internal/labctl dev
 
 .PHONY: test
+# The whole system's tests come last and alone: they prove that nothing is left on the machine, whosever it is.
 test: build ## Unit and end-to-end tests; what a machine lacks is skipped and named
-	@RIALTO_BIN="$(CURDIR)/bin" $(GOTESTSUM) --format pkgname --format-hide-empty-pkg -- -timeout 20m ./...
+	@export RIALTO_BIN="$(CURDIR)/bin"; run="$(GOTESTSUM) --format pkgname --format-hide-empty-pkg -- -timeout 20m"; \
+	  $$run $$(go list ./... | grep -v /internal/e2e) && $$run ./cmd/internal/e2e
 
 .PHONY: race
 race: build ## The same under the race detector (slow)

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,7 +22,7 @@ import (
 	"rialto/provider/sandbox/internal/host"
 )
 
-// belongings lists what sandboxes have on this host: processes, namespaces, cgroups, mounts, links, files.
+// belongings lists what a runtime's sandboxes have on this host: processes, namespaces, cgroups, mounts, files.
 func belongings(tb testing.TB, r *Runtime) []string {
 	tb.Helper()
 	var all []string
@@ -47,14 +46,9 @@ func belongings(tb testing.TB, r *Runtime) []string {
 		tb.Fatal(err)
 	}
 	for line := range strings.Lines(string(mounts)) {
-		all = append(all, "mount "+strings.Fields(line)[4])
-	}
-	links, err := net.Interfaces()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	for _, l := range links {
-		all = append(all, "link "+l.Name)
+		if at := strings.Fields(line)[4]; strings.HasPrefix(at, r.cfg.StateDir) { // others come and go beside us
+			all = append(all, "mount "+at)
+		}
 	}
 	for _, pattern := range []string{
 		"/sys/fs/cgroup/*/rialto-" + r.cfg.Tag, "/sys/fs/cgroup/rialto-" + r.cfg.Tag,
