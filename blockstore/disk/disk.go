@@ -3,7 +3,7 @@
 // # Files
 //
 //	lock         held while a process has the store open
-//	ballast      space that is given up so that blocks can be deleted when others have filled the disk
+//	ballast      40 MiB that are given up to delete and to close when others have filled the disk
 //	packs/N.pack a header page and segments, one behind the other
 //	index/       Badger: block -> pack, page, size, checksums; pack -> its record
 //
@@ -181,9 +181,13 @@ func (s *Store) open(ctx context.Context) error {
 	return nil
 }
 
-// Close ends the store. No other call may be under way.
+// Close ends the store. No other call may be under way. Where the disk is full or cannot be written the
+// index stays as it is, in the way that a crash leaves it, and only another process can open it again.
 func (s *Store) Close() error {
-	err := s.index.close()
+	err := s.makeWay()
+	if err == nil {
+		err = s.index.close()
+	}
 	for _, p := range s.packs {
 		p.file.Close()
 	}

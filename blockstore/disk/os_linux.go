@@ -105,14 +105,13 @@ func supported(err error) error {
 	return err
 }
 
-// freeSpace returns the bytes that may still be written below dir; readOnly is the answer of a file
-// system that fell back to that after an error, too.
-func freeSpace(dir string) (free int64, readOnly, known bool, err error) {
+// freeSpace returns the bytes that may still be written below dir.
+func freeSpace(dir string) (free int64, known bool, err error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(dir, &s); err != nil {
-		return 0, false, false, err
+		return 0, false, err
 	}
-	return int64(s.Bavail) * s.Bsize, s.Flags&unix.ST_RDONLY != 0, true, nil //nolint:gosec // below 8 EiB
+	return int64(s.Bavail) * s.Bsize, true, nil //nolint:gosec // below 8 EiB
 }
 
 func acquire(path string) (*os.File, error) {

@@ -37,7 +37,7 @@ func (f osFile) data(off int64) (int64, error) { return off, nil }
 
 func (f osFile) allocated() (int64, error) { return 0, nil }
 
-func freeSpace(string) (free int64, readOnly, known bool, err error) { return 0, false, false, nil }
+func freeSpace(string) (free int64, known bool, err error) { return 0, false, nil }
 
 // acquire relies on the index's own lock.
 func acquire(path string) (*os.File, error) {

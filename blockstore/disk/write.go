@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"syscall"
 
@@ -242,58 +240,3 @@ func (s *Store) publish(segments []segment) error {
 	return nil
 }
 
-// How the end of the disk is kept away from Badger, which writes through mappings and dies of it: Put
-// leaves indexRoom; when others take that too, ballast is given up for what Delete has to write.
-const (
-	indexRoom   = 32 << 20
-	ballastSize = 16 << 20
-	leastRoom   = 4 << 20
-)
-
-// free returns how much may be written, or why nothing may.
-func (s *Store) free() (int64, error) {
-	free, readOnly, known, err := freeSpace(s.cfg.Dir)
-	switch {
-	case err != nil:
-		return 0, err
-	case readOnly:
-		return 0, &os.PathError{Op: "write", Path: s.cfg.Dir, Err: syscall.EROFS}
-	case !known:
-		return 1 << 62, nil
-	}
-	return free, nil
-}
-
-func (s *Store) ballast() string { return filepath.Join(s.cfg.Dir, "ballast") }
-
-// giveWay makes sure that the index can be written, and gives up the ballast for that.
-func (s *Store) giveWay() error {
-	free, err := s.free()
-	if err != nil || free >= indexRoom/2 {
-		return err
-	}
-	if err := os.Remove(s.ballast()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	if free, err = s.free(); err == nil && free < leastRoom {
-		err = fmt.Errorf("%d bytes free on the disk, the index needs %d: %w", free, leastRoom, blockstore.ErrNoSpace)
-	}
-	return err
-}
-
-// keepBallast makes the ballast anew where it is gone and there is room. The store works without.
-func (s *Store) keepBallast(ctx context.Context) {
-	if _, err := os.Lstat(s.ballast()); err == nil {
-		return
-	}
-	if free, err := s.free(); err != nil || free < indexRoom+ballastSize {
-		return
-	}
-	f, err := openFile(s.ballast(), os.O_WRONLY|os.O_CREATE)
-	if err == nil {
-		err = errors.Join(f.allocate(0, ballastSize), f.Close())
-	}
-	if err != nil {
-		s.cfg.Logger.WarnContext(ctx, "no ballast for a full disk", "err", err)
-	}
-}

@@ -1,0 +1,257 @@
+package disk_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	badger "github.com/dgraph-io/badger/v4"
+	"golang.org/x/sys/unix"
+
+	"rialto/blockstore"
+	"rialto/blockstore/disk"
+)
+
+const (
+	benchBatch = 64
+	benchLimit = 24 // batches before the disk is cleared, outside the measured time
+)
+
+// batcher makes batches of random blocks that are never the same twice. Their memory is used again.
+type batcher struct {
+	data [][]byte
+	next uint64
+}
+
+func newBatcher() *batcher {
+	b := &batcher{}
+	random := rand.NewChaCha8([32]byte{1})
+	for range benchBatch {
+		p := make([]byte, blockstore.MaxBlock)
+		random.Read(p)
+		b.data = append(b.data, p)
+	}
+	return b
+}
+
+func (b *batcher) fresh() [][]byte {
+	for _, p := range b.data {
+		b.next++
+		binary.BigEndian.PutUint64(p, b.next)
+	}
+	return b.data
+}
+
+func (b *batcher) blocks(tb testing.TB) []blockstore.Block {
+	tb.Helper()
+	var blocks []blockstore.Block
+	for _, p := range b.fresh() {
+		block, err := blockstore.NewBlock(p)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		blocks = append(blocks, block)
+	}
+	return blocks
+}
+
+// cpu returns the seconds that this process has computed, user and system.
+func cpu(tb testing.TB) float64 {
+	tb.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		tb.Fatal(err)
+	}
+	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
+}
+
+// rss returns how many MiB of memory the process has, and how many of them are its own and no file's.
+func rss(tb testing.TB) (all, own float64) {
+	tb.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, 0
+	}
+	read := func(name string) float64 {
+		_, rest, _ := bytes.Cut(status, []byte(name+":"))
+		kib, _ := strconv.Atoi(string(bytes.Fields(rest)[0]))
+		return float64(kib) / 1024
+	}
+	return read("VmRSS"), read("RssAnon")
+}
+
+// measured runs do with the timer on and reports what it cost.
+func measured(b *testing.B, bytes int, do func()) {
+	b.Helper()
+	b.StartTimer()
+	before := cpu(b)
+	do()
+	used := cpu(b) - before
+	b.StopTimer()
+	b.Elapsed()
+	costs[b] += used
+	sizes[b] += bytes
+}
+
+var (
+	costs = map[*testing.B]float64{}
+	sizes = map[*testing.B]int{}
+)
+
+func report(b *testing.B) {
+	b.Helper()
+	gb := float64(sizes[b]) / 1e9
+	b.ReportMetric(gb*1e3/b.Elapsed().Seconds(), "MB/s")
+	b.ReportMetric(costs[b]/gb, "cpu-s/GB")
+	all, own := rss(b)
+	b.ReportMetric(all, "rss-MiB")
+	b.ReportMetric(own, "anon-MiB")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkPut puts batches of 64 blocks of 1 MiB, from bytes to durable: hash, data, index, sync.
+// "file" is the limit: hash, write and sync one file, with no index. "badger" keeps the blocks as values.
+func BenchmarkPut(b *testing.B) {
+	b.Run("store", func(b *testing.B) {
+		s := open(b, disk.Config{Dir: b.TempDir()})
+		defer s.Close()
+		batches := newBatcher()
+		b.StopTimer()
+		b.ResetTimer()
+		for i := range b.N {
+			measured(b, benchBatch<<20, func() {
+				if err := s.Put(b.Context(), batches.blocks(b)...); err != nil {
+					b.Fatal(err)
+				}
+			})
+			if i%benchLimit == benchLimit-1 {
+				if _, err := s.Sweep(b.Context(), func(blockstore.CID) bool { return false }); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+		report(b)
+	})
+	b.Run("file", func(b *testing.B) {
+		name := filepath.Join(b.TempDir(), "file")
+		f, err := os.Create(name)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer f.Close()
+		batches := newBatcher()
+		b.StopTimer()
+		b.ResetTimer()
+		off := int64(0)
+		for i := range b.N {
+			measured(b, benchBatch<<20, func() {
+				for _, block := range batches.blocks(b) {
+					if _, err := f.WriteAt(block.Data(), off); err != nil {
+						b.Fatal(err)
+					}
+					off += int64(block.Size())
+				}
+				if err := f.Sync(); err != nil {
+					b.Fatal(err)
+				}
+			})
+			if i%benchLimit == benchLimit-1 {
+				if err := f.Truncate(0); err != nil {
+					b.Fatal(err)
+				}
+				off = 0
+			}
+		}
+		report(b)
+	})
+	b.Run("badger", func(b *testing.B) {
+		openDB := func() *badger.DB {
+			db, err := badger.Open(badger.DefaultOptions(b.TempDir()).WithLogger(nil).WithValueThreshold(1 << 10).WithMetricsEnabled(false))
+			if err != nil {
+				b.Fatal(err)
+			}
+			return db
+		}
+		db := openDB()
+		defer func() { db.Close() }()
+		batches := newBatcher()
+		b.StopTimer()
+		b.ResetTimer()
+		for i := range b.N {
+			measured(b, benchBatch<<20, func() {
+				wb := db.NewWriteBatch()
+				for _, block := range batches.blocks(b) {
+					c := block.CID()
+					if err := wb.Set(c[:], block.Data()); err != nil {
+						b.Fatal(err)
+					}
+				}
+				if err := wb.Flush(); err != nil {
+					b.Fatal(err)
+				}
+				if err := db.Sync(); err != nil {
+					b.Fatal(err)
+				}
+			})
+			if i%benchLimit == benchLimit-1 {
+				db.Close()
+				db = openDB()
+			}
+		}
+		report(b)
+	})
+}
+
+func benchFill(b *testing.B) (*disk.Store, []blockstore.CID) {
+	b.Helper()
+	s := open(b, disk.Config{Dir: b.TempDir()})
+	b.Cleanup(func() { s.Close() })
+	batches := newBatcher()
+	var cids []blockstore.CID
+	for range 4 {
+		blocks := batches.blocks(b)
+		if err := s.Put(b.Context(), blocks...); err != nil {
+			b.Fatal(err)
+		}
+		for _, block := range blocks {
+			cids = append(cids, block.CID())
+		}
+	}
+	return s, cids
+}
+
+// BenchmarkGet reads whole blocks of 1 MiB out of the page cache and hashes them.
+func BenchmarkGet(b *testing.B) {
+	s, cids := benchFill(b)
+	b.SetBytes(blockstore.MaxBlock)
+	i := 0
+	for b.Loop() {
+		if _, err := s.Get(b.Context(), cids[i%len(cids)]); err != nil {
+			b.Fatal(err)
+		}
+		i++
+	}
+}
+
+// BenchmarkReadAt reads parts of blocks out of the page cache and checks them.
+func BenchmarkReadAt(b *testing.B) {
+	for _, n := range []int{4 << 10, 64 << 10, 1 << 20} {
+		b.Run(strconv.Itoa(n>>10)+"KiB", func(b *testing.B) {
+			s, cids := benchFill(b)
+			p := make([]byte, n)
+			b.SetBytes(int64(n))
+			i := 0
+			for b.Loop() {
+				off := i * 7919 % (blockstore.MaxBlock/n + 1) * n % blockstore.MaxBlock
+				if _, err := s.ReadAt(b.Context(), cids[i%len(cids)], p, off); err != nil {
+					b.Fatal(err)
+				}
+				i++
+			}
+		})
+	}
+}
