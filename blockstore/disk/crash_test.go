@@ -21,12 +21,20 @@ import (
 
 const (
 	crashDir   = "BLOCKSTORE_DISK_CRASH_DIR"
+	openDir    = "BLOCKSTORE_DISK_OPEN_DIR"
 	crashFirst = "BLOCKSTORE_DISK_CRASH_FIRST" // number of the first block to put
 	killsVar   = "RIALTO_KILLS"                // rounds of the campaign
 )
 
-// TestMain lets the test binary be the process that is killed.
+// TestMain lets the test binary be the process that is killed, or that Badger kills.
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(openDir); dir != "" {
+		if err := openAndCompare(dir); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if dir := os.Getenv(crashDir); dir != "" {
 		if err := writeUntilKilled(dir); err != nil {
 			fmt.Println("error", err)

@@ -5,6 +5,7 @@
 //	lock         held while a process has the store open
 //	ballast      40 MiB that are given up to delete and to close when others have filled the disk
 //	packs/N.pack a header page and segments, one behind the other
+//	opening      while the index is being opened: a byte for each process that died of it
 //	index/       Badger: block -> pack, page, size, checksums; pack -> its record
 //
 // All of a pack is made of pages of 4096 bytes, and its length is a multiple of that, so that a pack can
@@ -158,27 +159,45 @@ func (s *Store) open(ctx context.Context) error {
 	if err := s.giveWay(); err != nil {
 		return err
 	}
-	dir := filepath.Join(s.cfg.Dir, "index")
-	var err error
-	if s.index, err = openIndex(dir, s.cfg.Logger); err != nil {
-		return err
-	}
-	if err = s.recover(ctx); errors.Is(err, errIndex) {
-		s.cfg.Logger.WarnContext(ctx, "index of blocks is made anew from the packs", "dir", dir, "err", err)
-		s.index.close() //nolint:errcheck // it is thrown away
-		if err := os.RemoveAll(dir); err != nil {
-			return err
-		}
-		if s.index, err = openIndex(dir, s.cfg.Logger); err != nil {
-			return err
-		}
-		err = s.recover(ctx)
-	}
-	if err != nil {
+	if err := s.openIndex(ctx); err != nil {
 		return err
 	}
 	s.keepBallast(ctx)
 	return nil
+}
+
+// fatalOpens is how many processes may die while they open an index. One of them may have been killed.
+const fatalOpens = 2
+
+// openIndex opens the index and makes it agree with the packs, or makes it anew if it is damaged.
+// Badger answers some damage with a panic in a goroutine of its own, of which nobody can recover: the
+// file "opening" has a byte for each process that began and did not come back.
+func (s *Store) openIndex(ctx context.Context) error {
+	dir, opening := filepath.Join(s.cfg.Dir, "index"), filepath.Join(s.cfg.Dir, "opening")
+	deaths, err := os.ReadFile(opening)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.WriteFile(opening, append(deaths, '.'), 0o600); err != nil {
+		return err
+	}
+	err = errIndex
+	if len(deaths) < fatalOpens {
+		if s.index, err = openIndex(dir); err == nil {
+			err = s.recover(ctx)
+		}
+	}
+	if errors.Is(err, errIndex) {
+		s.cfg.Logger.WarnContext(ctx, "index of blocks is made anew from the packs", "dir", dir, "deaths", len(deaths), "err", err)
+		s.index.close() //nolint:errcheck // it is thrown away
+		if err = os.RemoveAll(dir); err != nil {
+			return err
+		}
+		if s.index, err = openIndex(dir); err == nil {
+			err = s.recover(ctx)
+		}
+	}
+	return errors.Join(err, os.Remove(opening))
 }
 
 // Close ends the store. No other call may be under way. Where the disk is full or cannot be written the

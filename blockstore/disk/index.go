@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
-	"os"
 	"strings"
 	"syscall"
 
@@ -76,22 +74,17 @@ func (r record) without(c blockstore.CID, at location) record {
 	return r
 }
 
-// openIndex opens the index. One that cannot be opened is made anew: the packs hold all it said.
-func openIndex(dir string, log *slog.Logger) (index, error) {
+// openIndex opens the index, or makes one. It is errIndex if the index is damaged.
+func openIndex(dir string) (index, error) {
 	db, err := openBadger(dir)
 	if err != nil && strings.Contains(err.Error(), "Create a new file") {
 		// A kill while a file was made leaves it empty. The failed Open has mended it.
 		db, err = openBadger(dir)
 	}
-	if err == nil || foreign(err) {
-		return index{db}, err
+	if err != nil {
+		return index{}, damaged(err)
 	}
-	log.Warn("index of blocks is made anew from the packs", "dir", dir, "err", err)
-	if err := os.RemoveAll(dir); err != nil {
-		return index{}, err
-	}
-	db, err = openBadger(dir)
-	return index{db}, err
+	return index{db}, nil
 }
 
 // foreign reports whether an error is the system's, so that a new index would fare no better.
