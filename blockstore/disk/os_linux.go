@@ -18,13 +18,24 @@ func openFile(name string, flag int) (file, error) {
 	return osFile{f}, nil
 }
 
-// maxVector is IOV_MAX.
-const maxVector = 1024
+const (
+	maxVector = 1024    // IOV_MAX
+	piece     = 1 << 20 // one write: larger ones cost the kernel twice the time (measured: 2.1 and 1.0 s/GB)
+	ahead     = 8 << 20 // enough for the disk to be busy with, and a fraction of a batch
+)
 
+// writev writes in pieces, and lets the disk begin with what is there while the rest is copied: the
+// sync that follows then waits for little. Beginning is an advice, it may fail.
 func (f osFile) writev(parts [][]byte, off int64) error {
+	begun := off
 	rest := append([][]byte(nil), parts...)
 	for len(rest) > 0 {
-		n, err := unix.Pwritev(int(f.Fd()), rest[:min(len(rest), maxVector)], off) //nolint:gosec // a descriptor fits an int
+		vector, size := 0, 0
+		for vector < min(len(rest), maxVector) && size < piece {
+			size += len(rest[vector])
+			vector++
+		}
+		n, err := unix.Pwritev(int(f.Fd()), rest[:vector], off) //nolint:gosec // a descriptor fits an int
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
@@ -34,7 +45,10 @@ func (f osFile) writev(parts [][]byte, off int64) error {
 		if err != nil {
 			return &os.PathError{Op: "write", Path: f.Name(), Err: err}
 		}
-		off += int64(n)
+		if off += int64(n); off-begun >= ahead {
+			_ = unix.SyncFileRange(int(f.Fd()), begun, off-begun, unix.SYNC_FILE_RANGE_WRITE) //nolint:gosec // as above
+			begun = off
+		}
 		for n > 0 {
 			if n < len(rest[0]) {
 				rest[0] = rest[0][n:]
