@@ -1,10 +1,13 @@
 package disk_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"rialto/blockstore"
@@ -61,15 +64,23 @@ func wantAll(t *testing.T, s *disk.Store, blocks []blockstore.Block) {
 
 func TestReopen(t *testing.T) {
 	dir := t.TempDir()
-	s := open(t, disk.Config{Dir: dir})
+	s := open(t, disk.Config{Dir: dir, PackSize: 50_000})
 	blocks := fill(t, s, 20)
+	if err := s.Delete(t.Context(), blocks[3].CID(), blocks[7].CID()); err != nil {
+		t.Fatal(err)
+	}
+	blocks = slices.Delete(slices.Delete(blocks, 7, 8), 3, 4)
 	before := s.Stats()
 	s.Close()
-	s = open(t, disk.Config{Dir: dir})
+	var log bytes.Buffer
+	s = open(t, disk.Config{Dir: dir, PackSize: 50_000, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	defer s.Close()
 	wantAll(t, s, blocks)
 	if got := s.Stats(); got != before {
 		t.Errorf("stats after reopening = %+v, want %+v", got, before)
+	}
+	if log.Len() > 0 {
+		t.Errorf("a store that was closed had to be mended: %s", &log)
 	}
 }
 

@@ -81,6 +81,10 @@ func TestFaults(t *testing.T) {
 				if err := s.Put(t.Context(), refused, more); err != nil {
 					t.Fatal(err)
 				}
+				// What a failed sync lost may look written: nothing more goes behind it.
+				if at, err := s.Locate(t.Context(), refused.CID()); err != nil || (at.Path == packPath(dir, 1)) != (op == "write") {
+					t.Errorf("put again into %+v, %v", at, err)
+				}
 				for range 2 {
 					for _, b := range []blockstore.Block{kept, refused, more} {
 						if _, err := s.Get(t.Context(), b.CID()); err != nil {
@@ -270,5 +274,23 @@ func TestBroken(t *testing.T) {
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A block that is being deleted can no longer be held, although the index still has it.
+func TestHoldTooLate(t *testing.T) {
+	s := testOpen(t, Config{Dir: t.TempDir()})
+	defer s.Close()
+	blocks := []blockstore.Block{testBlock(t, "a", 100), testBlock(t, "b", 100)}
+	if err := s.Put(t.Context(), blocks...); err != nil {
+		t.Fatal(err)
+	}
+	s.going[blocks[1].CID()] = struct{}{}
+	h, err := s.Hold(t.Context(), cidsOf(blocks)...)
+	if !errors.Is(err, blockstore.ErrNotFound) {
+		t.Errorf("hold: %v, %v", h, err)
+	}
+	if len(s.pins) != 0 {
+		t.Errorf("pins are left: %v", s.pins)
 	}
 }

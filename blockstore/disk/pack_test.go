@@ -51,12 +51,12 @@ func FuzzTable(f *testing.F) {
 	for _, t := range []table{full, large, {blocks: full.blocks[:1]}} {
 		f.Add(t.encode()[:pageSize-4])
 	}
+	trailing := table{pack: 1, page: 1, blocks: full.blocks[:2]}.encode()
+	trailing[3000] = 1
+	f.Add(trailing[:pageSize-4])
 	f.Add(bytes.Repeat([]byte{0xff}, pageSize-4))
 	f.Add([]byte(tableMagic))
 	f.Fuzz(func(t *testing.T, p []byte) {
-		if _, err := decodeTable(p); err == nil {
-			t.Error("a page without a checksum decodes")
-		}
 		page := seal(append(bytes.Clone(p[:min(len(p), pageSize-4)]), make([]byte, pageSize)...))
 		got, err := decodeTable(page)
 		if err != nil {
@@ -64,6 +64,10 @@ func FuzzTable(f *testing.F) {
 		}
 		if !bytes.Equal(got.encode(), page) {
 			t.Error("a second encoding of a table")
+		}
+		page[pageSize-1] ^= 1
+		if _, err := decodeTable(page); err == nil {
+			t.Error("a page with another checksum decodes")
 		}
 		if end := uint64(got.page) + 1 + uint64(len(got.blocks))*256; uint64(got.end()) > end {
 			t.Errorf("%d blocks from page %d to %d", len(got.blocks), got.page, got.end())

@@ -153,6 +153,11 @@ func TestFullDisk(t *testing.T) {
 			if !errors.Is(err, blockstore.ErrNoSpace) || len(kept) < 80 {
 				t.Fatalf("after %d blocks: %v", len(kept), err)
 			}
+			var st unix.Statfs_t
+			must(t, unix.Statfs(root, &st))
+			if free := int64(st.Bavail) * st.Bsize; free < 32<<20 || free > 40<<20 {
+				t.Errorf("%d bytes are left for the index", free)
+			}
 			// Others take the rest, the ballast's place included, and everything is there still.
 			giveBack := fillDisk(t, root, 0)
 			wantAll(t, s, kept)
