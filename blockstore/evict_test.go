@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,13 +57,13 @@ func TestEvict(t *testing.T) {
 		{"no bytes", blockstore.Watermarks{Quota: 1000}, 901, []blockstore.Root{root("a", 0, time.Hour)}, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			var got string
+			var got strings.Builder
 			names := map[blockstore.CID]string{rootCID("a"): "a", rootCID("b"): "b", rootCID("c"): "c"}
 			for _, v := range tc.marks.Evict(now, tc.used, tc.roots) {
-				got += names[v]
+				got.WriteString(names[v])
 			}
-			if got != tc.want {
-				t.Errorf("evicts %q, want %q", got, tc.want)
+			if got.String() != tc.want {
+				t.Errorf("evicts %q, want %q", got.String(), tc.want)
 			}
 		})
 	}

@@ -279,6 +279,58 @@ func benchFill(b *testing.B) (*disk.Store, []blockstore.CID) {
 	return s, cids
 }
 
+// BenchmarkSweep deletes 1 GiB in blocks of 1 MiB; the disk has its space back when it returns.
+func BenchmarkSweep(b *testing.B) {
+	s := open(b, disk.Config{Dir: b.TempDir()})
+	defer s.Close()
+	batches := newBatcher()
+	b.StopTimer()
+	b.ResetTimer()
+	for range b.N {
+		for range 16 {
+			if err := s.Put(b.Context(), batches.blocks(b)...); err != nil {
+				b.Fatal(err)
+			}
+		}
+		measured(b, 16*benchBatch<<20, func() {
+			if _, err := s.Sweep(b.Context(), func(blockstore.CID) bool { return false }); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+	report(b)
+}
+
+// BenchmarkOpen opens a store of 1 GiB, in blocks of 1 MiB, whose index is there or is lost.
+func BenchmarkOpen(b *testing.B) {
+	for _, lost := range []bool{false, true} {
+		b.Run("lost="+strconv.FormatBool(lost), func(b *testing.B) {
+			dir := b.TempDir()
+			s := open(b, disk.Config{Dir: dir})
+			batches := newBatcher()
+			b.StopTimer()
+			for range 16 {
+				if err := s.Put(b.Context(), batches.blocks(b)...); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ResetTimer()
+			for range b.N {
+				s.Close()
+				if lost {
+					if err := os.RemoveAll(filepath.Join(dir, "index")); err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.StartTimer()
+				s = open(b, disk.Config{Dir: dir})
+				b.StopTimer()
+			}
+			s.Close()
+		})
+	}
+}
+
 // BenchmarkGet reads whole blocks of 1 MiB out of the page cache and hashes them.
 func BenchmarkGet(b *testing.B) {
 	s, cids := benchFill(b)

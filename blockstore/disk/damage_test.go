@@ -236,6 +236,38 @@ func TestIndexFilesDamaged(t *testing.T) {
 	}
 }
 
+// After a power cut the index may be as it was at any moment since it was last synced, while the packs
+// have all that was confirmed.
+func TestIndexLosesItsEnd(t *testing.T) {
+	dir, index := t.TempDir(), ""
+	cfg := disk.Config{Dir: dir, PackSize: 300_000}
+	s := open(t, cfg)
+	var blocks []blockstore.Block
+	for i := range 60 {
+		b := storetest.Block(t, fmt.Sprint("power", i), 1000+i*500)
+		if i == 25 {
+			index = t.TempDir()
+			copyDir(t, index, filepath.Join(dir, "index"))
+		}
+		must(t, s.Put(t.Context(), b))
+		blocks = append(blocks, b)
+	}
+	before := s.Stats()
+	must(t, s.Close())
+	must(t, os.RemoveAll(filepath.Join(dir, "index")))
+	must(t, os.Rename(index, filepath.Join(dir, "index")))
+	s = open(t, cfg)
+	defer s.Close()
+	for _, b := range blocks {
+		if got, err := s.Get(t.Context(), b.CID()); err != nil || !bytes.Equal(got.Data(), b.Data()) {
+			t.Errorf("get of a confirmed block: %v", err)
+		}
+	}
+	if got := s.Stats(); got != before {
+		t.Errorf("stats %+v, want %+v", got, before)
+	}
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
