@@ -133,11 +133,11 @@ var errNoPack = errors.New("its pack is gone")
 // forget drops a damaged block, so that it can be fetched again.
 func (s *Store) forget(ctx context.Context, e entry) error {
 	s.cfg.Logger.WarnContext(ctx, "damaged block", "cid", e.cid.String(), "pack", e.at.pack, "offset", e.at.offset())
-	_, err := s.remove(ctx, []entry{e})
+	dead, _, err := s.remove(ctx, []entry{e})
 	if errors.Is(err, ErrPinned) {
-		return nil // ErrMismatch says enough
+		err = nil // ErrMismatch says enough
 	}
-	return err
+	return errors.Join(err, s.punchInTurns(ctx, dead))
 }
 
 // readFull fills p. A pack that ends early lost its end.

@@ -235,7 +235,7 @@ func (s *Store) adopt(ctx context.Context, p *pack, t table) (int, error) {
 	for _, e := range good {
 		s.used += p.count(e.at, true)
 	}
-	return len(good), punch(dead)
+	return len(good), s.punch(dead)
 }
 
 // reclaim punches what nothing owns, if that is worth the reading.
@@ -263,5 +263,5 @@ func (s *Store) reclaim(p *pack) error {
 	if err != nil {
 		return err
 	}
-	return punch(dead)
+	return s.punch(dead)
 }

@@ -93,14 +93,15 @@ func (s *Store) Delete(ctx context.Context, cids ...blockstore.CID) error {
 			victims = append(victims, e)
 		}
 	}
-	_, err := s.drop(ctx, victims)
-	return err
+	dead, _, err := s.drop(ctx, victims)
+	return errors.Join(err, s.punch(dead))
 }
 
 // Sweep deletes each block that keep refuses, unless it is held or was put after Sweep began, and
 // returns how many owned bytes that freed. It works in small batches, between which others have their
-// turn. keep must know the blocks of imports under way: a block that was here before and is put again
-// by one is not new. keep is called without locks and may use the store.
+// turn, and gives the space back at the end, when neighbours can go together. keep must know the blocks of
+// imports under way: a block that was here before and is put again by one is not new. keep is called
+// without locks and may use the store.
 func (s *Store) Sweep(ctx context.Context, keep func(blockstore.CID) bool) (freed int64, err error) {
 	if err := s.acquireTurn(ctx); err != nil {
 		return 0, err
@@ -110,37 +111,49 @@ func (s *Store) Sweep(ctx context.Context, keep func(blockstore.CID) bool) (free
 		newPage = p.record.end
 	}
 	<-s.turn
-	for batch, err := range s.batches(ctx) {
-		if err != nil {
-			return freed, err
+	var dead []span
+	freed, err = func() (freed int64, err error) {
+		for batch, err := range s.batches(ctx) {
+			if err != nil {
+				return freed, err
+			}
+			victims := slices.DeleteFunc(batch, func(e entry) bool {
+				isNew := e.at.pack > newPack || e.at.pack == newPack && e.at.page >= newPage
+				return isNew || keep(e.cid)
+			})
+			spans, n, err := s.remove(ctx, victims)
+			freed += n
+			dead = append(dead, spans...)
+			if err != nil && !errors.Is(err, ErrPinned) {
+				return freed, err
+			}
+			if len(dead) >= sweepSpans {
+				if err := s.punchInTurns(ctx, dead); err != nil {
+					return freed, err
+				}
+				dead = dead[:0]
+			}
 		}
-		victims := slices.DeleteFunc(batch, func(e entry) bool {
-			isNew := e.at.pack > newPack || e.at.pack == newPack && e.at.page >= newPage
-			return isNew || keep(e.cid)
-		})
-		n, err := s.remove(ctx, victims)
-		freed += n
-		if err != nil && !errors.Is(err, ErrPinned) {
-			return freed, err
-		}
-	}
-	return freed, nil
+		return freed, nil
+	}()
+	// Also if ctx has ended: what is out of the index would be found by Open only.
+	return freed, errors.Join(err, s.punchInTurns(context.WithoutCancel(ctx), dead))
 }
 
 // remove is drop for who has not got the turn: blocks that have moved since are passed over.
-func (s *Store) remove(ctx context.Context, victims []entry) (freed int64, err error) {
+func (s *Store) remove(ctx context.Context, victims []entry) (dead []span, freed int64, err error) {
 	if len(victims) == 0 {
-		return 0, nil
+		return nil, 0, nil
 	}
 	if err := s.acquireTurn(ctx); err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	defer func() { <-s.turn }()
 	still := make([]entry, 0, len(victims))
 	for _, e := range victims {
 		now, found, err := s.index.find(e.cid)
 		if err != nil {
-			return 0, err
+			return nil, 0, err
 		}
 		if found && now.at == e.at {
 			still = append(still, e)
@@ -149,8 +162,9 @@ func (s *Store) remove(ctx context.Context, victims []entry) (freed int64, err e
 	return s.drop(ctx, still)
 }
 
-// drop deletes blocks that are in the index. The caller has the turn.
-func (s *Store) drop(ctx context.Context, victims []entry) (freed int64, err error) {
+// drop takes blocks out of the index, removes packs that are empty then, and returns what is to be
+// punched. The caller has the turn.
+func (s *Store) drop(ctx context.Context, victims []entry) (dead []span, freed int64, err error) {
 	var held PinnedError
 	s.mu.Lock()
 	victims = slices.DeleteFunc(victims, func(e entry) bool {
@@ -169,14 +183,15 @@ func (s *Store) drop(ctx context.Context, victims []entry) (freed int64, err err
 	}()
 	if len(victims) > 0 {
 		if err := s.giveWay(); err != nil {
-			return 0, err
+			return nil, 0, err
 		}
 	}
 	for chunk := range slices.Chunk(victims, txnEntries) {
-		n, err := s.dropSome(chunk)
+		spans, n, err := s.dropSome(chunk)
+		dead = append(dead, spans...)
 		freed += n
 		if err != nil {
-			return freed, err
+			return dead, freed, err
 		}
 	}
 	n, err := s.dropEmpty()
@@ -187,12 +202,12 @@ func (s *Store) drop(ctx context.Context, victims []entry) (freed int64, err err
 	if err == nil && len(held.CIDs) > 0 {
 		err = &held
 	}
-	return freed, err
+	return dead, freed, err
 }
 
-// dropSome takes blocks out of the index in one transaction and punches them. The index is synced in
-// between: after a power cut it must not name what reads as zeros.
-func (s *Store) dropSome(victims []entry) (freed int64, err error) {
+// dropSome takes blocks out of the index in one transaction, and syncs it before they may be punched:
+// after a power cut it must not name what reads as zeros.
+func (s *Store) dropSome(victims []entry) (dead []span, freed int64, err error) {
 	cids := make([]blockstore.CID, len(victims))
 	records := make(map[uint32]record)
 	for i, e := range victims {
@@ -208,10 +223,9 @@ func (s *Store) dropSome(victims []entry) (freed int64, err error) {
 		err = s.index.sync()
 	}
 	if err != nil {
-		return 0, s.fail(err)
+		return nil, 0, s.fail(err)
 	}
 	s.unsynced = 0
-	var dead []span
 	s.mu.Lock()
 	for id, r := range records {
 		s.packs[id].record = r
@@ -227,8 +241,13 @@ func (s *Store) dropSome(victims []entry) (freed int64, err error) {
 		}
 	}
 	s.mu.Unlock()
-	return freed, punch(dead)
+	return dead, freed, nil
 }
+
+const (
+	sweepSpans = 1 << 18 // 6 MiB of memory
+	turnSpans  = 64      // some milliseconds
+)
 
 // span is pages of a pack that nothing owns any more.
 type span struct {
@@ -236,18 +255,45 @@ type span struct {
 	first, end uint32
 }
 
-// punch gives spans back, neighbours together.
-func punch(dead []span) error {
+// merge sorts spans and makes one of neighbours.
+func merge(dead []span) []span {
 	slices.SortFunc(dead, func(a, b span) int {
 		return cmp.Or(cmp.Compare(a.pack.id, b.pack.id), cmp.Compare(a.first, b.first))
 	})
-	for i := 0; i < len(dead); {
-		d := dead[i]
-		for i++; i < len(dead) && dead[i].pack == d.pack && dead[i].first == d.end; i++ {
-			d.end = dead[i].end
+	merged := dead[:0]
+	for _, d := range dead {
+		if n := len(merged); n > 0 && merged[n-1].pack == d.pack && merged[n-1].end == d.first {
+			merged[n-1].end = d.end
+			continue
+		}
+		merged = append(merged, d)
+	}
+	return merged
+}
+
+// punch gives spans back, those of packs that are still there. The caller has the turn.
+func (s *Store) punch(dead []span) error {
+	for _, d := range merge(dead) {
+		if s.packs[d.pack.id] != d.pack {
+			continue
 		}
 		if err := d.pack.file.punch(int64(d.first)*pageSize, int64(d.end-d.first)*pageSize); err != nil {
 			return fmt.Errorf("free deleted blocks: %w", err)
+		}
+	}
+	return nil
+}
+
+// punchInTurns is punch for who has not got the turn and does not want it for long.
+func (s *Store) punchInTurns(ctx context.Context, dead []span) error {
+	for some := range slices.Chunk(merge(dead), turnSpans) {
+		if err := s.acquireTurn(ctx); err != nil {
+			return err
+		}
+		err := s.punch(some)
+		<-s.turn
+		if err != nil {
+			return err
 		}
 	}
 	return nil
