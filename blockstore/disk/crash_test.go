@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -73,7 +72,11 @@ func writeUntilKilled(dir string) error {
 	if err != nil {
 		return err
 	}
-	kill := func() { syscall.Kill(os.Getpid(), syscall.SIGKILL) }
+	self, err := os.FindProcess(os.Getpid())
+	if err != nil {
+		return err
+	}
+	kill := func() { self.Kill() }
 	if rand.IntN(4) == 0 { // also while it opens
 		time.AfterFunc(time.Duration(rand.Int64N(int64(30*time.Millisecond))), kill)
 	}

@@ -7,9 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"syscall"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"rialto/blockstore"
 )
@@ -54,7 +53,7 @@ func (x *faults) open(name string, flag int) (file, error) {
 // An error of the device is told as it is, loses nothing that was confirmed, and ends with the fault.
 func TestFaults(t *testing.T) {
 	for _, op := range []string{"write", "sync"} {
-		for _, fault := range []error{unix.EIO, unix.ENOSPC} {
+		for _, fault := range []error{syscall.EIO, syscall.ENOSPC} {
 			t.Run(op+" "+fault.Error(), func(t *testing.T) {
 				dir := t.TempDir()
 				x := &faults{errs: make(map[string]error)}
@@ -67,7 +66,7 @@ func TestFaults(t *testing.T) {
 				refused := testBlock(t, "refused", 100_000)
 				x.errs[op] = fault
 				err := s.Put(t.Context(), refused)
-				if !errors.Is(err, fault) || errors.Is(err, blockstore.ErrNoSpace) != (fault == unix.ENOSPC) { //nolint:errorlint // a table's own values
+				if !errors.Is(err, fault) || errors.Is(err, blockstore.ErrNoSpace) != (fault == syscall.ENOSPC) { //nolint:errorlint // a table's own values
 					t.Errorf("put: %v", err)
 				}
 				if got := s.Stats(); got != before {
@@ -106,11 +105,11 @@ func TestFaults(t *testing.T) {
 		if err := s.Put(t.Context(), b); err != nil {
 			t.Fatal(err)
 		}
-		x.errs["read"] = unix.EIO
-		if _, err := s.Get(t.Context(), b.CID()); !errors.Is(err, unix.EIO) {
+		x.errs["read"] = syscall.EIO
+		if _, err := s.Get(t.Context(), b.CID()); !errors.Is(err, syscall.EIO) {
 			t.Errorf("get: %v", err)
 		}
-		if n, err := s.ReadAt(t.Context(), b.CID(), make([]byte, 10), 0); n != 0 || !errors.Is(err, unix.EIO) {
+		if n, err := s.ReadAt(t.Context(), b.CID(), make([]byte, 10), 0); n != 0 || !errors.Is(err, syscall.EIO) {
 			t.Errorf("read: %d, %v", n, err)
 		}
 		report, err := s.Scrub(t.Context(), 0)
@@ -133,9 +132,9 @@ func TestFaults(t *testing.T) {
 		if err := s.Put(t.Context(), blocks...); err != nil {
 			t.Fatal(err)
 		}
-		x.errs["punch"] = unix.EIO
+		x.errs["punch"] = syscall.EIO
 		for _, b := range blocks[1:] {
-			if err := s.Delete(t.Context(), b.CID()); !errors.Is(err, unix.EIO) {
+			if err := s.Delete(t.Context(), b.CID()); !errors.Is(err, syscall.EIO) {
 				t.Errorf("delete: %v", err)
 			}
 		}

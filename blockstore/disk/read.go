@@ -260,7 +260,7 @@ type ScrubReport struct {
 	Blocks     int
 	Bytes      int64
 	Damaged    []blockstore.CID // forgotten, unless they are held
-	Held       []blockstore.CID // those of Damaged that are here still, because they are held
+	Held       []blockstore.CID // those of Damaged that are here still, because they are held; none can be put again before that ends
 	Unreadable []blockstore.CID // the system failed to read them: they are kept, as the device may come back
 }
 

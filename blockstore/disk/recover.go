@@ -16,8 +16,7 @@ import (
 // file system's own bookkeeping of many holes is part of it.
 const leakSlack = 1 << 20
 
-// openPacks opens every pack there is. A file that a crash left before its header was written is
-// removed.
+// openPacks opens every pack there is.
 func (s *Store) openPacks() error {
 	names, err := os.ReadDir(filepath.Join(s.cfg.Dir, "packs"))
 	if err != nil {
@@ -186,7 +185,12 @@ func (s *Store) settle(ctx context.Context, p *pack) error {
 	if blocks > 0 {
 		s.cfg.Logger.InfoContext(ctx, "blocks read into the index", "pack", p.id, "blocks", blocks)
 	}
+	// Without a salt it is a file that a crash left before its header was written, which dropEmpty removes
+	// because nothing is in it, or a pack of which the index alone knows what is where.
 	p.sealed = p.salt == [saltSize]byte{}
+	if p.sealed && p.record.blocks == 0 && info.Size() > 2*pageSize {
+		s.cfg.Logger.WarnContext(ctx, "header and first table of a pack are damaged: nothing in it can be found", "pack", p.id)
+	}
 	if end := int64(p.record.end) * pageSize; !p.sealed {
 		// Also where the length is right: this frees what was allocated behind it.
 		if err := p.file.Truncate(end); err != nil {
