@@ -187,6 +187,17 @@ func TestIndexLosesEntries(t *testing.T) {
 			}
 			return s.index.commit(nil, nil, gone)
 		}, true},
+		{"a record, but not its blocks", func(s *Store, _ []blockstore.Block, old map[uint32]record) error {
+			for id, r := range old {
+				if r.end == 0 {
+					delete(old, id)
+					continue
+				}
+				r.blocks, r.sum = s.packs[id].record.blocks, s.packs[id].record.sum
+				old[id] = r
+			}
+			return s.index.commit(nil, nil, old)
+		}, true},
 		{"value", func(s *Store, blocks []blockstore.Block, _ map[uint32]record) error {
 			e, _, err := s.index.find(blocks[3].CID())
 			e.sums = nil

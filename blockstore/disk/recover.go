@@ -51,7 +51,7 @@ func (s *Store) recover(ctx context.Context) error {
 	for id := range records {
 		s.active = max(s.active, id) // a number is not used again while the index may remember it
 	}
-	actual, strays, err := s.survey()
+	actual, strays, err := s.survey(records)
 	if err != nil {
 		return err
 	}
@@ -68,7 +68,7 @@ func (s *Store) recover(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !known && actual[id].blocks > 0 || info.Size() < int64(r.end)*pageSize {
+		if info.Size() < int64(r.end)*pageSize {
 			strays[id] = true
 		}
 		if known && !strays[id] {
@@ -99,24 +99,16 @@ func (s *Store) reset(p *pack) {
 }
 
 // survey counts the index's blocks, and returns what the records should say about them, and the packs
-// that some of them cannot be in.
-func (s *Store) survey() (actual map[uint32]record, strays map[uint32]bool, err error) {
+// of blocks that are behind their record's end, or that have no pack or no record.
+func (s *Store) survey(records map[uint32]record) (actual map[uint32]record, strays map[uint32]bool, err error) {
 	actual, strays = make(map[uint32]record), make(map[uint32]bool)
-	sizes := make(map[uint32]int64)
-	for id, p := range s.packs {
-		info, err := p.file.Stat()
-		if err != nil {
-			return nil, nil, err
-		}
-		sizes[id] = info.Size()
-	}
 	err = s.index.scan([]byte{keyBlock}, func(k, v []byte) (bool, error) {
 		e, err := decodeEntry(k, v)
 		if err != nil {
 			return false, err
 		}
 		p := s.packs[e.at.pack]
-		if p == nil || int64(e.at.end())*pageSize > sizes[e.at.pack] {
+		if p == nil || e.at.end() > records[e.at.pack].end {
 			strays[e.at.pack] = true
 			return true, nil
 		}
