@@ -38,6 +38,11 @@ func (m *Memory) Get(_ context.Context, c CID) (Block, error) {
 	return b, nil
 }
 
+// ReadAt reads a part of a block.
+func (m *Memory) ReadAt(ctx context.Context, c CID, p []byte, off int) (int, error) {
+	return ReadAt(ctx, m, c, p, off)
+}
+
 // Put keeps blocks.
 func (m *Memory) Put(_ context.Context, blocks ...Block) error {
 	for _, b := range blocks {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 )
 
 // MaxBlock is the most bytes in a block.
@@ -16,6 +17,7 @@ var (
 	ErrMismatch = errors.New("bytes do not hash to the block's name")
 	ErrNoSpace  = errors.New("no space for blocks")
 	ErrSize     = errors.New("a block has 1 byte to 1 MiB")
+	ErrOffset   = errors.New("offset before the block's first byte")
 )
 
 // BlockError says which block an operation failed for.
@@ -88,9 +90,33 @@ type Store interface {
 	Has(ctx context.Context, c CID) (bool, error)
 	// Size returns a block's length without reading it, or ErrNotFound.
 	Size(ctx context.Context, c CID) (int, error)
+	// ReadAt reads len(p) bytes of a block from off on and returns how many it read, as io.ReaderAt does:
+	// fewer than len(p) come with an error, which is io.EOF at the block's end and from there on. Only
+	// bytes that are as they were put count; p beyond them may have been overwritten. A block that is not
+	// here is ErrNotFound whatever off is, a negative off is ErrOffset.
+	ReadAt(ctx context.Context, c CID, p []byte, off int) (int, error)
 	// Put keeps blocks; when it returns nil they outlive a power cut, if the store outlives the process
 	// at all. Blocks that are here already are skipped. ErrNoSpace leaves the store as it was.
 	Put(ctx context.Context, blocks ...Block) error
 	// Delete forgets blocks. Names that are not here are skipped.
 	Delete(ctx context.Context, cids ...CID) error
+}
+
+// ReadAt is Store.ReadAt by way of the whole block, for stores that have no cheaper way.
+func ReadAt(ctx context.Context, from Getter, c CID, p []byte, off int) (int, error) {
+	b, err := from.Get(ctx, c)
+	if err != nil {
+		return 0, err
+	}
+	switch {
+	case off < 0:
+		return 0, &BlockError{Op: "read", CID: c, Err: ErrOffset}
+	case off >= b.Size():
+		return 0, io.EOF
+	}
+	n := copy(p, b.data[off:])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
 }

@@ -1,10 +1,13 @@
 package disk_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"rialto/blockstore"
@@ -25,7 +28,7 @@ func open(tb testing.TB, cfg disk.Config) *disk.Store {
 }
 
 func TestStore(t *testing.T) {
-	for _, size := range []int64{0, 8192} {
+	for _, size := range []int64{0, 32 << 10} {
 		t.Run(fmt.Sprint("pack size ", size), func(t *testing.T) {
 			storetest.Run(t, func(t *testing.T) blockstore.Store {
 				t.Helper()
@@ -61,15 +64,23 @@ func wantAll(t *testing.T, s *disk.Store, blocks []blockstore.Block) {
 
 func TestReopen(t *testing.T) {
 	dir := t.TempDir()
-	s := open(t, disk.Config{Dir: dir})
+	s := open(t, disk.Config{Dir: dir, PackSize: 50_000})
 	blocks := fill(t, s, 20)
+	if err := s.Delete(t.Context(), blocks[3].CID(), blocks[7].CID()); err != nil {
+		t.Fatal(err)
+	}
+	blocks = slices.Delete(slices.Delete(blocks, 7, 8), 3, 4)
 	before := s.Stats()
 	s.Close()
-	s = open(t, disk.Config{Dir: dir})
+	var log bytes.Buffer
+	s = open(t, disk.Config{Dir: dir, PackSize: 50_000, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	defer s.Close()
 	wantAll(t, s, blocks)
 	if got := s.Stats(); got != before {
 		t.Errorf("stats after reopening = %+v, want %+v", got, before)
+	}
+	if log.Len() > 0 {
+		t.Errorf("a store that was closed had to be mended: %s", &log)
 	}
 }
 
@@ -111,7 +122,11 @@ func TestDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		if _, err := f.WriteAt([]byte{0xff}, 44+100); err != nil {
+		place, err := s.Locate(t.Context(), blocks[0].CID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt([]byte{0xff}, place.Offset+100); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.Get(t.Context(), blocks[0].CID()); !errors.Is(err, blockstore.ErrMismatch) {
@@ -130,7 +145,7 @@ func TestDamage(t *testing.T) {
 		s := open(t, disk.Config{Dir: dir})
 		blocks := fill(t, s, 3)
 		s.Close()
-		if err := os.Truncate(packFile(t, dir), 6000); err != nil {
+		if err := os.Truncate(packFile(t, dir), 4*4096); err != nil {
 			t.Fatal(err)
 		}
 		s = open(t, disk.Config{Dir: dir})
@@ -155,7 +170,7 @@ func TestDamage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.WriteString("RBLKhalf a record")
+		f.WriteString("rialto table 2\n\x00half a table")
 		f.Close()
 		s = open(t, disk.Config{Dir: dir})
 		defer s.Close()
@@ -168,7 +183,7 @@ func TestDamage(t *testing.T) {
 }
 
 func TestQuota(t *testing.T) {
-	s := open(t, disk.Config{Dir: t.TempDir(), Quota: 100_000})
+	s := open(t, disk.Config{Dir: t.TempDir(), Quota: 180_000})
 	defer s.Close()
 	blocks := fill(t, s, 15)
 	big := storetest.Block(t, "big", 50_000)
@@ -181,7 +196,7 @@ func TestQuota(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := s.Stats().Bytes; got != 0 {
+	if got := s.Stats().Bytes; got != 4096 { // the pack's header
 		t.Errorf("%d bytes used by nothing", got)
 	}
 	if err := s.Put(t.Context(), big); err != nil {

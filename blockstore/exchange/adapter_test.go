@@ -52,6 +52,10 @@ func (a around) Put(ctx context.Context, bs ...blockstore.Block) error {
 	return a.inner.PutMany(ctx, theirs)
 }
 
+func (a around) ReadAt(ctx context.Context, c blockstore.CID, p []byte, off int) (int, error) {
+	return blockstore.ReadAt(ctx, a, c, p, off)
+}
+
 func (a around) Delete(ctx context.Context, cids ...blockstore.CID) error {
 	for _, c := range cids {
 		if err := a.inner.DeleteBlock(ctx, toCID(c)); err != nil {
