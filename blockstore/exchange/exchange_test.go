@@ -160,7 +160,7 @@ func (p poisoner) Get(_ context.Context, c cid.Cid) (blocks.Block, error) {
 func stock(t *testing.T, store boxo.Blockstore) (*bitswap.Bitswap, exchange.Peer, *p2p.Host) {
 	t.Helper()
 	h := p2ptest.New(t, p2p.Config{})
-	bs := bitswap.New(context.Background(), bsnet.NewFromIpfsHost(h.Libp2p(), bsnet.Prefix(exchange.Prefix)), nil, store)
+	bs := bitswap.New(context.Background(), bsnet.NewFromIpfsHost(h.Libp2p()), nil, store)
 	t.Cleanup(func() { bs.Close() })
 	return bs, exchange.Peer{ID: string(h.ID()), Addrs: h.Addrs()}, h
 }

@@ -1,0 +1,301 @@
+package exchange
+
+import (
+	"slices"
+	"time"
+)
+
+// horizon is how far from the order a block may be taken, so that the peers of a swarm fetch different ones.
+const horizon = 256
+
+// schedule asks for as much as may be asked for. Nothing that it calls blocks. The caller holds mu.
+func (d *Download) schedule() {
+	if d.lifetime().Err() != nil {
+		return
+	}
+	now := time.Now()
+	for _, it := range slices.Clone(d.urgent) {
+		if s := d.best(it, now, true); s != nil {
+			d.ask(s, s.lanes[0], it, now)
+		}
+	}
+	swarm, spread := d.swarm()
+	for again := true; again; {
+		again = false
+		for _, s := range d.sources {
+			if !s.free(now) || d.unsunk >= maxUnsunk || d.out >= windowBytes {
+				continue
+			}
+			if it := d.pick(s, swarm, spread, now); it != nil {
+				d.ask(s, s.emptiest(), it, now)
+				again = true
+			}
+		}
+	}
+	if d.swap != nil {
+		d.swap.flush()
+	}
+}
+
+// free reports whether a source may be asked for one more bulk block.
+func (s *source) free(now time.Time) bool {
+	if s.swap != nil {
+		return s.swap.room()
+	}
+	return s.ready && s.out < s.meter.window && s.wants < laneWants && !now.Before(s.busy)
+}
+
+// emptiest returns the lane for bulk on which least is asked for.
+func (s *source) emptiest() *lane {
+	if len(s.lanes) == 1 {
+		return s.lanes[0]
+	}
+	return slices.MinFunc(s.lanes[1:], func(a, b *lane) int { return int(a.out - b.out) })
+}
+
+// swarm reports whether peers fetch what we fetch, so that it matters who fetches what: then the rarest block is
+// taken first, of equally rare ones any. Before all have said what they have, any block is taken (spread).
+func (d *Download) swarm() (swarm, spread bool) {
+	spread = d.joining > 0 && len(d.known) > 1
+	for _, s := range d.sources {
+		swarm = swarm || s.partial
+		spread = spread || s.swap == nil && !s.answered && len(d.known) > 1
+	}
+	return swarm, spread
+}
+
+// pick returns what to ask a source for next.
+func (d *Download) pick(s *source, swarm, spread bool, now time.Time) *item {
+	var best *item
+	seen := 0
+	for _, it := range d.queue {
+		if s.lacks.has(it.index) || s.partial && !s.has.has(it.index) || it.at(s) {
+			continue
+		}
+		if !swarm && !spread {
+			return it
+		}
+		if seen++; seen > horizon {
+			break
+		}
+		if swarm && d.spare(s, it, now) {
+			continue
+		}
+		if best == nil || it.holders < best.holders || it.holders == best.holders && it.order < best.order {
+			best = it
+		}
+	}
+	return best
+}
+
+// spare reports whether a peer that has everything should not be asked for an item, because peers that fetch it too
+// have it by now and are no slower: so its upload goes into what only it has.
+func (d *Download) spare(s *source, it *item, now time.Time) bool {
+	if s.partial || it.holders < 2 {
+		return false
+	}
+	var rate float64
+	for _, other := range d.sources {
+		if other.partial && other.has.has(it.index) && !now.Before(other.busy) {
+			if other.meter.rate == 0 {
+				return true // it is as good as any until it is known
+			}
+			rate += other.meter.rate
+		}
+	}
+	return rate > 0 && 2*rate >= s.meter.rate
+}
+
+// reroute takes an item that a peer in the swarm has by now back from one that has everything.
+func (d *Download) reroute(it *item) {
+	now := time.Now()
+	for _, f := range it.flights {
+		s := f.source
+		if f.cancelled || s.swap != nil || s.partial || !d.spare(s, it, now) || f.lane.stream.Begun(it.cid) {
+			continue
+		}
+		f.cancelled = true
+		f.lane.stream.Cancel(it.cid)
+		d.requeue(it)
+	}
+}
+
+// best returns the source that would bring an item soonest; urgent: even if it is not free for bulk.
+func (d *Download) best(it *item, now time.Time, urgent bool) *source {
+	var best *source
+	var least time.Duration
+	for _, s := range d.sources {
+		if s.lacks.has(it.index) || it.at(s) || now.Before(s.busy) || !urgent && !s.free(now) {
+			continue
+		}
+		if _, ok := s.lanes[0].flights[it.cid]; ok {
+			continue // taken back, but not out of the way yet
+		}
+		wait := s.meter.wait(s.out, it.cost)
+		if !s.has.has(it.index) {
+			wait *= 2 // it may not have it
+		}
+		if !s.ready {
+			wait += time.Second // it has said nothing yet
+		}
+		if best == nil || wait < least {
+			best, least = s, wait
+		}
+	}
+	return best
+}
+
+// ask asks a source for an item.
+func (d *Download) ask(s *source, l *lane, it *item, now time.Time) {
+	if _, ok := l.flights[it.cid]; ok { // taken back, but not out of the way yet
+		d.unqueue(it)
+		l.flights[it.cid].cancelled = false
+		return
+	}
+	d.unqueue(it)
+	if !it.counted {
+		it.counted = true
+		d.out += it.cost
+		d.unsunk++
+	}
+	if s.out == 0 {
+		s.meter.asked(now)
+	}
+	f := &flight{item: it, source: s, lane: l, at: now, again: len(it.flights) > 0}
+	it.flights = append(it.flights, f)
+	l.flights[it.cid] = f
+	l.out += it.cost
+	s.out += it.cost
+	s.wants++
+	if s.swap != nil {
+		s.swap.want(it)
+	} else {
+		l.stream.Want(it.cid)
+	}
+}
+
+// land takes a flight off the books.
+func (d *Download) land(f *flight) {
+	delete(f.lane.flights, f.item.cid)
+	f.lane.out -= f.item.cost
+	f.source.out -= f.item.cost
+	f.source.wants--
+	f.item.flights = slices.DeleteFunc(f.item.flights, func(o *flight) bool { return o == f })
+}
+
+// requeue has an item asked for again if it has to be.
+func (d *Download) requeue(it *item) {
+	if !it.waits() || it.queued {
+		return
+	}
+	it.queued = true
+	if len(it.getters) > 0 {
+		d.urgent = append(d.urgent, it)
+	} else {
+		d.queue = slices.Insert(d.queue, 0, it)
+	}
+}
+
+func (d *Download) unqueue(it *item) {
+	if !it.queued {
+		return
+	}
+	it.queued = false
+	for _, q := range []*[]*item{&d.urgent, &d.queue} {
+		if i := slices.Index(*q, it); i >= 0 {
+			*q = slices.Delete(*q, i, i+1)
+			return
+		}
+	}
+}
+
+// uncount gives back an item's room in the window.
+func (d *Download) uncount(it *item) {
+	if it.counted {
+		it.counted = false
+		d.out -= it.cost
+		d.unsunk--
+	}
+}
+
+// cancelFlights takes all questions for an item back.
+func (d *Download) cancelFlights(it *item, data []byte) {
+	for _, f := range it.flights {
+		if f.cancelled {
+			continue
+		}
+		f.cancelled = true
+		if f.source.swap == nil {
+			f.lane.stream.Cancel(it.cid)
+		} else if data != nil {
+			f.source.swap.cancel(it, data)
+		}
+	}
+}
+
+// hasten moves an item ahead of all bulk. What is asked for already, but not on its way, is asked for anew.
+func (d *Download) hasten(it *item) {
+	for _, f := range it.flights {
+		if f.cancelled || f.source.swap != nil || f.lane == f.source.lanes[0] || f.lane.stream.Begun(it.cid) {
+			continue
+		}
+		f.cancelled = true
+		f.lane.stream.Cancel(it.cid)
+	}
+	d.unqueue(it)
+	d.requeue(it)
+}
+
+// hedge asks somebody else, too, for what takes longer than it should, and at the very end for what an idle peer would
+// bring sooner.
+func (d *Download) hedge(now time.Time) {
+	flying, again := 0, 0
+	var late []*item
+	end := d.pulling == 0 && len(d.queue) == 0 && d.unsunk <= max(2, d.total/50)
+	for _, s := range d.sources {
+		patience, hurry := s.meter.patience(), s.meter.hurry()
+		for _, l := range s.lanes {
+			for _, f := range l.flights {
+				flying++
+				if f.again {
+					again++
+				}
+				it := f.item
+				if f.cancelled || it.done || it.inHand > 0 || it.alive() > 1 {
+					continue
+				}
+				age, limit := now.Sub(f.at), patience
+				if len(it.getters) > 0 {
+					limit = hurry
+				}
+				if age > limit || end && age > limit/4 && d.sooner(it, f, age, now) {
+					late = append(late, it)
+				}
+			}
+		}
+	}
+	slices.SortFunc(late, func(a, b *item) int { return a.since.Compare(b.since) })
+	for _, it := range late {
+		urgent := len(it.getters) > 0
+		if !urgent && again >= max(4, flying/20) {
+			continue
+		}
+		if s := d.best(it, now, urgent); s != nil {
+			l := s.emptiest()
+			if urgent {
+				l = s.lanes[0]
+			}
+			d.ask(s, l, it, now)
+			again++
+		}
+	}
+	if len(late) > 0 && d.swap != nil {
+		d.swap.flush()
+	}
+}
+
+// sooner reports whether an idle peer would have brought the item in the time that another took already.
+func (d *Download) sooner(it *item, f *flight, age time.Duration, now time.Time) bool {
+	s := d.best(it, now, false)
+	return s != nil && s != f.source && s.out == 0 && s.meter.rate > 0 && s.meter.wait(0, it.cost) < age
+}

@@ -1,0 +1,380 @@
+package exchange
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"golang.org/x/sync/errgroup"
+
+	"rialto/blockstore"
+	"rialto/blockstore/exchange/internal/fast"
+	"rialto/blockstore/exchange/internal/wire"
+)
+
+const (
+	// farTrip is the round trip from which one stream's window and one loss cost enough to use several.
+	farTrip    = 20 * time.Millisecond
+	farLanes   = 3 // for bulk, to a far peer
+	laneWants  = 512
+	reconnects = 3 // failures without a block in between, until a peer is given up
+	backoff    = 500 * time.Millisecond
+	// Peers in a swarm are asked again what they have after haveEvery, and after up to haveMost when nothing is new.
+	haveEvery, haveMost = 250 * time.Millisecond, 2 * time.Second
+)
+
+var errPoison = errors.New("wrong bytes")
+
+// source is somebody to ask: a peer on the fast path, or all Bitswap peers together. The download's mu guards it.
+type source struct {
+	id    peer.ID // empty: Bitswap
+	lanes []*lane // of a peer on the fast path: the first is for what is urgent and for HAVE
+	swap  *swap
+	end   context.CancelCauseFunc
+
+	dead    bool
+	ready   bool      // may be asked for bulk
+	busy    time.Time // until then it sends nothing
+	wants   int
+	out     int64 // cost of what it is asked for
+	brought bool
+	wide    bool // more lanes were opened
+	meter   meter
+
+	has, lacks bits
+	answered   bool // a HAVE
+	partial    bool // the last HAVE said that something is not there
+	asking     bool // a HAVE is out
+	nextHave   time.Time
+	haveWait   time.Duration
+}
+
+// lane is a stream of a source; stream is nil for Bitswap.
+type lane struct {
+	stream  *fast.Lane
+	flights map[blockstore.CID]*flight
+	out     int64
+}
+
+func newLane(stream *fast.Lane) *lane {
+	return &lane{stream: stream, flights: make(map[blockstore.CID]*flight)}
+}
+
+// serve keeps a peer as a source for as long as it is any good.
+func (d *Download) serve(info peer.AddrInfo) {
+	ctx := d.lifetime()
+	err := d.attend(ctx, info)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.joining--
+	if err != nil {
+		d.failed = append(d.failed, fmt.Errorf("%v: %w", info.ID, err))
+	}
+	d.judgeAll()
+}
+
+// attend returns, with joining as it was, once the peer is no source of its own or no more.
+func (d *Download) attend(ctx context.Context, info peer.AddrInfo) error {
+	for failures := 0; ; failures++ {
+		lanes, err := d.x.dial(ctx, info)
+		if errors.Is(err, fast.ErrUnsupported) {
+			d.attendSwap(info)
+			return nil
+		}
+		if err == nil {
+			var s *source
+			s, err = d.attendFast(ctx, info.ID, lanes)
+			if errors.Is(err, errPoison) || errors.Is(err, fast.ErrProtocol) {
+				d.x.cfg.Logger.Warn("a peer broke the protocol and is dropped", "peer", info.ID.String(), "err", err)
+				return err
+			}
+			if s.brought {
+				failures = 0
+			}
+		} else if failures == 0 {
+			return err // it was never there
+		}
+		if failures == reconnects || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-time.After(backoff << failures):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// dial opens a stream for what is urgent and one for bulk.
+func (x *Exchange) dial(ctx context.Context, info peer.AddrInfo) ([]*lane, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if err := x.cfg.Host.Connect(ctx, info); err != nil {
+		return nil, err
+	}
+	if x.cfg.BitswapOnly {
+		return nil, fast.ErrUnsupported
+	}
+	lanes := make([]*lane, 2)
+	for i := range lanes {
+		stream, err := fast.Open(ctx, x.cfg.Host, info.ID)
+		if err != nil {
+			for _, l := range lanes[:i] {
+				l.stream.Close()
+			}
+			return nil, err
+		}
+		lanes[i] = newLane(stream)
+	}
+	return lanes, nil
+}
+
+// attendFast has a source for as long as its streams live.
+func (d *Download) attendFast(ctx context.Context, id peer.ID, lanes []*lane) (*source, error) {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	s := &source{id: id, lanes: lanes, end: end}
+	group, ctx := errgroup.WithContext(ctx)
+	run := func(l *lane) {
+		group.Go(func() error { return l.stream.Run(ctx, func(r fast.Reply) { d.reply(s, l, r) }) })
+	}
+	for _, l := range lanes {
+		run(l)
+	}
+	group.Go(func() error { return d.widen(ctx, s, run) })
+	d.mu.Lock()
+	d.joining--
+	d.admit(s)
+	d.mu.Unlock()
+	err := group.Wait()
+	d.mu.Lock()
+	d.joining++ // until it is known what becomes of the peer
+	d.dismiss(s)
+	d.mu.Unlock()
+	return s, err
+}
+
+// admit begins to ask a source.
+func (d *Download) admit(s *source) {
+	s.haveWait = haveEvery
+	s.meter.window = startWindow
+	if len(d.known) > 1 && s.swap == nil {
+		s.meter.window = 1
+	} else {
+		s.ready = true
+	}
+	d.sources = append(d.sources, s)
+	d.askHaves(time.Now())
+	d.schedule()
+}
+
+// dismiss asks a source no more, and others for what it was asked for. It may be called again.
+func (d *Download) dismiss(s *source) {
+	if s.dead {
+		return
+	}
+	s.dead = true
+	for i, other := range d.sources {
+		if other == s {
+			d.sources = append(d.sources[:i:i], d.sources[i+1:]...)
+			break
+		}
+	}
+	for _, it := range d.items {
+		s.forget(it)
+	}
+	for _, l := range s.lanes {
+		for _, f := range l.flights {
+			d.land(f)
+			d.requeue(f.item)
+		}
+	}
+	if d.lifetime().Err() == nil {
+		d.judgeAll()
+		d.schedule()
+	}
+}
+
+// widen opens more streams to a peer that turns out to be far away.
+func (d *Download) widen(ctx context.Context, s *source, run func(*lane)) error {
+	tick := time.NewTicker(tickTime)
+	defer tick.Stop()
+	for {
+		d.mu.Lock()
+		rtt := s.meter.rtt
+		d.mu.Unlock()
+		if rtt > 0 && rtt < farTrip {
+			return nil
+		}
+		if rtt > 0 {
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	for range farLanes - 1 {
+		stream, err := fast.Open(ctx, d.x.cfg.Host, s.id)
+		if err != nil {
+			return nil //nolint:nilerr // those that are open will do
+		}
+		l := newLane(stream)
+		run(l)
+		d.mu.Lock()
+		s.lanes = append(s.lanes, l)
+		d.mu.Unlock()
+	}
+	return nil
+}
+
+// reply takes what became of a question. It runs on the stream's own goroutine.
+func (d *Download) reply(s *source, l *lane, r fast.Reply) {
+	now := time.Now()
+	d.mu.Lock()
+	if r.Type == wire.Map {
+		d.learn(s, r, now)
+		d.schedule()
+		d.mu.Unlock()
+		return
+	}
+	f := l.flights[r.CID]
+	if f == nil { // the source was dismissed
+		if r.Type == wire.Data {
+			d.wasted += int64(len(r.Data))
+		}
+		d.mu.Unlock()
+		return
+	}
+	first := len(l.flights) == 1 && l == s.lanes[0]
+	d.land(f)
+	it := f.item
+	switch r.Type {
+	case wire.Data:
+		if first {
+			s.meter.trip(r.Took)
+		}
+		if l == s.lanes[0] {
+			s.meter.rush.add(now.Sub(f.at))
+		} else {
+			s.meter.took.add(now.Sub(f.at))
+		}
+		s.brought = true
+		s.meter.got(now, int64(len(r.Data)))
+	case wire.Absent:
+		s.learn(it, false)
+	case wire.Busy:
+		s.busy = now.Add(time.Duration(r.Value) * time.Millisecond)
+	default: // CANCELLED; MAP was above
+	}
+	if s.out == 0 {
+		s.meter.idle()
+	}
+	hand := r.Type == wire.Data && d.receive(it)
+	if r.Type == wire.Data && !hand {
+		d.wasted += int64(len(r.Data))
+	}
+	urgent := len(it.getters) > 0
+	d.requeue(it)
+	d.judge(it)
+	d.schedule()
+	d.mu.Unlock()
+	if !hand {
+		return
+	}
+	a := arrival{source: s, from: s.id, item: it, data: r.Data}
+	if urgent && !d.verify(&a) {
+		return
+	}
+	d.arrive(a)
+}
+
+// learn takes a peer's answer to HAVE.
+func (d *Download) learn(s *source, r fast.Reply, now time.Time) {
+	if s.dead {
+		return
+	}
+	s.meter.trip(r.Took)
+	s.asking, s.answered, s.ready, s.partial = false, true, true, false
+	fresh := false
+	for i, c := range r.Have {
+		it := d.items[c]
+		if it == nil {
+			continue
+		}
+		here := r.Bits.Has(i)
+		fresh = fresh || here && !s.has.has(it.index)
+		s.learn(it, here)
+		s.partial = s.partial || !here
+		if here {
+			d.reroute(it)
+		} else {
+			d.judge(it)
+		}
+	}
+	if s.haveWait = haveEvery; !fresh {
+		s.haveWait = min(2*s.haveWait, haveMost)
+	}
+	s.nextHave = now.Add(s.haveWait)
+}
+
+// learn notes whether the source has an item.
+func (s *source) learn(it *item, has bool) {
+	s.forget(it)
+	if s.dead {
+		return
+	}
+	if has {
+		s.has.set(it.index)
+		it.holders++
+	} else {
+		s.lacks.set(it.index)
+		it.lackers++
+	}
+}
+
+// forget makes it unknown whether the source has an item.
+func (s *source) forget(it *item) {
+	if s.has.has(it.index) {
+		s.has.clear(it.index)
+		it.holders--
+	}
+	if s.lacks.has(it.index) {
+		s.lacks.clear(it.index)
+		it.lackers--
+	}
+}
+
+// askHaves asks peers what they have of what is wanted: once each, and those in a swarm again and again.
+func (d *Download) askHaves(now time.Time) {
+	most := wire.MaxAsked
+	if len(d.known) == 1 {
+		most = 1 // for the round trip only
+	}
+	for _, s := range d.sources {
+		if s.swap != nil || s.asking || s.answered && (!s.partial || now.Before(s.nextHave)) {
+			continue
+		}
+		var ask []blockstore.CID
+		for _, it := range d.urgent {
+			if len(ask) < most && !s.has.has(it.index) {
+				ask = append(ask, it.cid)
+			}
+		}
+		for _, it := range d.queue {
+			if len(ask) == most {
+				break
+			}
+			if !s.has.has(it.index) {
+				ask = append(ask, it.cid)
+			}
+		}
+		if len(ask) > 0 {
+			s.asking = true
+			s.lanes[0].stream.Have(ask)
+		}
+	}
+}
