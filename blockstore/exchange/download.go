@@ -57,7 +57,9 @@ type Download struct {
 	seed     maphash.Seed
 	room     *semaphore.Weighted // lookahead
 	arrivals chan arrival
-	lifetime func() context.Context
+	spawn    func(func(context.Context)) // runs something that ends with the download
+	done     <-chan struct{}             // closed when the download ends
+	cause    func() error                // why it ended; nil: it did not
 	cancel   context.CancelCauseFunc
 	running  sync.WaitGroup
 
@@ -101,10 +103,11 @@ func (x *Exchange) Open(ctx context.Context, peers []Peer, sink func(blockstore.
 		x: x, sink: sink, seed: maphash.MakeSeed(),
 		room:     semaphore.NewWeighted(lookahead),
 		arrivals: make(chan arrival, 2*maxUnsunk),
-		lifetime: func() context.Context { return ctx }, cancel: cancel,
+		done:     ctx.Done(), cause: func() error { return context.Cause(ctx) }, cancel: cancel,
 		known: make(map[peer.ID]struct{}), items: make(map[blockstore.CID]*item),
 		from: make(map[string]int64), blocks: make(map[string]int64),
 	}
+	d.spawn = func(f func(context.Context)) { d.running.Go(func() { f(ctx) }) }
 	if !x.enlist(d) {
 		cancel(ErrNotRunning)
 		return nil, ErrNotRunning
@@ -123,7 +126,7 @@ func (d *Download) Add(peers ...Peer) { d.add(d.x.usable(peers)) }
 func (d *Download) add(infos []peer.AddrInfo) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.lifetime().Err() != nil {
+	if d.cause() != nil {
 		return
 	}
 	for _, info := range infos {
@@ -132,15 +135,28 @@ func (d *Download) add(infos []peer.AddrInfo) {
 		}
 		d.known[info.ID] = struct{}{}
 		d.joining++
-		d.running.Go(func() { d.serve(info) })
+		d.spawn(func(ctx context.Context) { d.serve(ctx, info) })
 	}
 }
 
 // Fetch asks for blocks, in about the order in which refs yields them, and returns when sink has taken all, or with
 // the first error. A ref's size may be 0 when it is not known. A block that sink had before is not asked for again.
 func (d *Download) Fetch(ctx context.Context, refs iter.Seq[blockstore.Ref]) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	c := &call{end: make(chan struct{})}
 	d.mu.Lock()
+	if err := d.cause(); err != nil {
+		d.mu.Unlock()
+		return err
+	}
+	d.spawn(func(whole context.Context) {
+		select {
+		case <-whole.Done():
+			stop(d.cause())
+		case <-ctx.Done():
+		}
+	})
 	d.pulling++
 	d.mu.Unlock()
 	err := d.pull(ctx, c, refs)
@@ -157,8 +173,6 @@ func (d *Download) Fetch(ctx context.Context, refs iter.Seq[blockstore.Ref]) err
 			return c.err
 		case <-ctx.Done():
 			err = context.Cause(ctx)
-		case <-d.lifetime().Done():
-			err = context.Cause(d.lifetime())
 		}
 	}
 	d.mu.Lock()
@@ -169,9 +183,6 @@ func (d *Download) Fetch(ctx context.Context, refs iter.Seq[blockstore.Ref]) err
 
 // pull takes what refs yields, no further ahead than lookahead.
 func (d *Download) pull(ctx context.Context, c *call, refs iter.Seq[blockstore.Ref]) error {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	defer context.AfterFunc(d.lifetime(), func() { stop(context.Cause(d.lifetime())) })()
 	batch := make([]blockstore.Ref, 0, 64)
 	flush := func() {
 		d.mu.Lock()
@@ -262,8 +273,8 @@ func (d *Download) Get(ctx context.Context, ref blockstore.Ref) (blockstore.Bloc
 		return got.block, got.err
 	case <-ctx.Done():
 		err = context.Cause(ctx)
-	case <-d.lifetime().Done():
-		err = context.Cause(d.lifetime())
+	case <-d.done:
+		err = d.cause()
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -36,14 +36,14 @@ func (n node) peer() exchange.Peer {
 	return exchange.Peer{ID: string(n.host.ID()), Addrs: n.host.Addrs()}
 }
 
-func start(t *testing.T, cfg exchange.Config) node {
+func start(t testing.TB, cfg exchange.Config) node {
 	t.Helper()
 	h := p2ptest.New(t, p2p.Config{})
 	cfg.Host = h.Libp2p()
 	return startOn(t, h, cfg)
 }
 
-func startOn(t *testing.T, h *p2p.Host, cfg exchange.Config) node {
+func startOn(t testing.TB, h *p2p.Host, cfg exchange.Config) node {
 	t.Helper()
 	if cfg.Store == nil {
 		cfg.Store = new(blockstore.Memory)
@@ -64,7 +64,7 @@ func startOn(t *testing.T, h *p2p.Host, cfg exchange.Config) node {
 	return node{h, cfg.Store, x}
 }
 
-func put(t *testing.T, s blockstore.Store, n, size int) []blockstore.Ref {
+func put(t testing.TB, s blockstore.Store, n, size int) []blockstore.Ref {
 	t.Helper()
 	var refs []blockstore.Ref
 	for i := range n {
@@ -157,7 +157,7 @@ func (p poisoner) Get(_ context.Context, c cid.Cid) (blocks.Block, error) {
 	return blocks.NewBlockWithCid(fmt.Appendf(nil, "%v %2000s", c, "poison"), c)
 }
 
-func stock(t *testing.T, store boxo.Blockstore) (*bitswap.Bitswap, exchange.Peer, *p2p.Host) {
+func stock(t testing.TB, store boxo.Blockstore) (*bitswap.Bitswap, exchange.Peer, *p2p.Host) {
 	t.Helper()
 	h := p2ptest.New(t, p2p.Config{})
 	bs := bitswap.New(context.Background(), bsnet.NewFromIpfsHost(h.Libp2p()), nil, store)

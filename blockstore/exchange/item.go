@@ -85,7 +85,7 @@ func (it *item) waits() bool { return !it.done && it.inHand == 0 && it.alive() =
 // bits is a set of small numbers.
 type bits []uint64
 
-func (b bits) has(i int) bool { return i>>6 < len(b) && b[i>>6]&(1<<(i&63)) != 0 }
+func (b *bits) has(i int) bool { return i>>6 < len(*b) && (*b)[i>>6]&(1<<(i&63)) != 0 }
 
 func (b *bits) set(i int) {
 	for len(*b) <= i>>6 {
@@ -94,8 +94,8 @@ func (b *bits) set(i int) {
 	(*b)[i>>6] |= 1 << (i & 63)
 }
 
-func (b bits) clear(i int) {
-	if i>>6 < len(b) {
-		b[i>>6] &^= 1 << (i & 63)
+func (b *bits) clear(i int) {
+	if i>>6 < len(*b) {
+		(*b)[i>>6] &^= 1 << (i & 63)
 	}
 }

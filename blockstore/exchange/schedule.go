@@ -10,7 +10,7 @@ const horizon = 256
 
 // schedule asks for as much as may be asked for. Nothing that it calls blocks. The caller holds mu.
 func (d *Download) schedule() {
-	if d.lifetime().Err() != nil {
+	if d.cause() != nil {
 		return
 	}
 	now := time.Now()

@@ -32,7 +32,7 @@ func (d *Download) receive(it *item) bool {
 func (d *Download) arrive(a arrival) {
 	select {
 	case d.arrivals <- a:
-	case <-d.lifetime().Done():
+	case <-d.done:
 	}
 }
 
@@ -54,7 +54,7 @@ func (d *Download) sinkAll() {
 				d.sank(a.item)
 			}
 			d.mu.Unlock()
-		case <-d.lifetime().Done():
+		case <-d.done:
 			return
 		}
 	}
@@ -145,7 +145,7 @@ func (d *Download) watch() {
 	var s stall
 	for {
 		select {
-		case <-d.lifetime().Done():
+		case <-d.done:
 			return
 		case now := <-tick.C:
 			d.mu.Lock()

@@ -40,7 +40,6 @@ type source struct {
 	wants   int
 	out     int64 // cost of what it is asked for
 	brought bool
-	wide    bool // more lanes were opened
 	meter   meter
 
 	has, lacks bits
@@ -63,8 +62,7 @@ func newLane(stream *fast.Lane) *lane {
 }
 
 // serve keeps a peer as a source for as long as it is any good.
-func (d *Download) serve(info peer.AddrInfo) {
-	ctx := d.lifetime()
+func (d *Download) serve(ctx context.Context, info peer.AddrInfo) {
 	err := d.attend(ctx, info)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -80,7 +78,7 @@ func (d *Download) attend(ctx context.Context, info peer.AddrInfo) error {
 	for failures := 0; ; failures++ {
 		lanes, err := d.x.dial(ctx, info)
 		if errors.Is(err, fast.ErrUnsupported) {
-			d.attendSwap(info)
+			d.attendSwap(ctx, info)
 			return nil
 		}
 		if err == nil {
@@ -191,7 +189,7 @@ func (d *Download) dismiss(s *source) {
 			d.requeue(f.item)
 		}
 	}
-	if d.lifetime().Err() == nil {
+	if d.cause() == nil {
 		d.judgeAll()
 		d.schedule()
 	}
@@ -220,7 +218,7 @@ func (d *Download) widen(ctx context.Context, s *source, run func(*lane)) error 
 	for range farLanes - 1 {
 		stream, err := fast.Open(ctx, d.x.cfg.Host, s.id)
 		if err != nil {
-			return nil //nolint:nilerr // those that are open will do
+			return nil // those that are open will do
 		}
 		l := newLane(stream)
 		run(l)

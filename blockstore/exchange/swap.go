@@ -54,12 +54,12 @@ func (x *Exchange) ask(ctx context.Context) *asking {
 }
 
 // attendSwap adds a connected peer that is asked by Bitswap.
-func (d *Download) attendSwap(info peer.AddrInfo) {
+func (d *Download) attendSwap(ctx context.Context, info peer.AddrInfo) {
 	d.x.asked.add(info.ID, 1)
 	d.x.bitswap.PeerConnected(info.ID) // which it may have been told is over: see poison
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.lifetime().Err() != nil {
+	if d.cause() != nil {
 		d.x.asked.add(info.ID, -1)
 		return
 	}
@@ -73,7 +73,7 @@ func (d *Download) attendSwap(info peer.AddrInfo) {
 	}
 	w := &swap{
 		d: d, peers: map[peer.ID]struct{}{info.ID: {}}, lack: make(map[blockstore.CID]map[peer.ID]struct{}),
-		asking: d.x.ask(d.lifetime()), retry: d.x.cfg.Retry,
+		asking: d.x.ask(ctx), retry: d.x.cfg.Retry,
 	}
 	w.s = &source{swap: w, lanes: []*lane{newLane(nil)}, end: func(error) {}}
 	w.s.meter.fixed = true
@@ -107,14 +107,14 @@ func (w *swap) flush() {
 	if useless := w.useless; len(useless) > 0 {
 		w.useless = nil
 		// Bitswap ends a wait for a block when it is told that the block is here.
-		d.running.Go(func() { _ = d.x.bitswap.NotifyNewBlocks(d.lifetime(), useless...) })
+		d.spawn(func(ctx context.Context) { _ = d.x.bitswap.NotifyNewBlocks(ctx, useless...) })
 	}
 	for batch := range slices.Chunk(w.pending, batchWants) {
 		names := make([]cid.Cid, len(batch))
 		for i, it := range batch {
 			names[i] = toCID(it.cid)
 		}
-		d.running.Go(func() { w.bring(d.lifetime(), names) })
+		d.spawn(func(ctx context.Context) { w.bring(ctx, names) })
 	}
 	w.pending = nil
 }
@@ -234,7 +234,7 @@ func (w *swap) poison(p peer.ID, got blockstore.CID, size int) {
 	d.poison(Poison{Peer: p.String(), Got: got})
 	delete(w.peers, p)
 	d.x.asked.add(p, -1)
-	d.running.Go(func() { d.x.bitswap.PeerDisconnected(p) })
+	d.spawn(func(context.Context) { d.x.bitswap.PeerDisconnected(p) })
 	if len(w.peers) == 0 {
 		w.leave()
 	}
@@ -268,7 +268,7 @@ func (w *swap) tick(since time.Duration) {
 	}
 	w.d.x.cfg.Logger.Debug("bitswap peers are silent and asked again", "received", w.got, "after", w.idle)
 	w.idle, w.retry, w.anew = 0, 2*w.retry, true // a large block on a slow line is not silence
-	w.d.running.Go(func() { w.askAgain(w.d.lifetime()) })
+	w.d.spawn(w.askAgain)
 }
 
 // askAgain replaces the session, which all is asked for then that is missing.

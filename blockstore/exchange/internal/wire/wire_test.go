@@ -62,8 +62,15 @@ func TestAnswer(t *testing.T) {
 		}
 	}
 	for _, bad := range []Answer{
-		{0, 0}, {6, 0}, {Data, 0}, {Data, blockstore.MaxBlock + 1}, {Absent, 1}, {Busy, MaxRetry + 1}, {Cancelled, 1},
-		{Map, 0}, {Map, MaxAsked + 1},
+		{0, 0},
+		{6, 0},
+		{Data, 0},
+		{Data, blockstore.MaxBlock + 1},
+		{Absent, 1},
+		{Busy, MaxRetry + 1},
+		{Cancelled, 1},
+		{Map, 0},
+		{Map, MaxAsked + 1},
 	} {
 		if _, err := ReadAnswer(bytes.NewReader(AppendAnswer(nil, bad)), begun); !errors.Is(err, ErrFrame) {
 			t.Errorf("%v: error = %v, want %v", bad, err, ErrFrame)
