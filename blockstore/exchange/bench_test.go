@@ -15,13 +15,10 @@ import (
 
 	blocks2 "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
-	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multihash"
 
 	"rialto/blockstore"
 	"rialto/blockstore/exchange"
-	"rialto/p2p"
-	"rialto/p2p/p2ptest"
 )
 
 const gbit = 125e6 // bytes a second
@@ -237,7 +234,3 @@ func benchTCP(b *testing.B, blocks int) {
 	}
 	report(b, before, int64(blocks)<<20, 0)
 }
-
-var _ = peer.ID("")
-var _ = p2p.Config{}
-var _ = p2ptest.New

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"iter"
 	"maps"
 	"slices"
@@ -54,7 +53,6 @@ const (
 type Download struct {
 	x        *Exchange
 	sink     func(blockstore.Block) error
-	seed     maphash.Seed
 	room     *semaphore.Weighted // lookahead
 	arrivals chan arrival
 	spawn    func(func(context.Context)) // runs something that ends with the download
@@ -63,10 +61,10 @@ type Download struct {
 	cancel   context.CancelCauseFunc
 	running  sync.WaitGroup
 
-	mu      sync.Mutex           // never held while something is waited for
-	known   map[peer.ID]struct{} // peers that were given
-	joining int                  // of those, peers that may still become sources
-	failed  []error              // why others did not
+	mu      sync.Mutex         // never held while something is waited for
+	known   map[peer.ID]uint64 // peers that were given, and their keys
+	joining int                // of those, peers that may still become sources
+	failed  []error            // why others did not
 	sources []*source
 	swap    *swap // the source that is all Bitswap peers; nil: none
 	items   map[blockstore.CID]*item
@@ -100,11 +98,11 @@ func (x *Exchange) Open(ctx context.Context, peers []Peer, sink func(blockstore.
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	d := &Download{
-		x: x, sink: sink, seed: maphash.MakeSeed(),
+		x: x, sink: sink,
 		room:     semaphore.NewWeighted(lookahead),
 		arrivals: make(chan arrival, 2*maxUnsunk),
 		done:     ctx.Done(), cause: func() error { return context.Cause(ctx) }, cancel: cancel,
-		known: make(map[peer.ID]struct{}), items: make(map[blockstore.CID]*item),
+		known: make(map[peer.ID]uint64), items: make(map[blockstore.CID]*item),
 		from: make(map[string]int64), blocks: make(map[string]int64),
 	}
 	d.spawn = func(f func(context.Context)) { d.running.Go(func() { f(ctx) }) }
@@ -133,7 +131,7 @@ func (d *Download) add(infos []peer.AddrInfo) {
 		if _, ok := d.known[info.ID]; ok {
 			continue
 		}
-		d.known[info.ID] = struct{}{}
+		d.known[info.ID] = key(info.ID)
 		d.joining++
 		d.spawn(func(ctx context.Context) { d.serve(ctx, info) })
 	}
@@ -241,7 +239,7 @@ func (d *Download) wantBulk(c *call, r blockstore.Ref) {
 func (d *Download) item(r blockstore.Ref) *item {
 	it := d.items[r.CID]
 	if it == nil {
-		it = &item{cid: r.CID, cost: int64(r.Size), index: d.index, order: maphash.Comparable(d.seed, r.CID), since: time.Now()}
+		it = &item{cid: r.CID, cost: int64(r.Size), index: d.index, since: time.Now()}
 		if r.Size <= 0 || r.Size > blockstore.MaxBlock {
 			it.cost = blockstore.MaxBlock
 		}

@@ -140,6 +140,7 @@ func (c Config) withDefaults() (Config, error) {
 // Exchange serves and fetches blocks. Methods are safe for concurrent use.
 type Exchange struct {
 	cfg     Config
+	key     uint64        // of the host: see rank
 	ready   chan struct{} // closed once bitswap is set
 	bitswap *bitswap.Bitswap
 	asked   *asked
@@ -161,6 +162,7 @@ func New(cfg Config) (*Exchange, error) {
 	}
 	return &Exchange{
 		cfg:       cfg,
+		key:       key(cfg.Host.ID()),
 		ready:     make(chan struct{}),
 		asked:     &asked{fetches: make(map[peer.ID]int)},
 		downloads: make(map[*Download]struct{}),

@@ -8,7 +8,7 @@ import (
 const (
 	// startWindow is what the only peer is asked for at first. Of several, each is asked for one block at first,
 	// so that a bad one is found out before it costs much.
-	startWindow = 2 << 20
+	startWindow = 4 << 20
 	// leastWindow keeps a near peer busy, whose bandwidth × round trip is less than a block.
 	leastWindow = 4 << 20
 	// leastTime bounds that for a slow one: what waits there longer is better asked for elsewhere.

@@ -1,8 +1,14 @@
 package exchange
 
 import (
+	"encoding/binary"
+	"hash/fnv"
 	"slices"
 	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"rialto/blockstore"
 )
 
 // horizon is how far from the order a block may be taken, so that the peers of a swarm fetch different ones.
@@ -54,7 +60,8 @@ func (s *source) emptiest() *lane {
 }
 
 // swarm reports whether peers fetch what we fetch, so that it matters who fetches what: then the rarest block is
-// taken first, of equally rare ones any. Before all have said what they have, any block is taken (spread).
+// taken first, of equally rare ones the one that is nearest to this host: see rank. So it is, too, before all have said
+// what they have (spread).
 func (d *Download) swarm() (swarm, spread bool) {
 	spread = d.joining > 0 && len(d.known) > 1
 	for _, s := range d.sources {
@@ -67,7 +74,7 @@ func (d *Download) swarm() (swarm, spread bool) {
 // pick returns what to ask a source for next.
 func (d *Download) pick(s *source, swarm, spread bool, now time.Time) *item {
 	var best *item
-	seen := 0
+	seen, nearest := 0, 0
 	for _, it := range d.queue {
 		if s.lacks.has(it.index) || s.partial && !s.has.has(it.index) || it.at(s) {
 			continue
@@ -78,32 +85,73 @@ func (d *Download) pick(s *source, swarm, spread bool, now time.Time) *item {
 		if seen++; seen > horizon {
 			break
 		}
-		if swarm && d.spare(s, it, now) {
+		if swarm && !s.partial && (d.spare(s, it, now) || d.others(it, now)) || best != nil && it.holders > best.holders {
 			continue
 		}
-		if best == nil || it.holders < best.holders || it.holders == best.holders && it.order < best.order {
-			best = it
+		if rank := d.rank(it.cid); best == nil || it.holders < best.holders || rank < nearest {
+			best, nearest = it, rank
 		}
 	}
 	return best
 }
 
+// rank returns how many of the peers are nearer to a block than this host is. All hosts of a swarm see it in the same
+// way, so that each begins with blocks that nobody else begins with.
+func (d *Download) rank(c blockstore.CID) int {
+	ours, rank := distance(d.x.key, c), 0
+	for _, k := range d.known {
+		if distance(k, c) < ours {
+			rank++
+		}
+	}
+	return rank
+}
+
+// others reports whether a peer in the swarm is about to fetch an item from who has everything, because it is nearer and
+// has fetched something lately.
+func (d *Download) others(it *item, now time.Time) bool {
+	const lately = 2 * time.Second
+	ours := distance(d.x.key, it.cid)
+	for _, s := range d.sources {
+		if s.partial && now.Sub(s.grew) < lately && distance(d.known[s.id], it.cid) < ours {
+			return true
+		}
+	}
+	return false
+}
+
+// key is a peer's place among blocks.
+func key(p peer.ID) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(p))
+	return h.Sum64()
+}
+
+// distance is a number that looks random (the finalizer of SplitMix64).
+func distance(key uint64, c blockstore.CID) uint64 {
+	z := key ^ binary.LittleEndian.Uint64(c[:])
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return z ^ z>>31
+}
+
 // spare reports whether a peer that has everything should not be asked for an item, because peers that fetch it too
-// have it by now and are no slower: so its upload goes into what only it has.
+// have it by now and are not much slower: so its upload goes into what only it has.
 func (d *Download) spare(s *source, it *item, now time.Time) bool {
+	const muchSlower = 8
 	if s.partial || it.holders < 2 {
 		return false
 	}
 	var rate float64
 	for _, other := range d.sources {
-		if other.partial && other.has.has(it.index) && !now.Before(other.busy) {
+		if other.partial && other.has.has(it.index) && !it.at(other) && !now.Before(other.busy) {
 			if other.meter.rate == 0 {
 				return true // it is as good as any until it is known
 			}
 			rate += other.meter.rate
 		}
 	}
-	return rate > 0 && 2*rate >= s.meter.rate
+	return rate > 0 && muchSlower*rate >= s.meter.rate
 }
 
 // reroute takes an item that a peer in the swarm has by now back from one that has everything.
@@ -128,7 +176,7 @@ func (d *Download) best(it *item, now time.Time, urgent bool) *source {
 		if s.lacks.has(it.index) || it.at(s) || now.Before(s.busy) || !urgent && !s.free(now) {
 			continue
 		}
-		if _, ok := s.lanes[0].flights[it.cid]; ok {
+		if _, ok := s.lanes[0].flights[it.cid]; ok || !urgent && d.spare(s, it, now) {
 			continue // taken back, but not out of the way yet
 		}
 		wait := s.meter.wait(s.out, it.cost)
@@ -254,6 +302,9 @@ func (d *Download) hedge(now time.Time) {
 	end := d.pulling == 0 && len(d.queue) == 0 && d.unsunk <= max(2, d.total/50)
 	for _, s := range d.sources {
 		patience, hurry := s.meter.patience(), s.meter.hurry()
+		if s.partial {
+			patience *= 2 // it has its own hands full
+		}
 		for _, l := range s.lanes {
 			for _, f := range l.flights {
 				flying++

@@ -48,6 +48,7 @@ type source struct {
 	asking     bool // a HAVE is out
 	nextHave   time.Time
 	haveWait   time.Duration
+	grew       time.Time // when a HAVE last said more than the one before
 }
 
 // lane is a stream of a source; stream is nil for Bitswap.
@@ -296,8 +297,8 @@ func (d *Download) learn(s *source, r fast.Reply, now time.Time) {
 		return
 	}
 	s.meter.trip(r.Took)
+	fresh, again := false, s.answered
 	s.asking, s.answered, s.ready, s.partial = false, true, true, false
-	fresh := false
 	for i, c := range r.Have {
 		it := d.items[c]
 		if it == nil {
@@ -315,6 +316,8 @@ func (d *Download) learn(s *source, r fast.Reply, now time.Time) {
 	}
 	if s.haveWait = haveEvery; !fresh {
 		s.haveWait = min(2*s.haveWait, haveMost)
+	} else if again {
+		s.grew = now
 	}
 	s.nextHave = now.Add(s.haveWait)
 }
