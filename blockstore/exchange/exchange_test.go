@@ -36,41 +36,41 @@ func (n node) peer() exchange.Peer {
 	return exchange.Peer{ID: string(n.host.ID()), Addrs: n.host.Addrs()}
 }
 
-func start(t testing.TB, cfg exchange.Config) node {
-	t.Helper()
-	h := p2ptest.New(t, p2p.Config{})
+func start(tb testing.TB, cfg exchange.Config) node {
+	tb.Helper()
+	h := p2ptest.New(tb, p2p.Config{})
 	cfg.Host = h.Libp2p()
-	return startOn(t, h, cfg)
+	return startOn(tb, h, cfg)
 }
 
-func startOn(t testing.TB, h *p2p.Host, cfg exchange.Config) node {
-	t.Helper()
+func startOn(tb testing.TB, h *p2p.Host, cfg exchange.Config) node {
+	tb.Helper()
 	if cfg.Store == nil {
 		cfg.Store = new(blockstore.Memory)
 	}
 	x, err := exchange.New(cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- x.Run(ctx) }()
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		stop()
 		if err := <-done; err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return node{h, cfg.Store, x}
 }
 
-func put(t testing.TB, s blockstore.Store, n, size int) []blockstore.Ref {
-	t.Helper()
+func put(tb testing.TB, s blockstore.Store, n, size int) []blockstore.Ref {
+	tb.Helper()
 	var refs []blockstore.Ref
 	for i := range n {
-		b := storetest.Block(t, fmt.Sprint("served", i), size)
-		if err := s.Put(t.Context(), b); err != nil {
-			t.Fatal(err)
+		b := storetest.Block(tb, fmt.Sprint("served", i), size)
+		if err := s.Put(tb.Context(), b); err != nil {
+			tb.Fatal(err)
 		}
 		refs = append(refs, b.Ref())
 	}
@@ -157,11 +157,11 @@ func (p poisoner) Get(_ context.Context, c cid.Cid) (blocks.Block, error) {
 	return blocks.NewBlockWithCid(fmt.Appendf(nil, "%v %2000s", c, "poison"), c)
 }
 
-func stock(t testing.TB, store boxo.Blockstore) (*bitswap.Bitswap, exchange.Peer, *p2p.Host) {
-	t.Helper()
-	h := p2ptest.New(t, p2p.Config{})
+func stock(tb testing.TB, store boxo.Blockstore) (*bitswap.Bitswap, exchange.Peer, *p2p.Host) {
+	tb.Helper()
+	h := p2ptest.New(tb, p2p.Config{})
 	bs := bitswap.New(context.Background(), bsnet.NewFromIpfsHost(h.Libp2p()), nil, store)
-	t.Cleanup(func() { bs.Close() })
+	tb.Cleanup(func() { bs.Close() })
 	return bs, exchange.Peer{ID: string(h.ID()), Addrs: h.Addrs()}, h
 }
 

@@ -11,7 +11,6 @@ type item struct {
 	cid   blockstore.CID
 	cost  int64 // its size, or the most that it can be
 	index int   // of its bit in what is known about sources
-	rank  int   // of this host among all that may want it
 
 	calls   []*call         // of Fetch
 	getters []chan<- gotten // of Get, with room for one

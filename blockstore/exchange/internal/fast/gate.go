@@ -22,13 +22,13 @@ type gate struct {
 	mu     sync.Mutex
 	all    bucket
 	held   int64
-	now    int64 // served bytes of the peer that had the last turn
+	now    int64 // how far all peers that wait have been served: who comes begins here
 	peers  map[peer.ID]*line
 	timer  *time.Timer // runs pump when a bucket has filled; nil: nothing waits for that
 	closed bool
 }
 
-// line is a peer's place in the gate, kept while it waits or holds memory.
+// line is a peer's place in the gate, kept while it waits or holds memory or is ahead of others.
 type line struct {
 	bucket  bucket
 	held    int64
@@ -74,9 +74,7 @@ func (g *gate) enter(ctx context.Context, p peer.ID, n int64, patience time.Dura
 		l = &line{served: g.now}
 		g.peers[p] = l
 	}
-	if len(l.waiting) == 0 {
-		l.served = max(l.served, g.now) // who was away has saved nothing up
-	}
+	l.served = max(l.served, g.now) // who was away has saved nothing up
 	l.waiting = append(l.waiting, t)
 	g.pump()
 	g.mu.Unlock()
@@ -114,9 +112,9 @@ func (g *gate) leave(p peer.ID, n int64) {
 	g.forget(p, l)
 }
 
-// forget drops a line that nobody needs. One that is overdrawn stays for its peer's next turn, or until pump.
+// forget drops a line that nobody needs. One that is overdrawn or ahead stays for its peer's next turn, or until next.
 func (g *gate) forget(p peer.ID, l *line) {
-	if len(l.waiting) == 0 && l.held == 0 && l.bucket.fill(time.Now(), g.peerRate) == 0 {
+	if len(l.waiting) == 0 && l.held == 0 && l.served <= g.now && l.bucket.fill(time.Now(), g.peerRate) == 0 {
 		delete(g.peers, p)
 	}
 }
@@ -143,7 +141,7 @@ func (g *gate) pump() {
 		next.waiting = next.waiting[1:]
 		g.held += t.n
 		next.held += t.n
-		g.now = next.served
+		g.now = max(g.now, next.served)
 		next.served += t.n
 		g.all.tokens -= float64(t.n)
 		next.bucket.tokens -= float64(t.n)
@@ -155,14 +153,15 @@ func (g *gate) pump() {
 func (g *gate) next(now time.Time) (*line, time.Duration) {
 	var best *line
 	var soonest time.Duration
+	contended, ahead := false, g.now
 	for p, l := range g.peers {
 		wait := l.bucket.fill(now, g.peerRate)
 		if len(l.waiting) == 0 {
-			if wait == 0 && l.held == 0 {
-				delete(g.peers, p)
-			}
+			g.forget(p, l)
+			ahead = max(ahead, l.served)
 			continue
 		}
+		contended = true
 		n := l.waiting[0].n
 		switch {
 		case wait > 0:
@@ -173,6 +172,9 @@ func (g *gate) next(now time.Time) (*line, time.Duration) {
 		case best == nil || l.served < best.served:
 			best = l
 		}
+	}
+	if !contended {
+		g.now = ahead // nobody waits, so nobody is behind
 	}
 	return best, soonest
 }
