@@ -83,6 +83,7 @@ func BenchmarkFetch(b *testing.B) {
 }
 
 func benchFetch(b *testing.B, kind string, rtt time.Duration) {
+	b.Helper()
 	blocks := 512
 	if rtt > 0 && kind == "stock" {
 		blocks = 64

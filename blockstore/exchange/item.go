@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"slices"
 	"time"
 
 	"rialto/blockstore"
@@ -69,6 +70,17 @@ func (it *item) alive() int {
 	return n
 }
 
+// last returns the last flight that was not taken back.
+func (it *item) last() *flight {
+	for _, f := range slices.Backward(it.flights) {
+		if !f.cancelled {
+			return f
+		}
+	}
+	return nil
+}
+
+// at reports whether the source was asked for the item.
 func (it *item) at(s *source) bool {
 	for _, f := range it.flights {
 		if f.source == s && !f.cancelled {

@@ -98,15 +98,20 @@ func (c *checked) want(t *testing.T, refs []blockstore.Ref) {
 func TestPoisoners(t *testing.T) {
 	const n, size = 300, 30_000
 	stockPoisoner := func(tb testing.TB) exchange.Peer {
+		tb.Helper()
 		_, p, _ := stock(tb, bigPoisoner{poisoner{memory()}})
 		return p
+	}
+	fastPoisoner := func(tb testing.TB) exchange.Peer {
+		tb.Helper()
+		return rogue(tb, wrong)
 	}
 	tests := []struct {
 		name string
 		only bool
 		bad  func(testing.TB) exchange.Peer
 	}{
-		{"fast", false, func(tb testing.TB) exchange.Peer { return rogue(tb, wrong) }},
+		{"fast", false, fastPoisoner},
 		{"bitswap", true, stockPoisoner},
 		{"good fast, bad bitswap", false, stockPoisoner},
 	}
@@ -150,6 +155,7 @@ func (p bigPoisoner) Get(_ context.Context, c cid.Cid) (blocks.Block, error) {
 }
 
 func TestFetchDespiteOthers(t *testing.T) {
+	t.Parallel()
 	const n, size = 200, 50_000
 	tests := []struct {
 		name  string

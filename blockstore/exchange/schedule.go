@@ -183,8 +183,8 @@ func (d *Download) best(it *item, now time.Time, urgent bool) *source {
 		if !s.has.has(it.index) {
 			wait *= 2 // it may not have it
 		}
-		if !s.ready {
-			wait += time.Second // it has said nothing yet
+		if !s.ready || s.overdue {
+			wait += time.Second // it says nothing
 		}
 		if best == nil || wait < least {
 			best, least = s, wait
@@ -301,6 +301,7 @@ func (d *Download) hedge(now time.Time) {
 	var late []*item
 	end := d.pulling == 0 && len(d.queue) == 0 && d.unsunk <= max(2, d.total/50)
 	for _, s := range d.sources {
+		s.overdue = false
 		patience, hurry := s.meter.patience(), s.meter.hurry()
 		if s.partial {
 			patience *= 2 // it has its own hands full
@@ -312,13 +313,14 @@ func (d *Download) hedge(now time.Time) {
 					again++
 				}
 				it := f.item
-				if f.cancelled || it.done || it.inHand > 0 || it.alive() > 1 {
+				if f.cancelled || it.done || it.inHand > 0 || f != it.last() {
 					continue
 				}
 				age, limit := now.Sub(f.at), patience
 				if len(it.getters) > 0 {
 					limit = hurry
 				}
+				s.overdue = s.overdue || age > limit
 				if age > limit || end && age > limit/4 && d.sooner(it, f, age, now) {
 					late = append(late, it)
 				}

@@ -37,6 +37,7 @@ type source struct {
 	dead    bool
 	ready   bool      // may be asked for bulk
 	busy    time.Time // until then it sends nothing
+	overdue bool      // something should have come from it by now
 	wants   int
 	out     int64 // cost of what it is asked for
 	brought bool
