@@ -3,7 +3,6 @@ package exchange
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"maps"
 	"slices"
@@ -60,6 +59,7 @@ type Download struct {
 	cause    func() error                // why it ended; nil: it did not
 	cancel   context.CancelCauseFunc
 	running  sync.WaitGroup
+	wake     chan struct{} // something is wanted
 
 	mu      sync.Mutex         // never held while something is waited for
 	known   map[peer.ID]uint64 // peers that were given, and their keys
@@ -101,6 +101,7 @@ func (x *Exchange) Open(ctx context.Context, peers []Peer, sink func(blockstore.
 		x: x, sink: sink,
 		room:     semaphore.NewWeighted(lookahead),
 		arrivals: make(chan arrival, 2*maxUnsunk),
+		wake:     make(chan struct{}, 1),
 		done:     ctx.Done(), cause: func() error { return context.Cause(ctx) }, cancel: cancel,
 		known: make(map[peer.ID]uint64), items: make(map[blockstore.CID]*item),
 		from: make(map[string]int64), blocks: make(map[string]int64),
@@ -237,6 +238,10 @@ func (d *Download) wantBulk(c *call, r blockstore.Ref) {
 }
 
 func (d *Download) item(r blockstore.Ref) *item {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
 	it := d.items[r.CID]
 	if it == nil {
 		it = &item{cid: r.CID, cost: int64(r.Size), index: d.index, since: time.Now()}
@@ -315,81 +320,4 @@ func (x *Exchange) Fetch(ctx context.Context, refs iter.Seq[blockstore.Ref], pee
 	}
 	err = d.Fetch(ctx, refs)
 	return d.Fetched(), errors.Join(err, d.Close())
-}
-
-// fail ends all that is wanted.
-func (d *Download) fail(err error) {
-	for _, it := range d.items {
-		d.failItem(it, err)
-	}
-}
-
-// failItem ends what is waited for with an item.
-func (d *Download) failItem(it *item, err error) {
-	for _, ch := range it.getters {
-		ch <- gotten{err: err}
-	}
-	it.getters = nil
-	for len(it.calls) > 0 {
-		d.drop(it.calls[0], err)
-	}
-	d.release(it)
-}
-
-// drop ends a call, and whatever nobody else wants.
-func (d *Download) drop(c *call, err error) {
-	c.finish(err)
-	for _, it := range d.items {
-		n := len(it.calls)
-		if n == 0 {
-			continue
-		}
-		it.calls = slices.DeleteFunc(it.calls, func(other *call) bool { return other == c })
-		if n > 0 && len(it.calls) == 0 {
-			d.room.Release(1)
-			d.total--
-		}
-		d.release(it)
-	}
-}
-
-// release forgets an item that nobody wants.
-func (d *Download) release(it *item) {
-	if it.done || len(it.calls) > 0 || len(it.getters) > 0 {
-		return
-	}
-	it.done = true
-	d.unqueue(it)
-	d.cancelFlights(it, nil)
-	if it.inHand == 0 {
-		d.uncount(it)
-	}
-}
-
-// judge fails an item that no source has.
-func (d *Download) judge(it *item) {
-	if it.waits() && d.joining == 0 && len(d.sources) > 0 && it.lackers == len(d.sources) {
-		d.failItem(it, fmt.Errorf("%w: %v", ErrNotHeld, it.cid))
-	}
-}
-
-// judgeAll does so for all items, and fails them when there is nobody to ask. The caller holds mu.
-func (d *Download) judgeAll() {
-	if d.joining > 0 {
-		return
-	}
-	if len(d.sources) == 0 {
-		err := ErrNoPeers
-		if len(d.failed) > 0 {
-			err = fmt.Errorf("%w: %w", ErrNoPeers, errors.Join(d.failed...))
-		}
-		if n := len(d.poisons); n > 0 {
-			err = fmt.Errorf("%w: %s", ErrPoisoned, d.poisons[n-1].Peer)
-		}
-		d.fail(err)
-		return
-	}
-	for _, it := range d.items {
-		d.judge(it)
-	}
 }

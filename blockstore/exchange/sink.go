@@ -149,8 +149,22 @@ func (d *Download) watch() {
 			return
 		case now := <-tick.C:
 			d.mu.Lock()
-			d.tick(now, &s)
+			wanted := len(d.queue)+len(d.urgent)+d.unsunk > 0
+			if wanted {
+				d.tick(now, &s)
+			}
 			d.mu.Unlock()
+			if wanted {
+				continue
+			}
+		}
+		tick.Stop()
+		select {
+		case <-d.done:
+			return
+		case <-d.wake:
+			tick.Reset(tickTime)
+			s = stall{last: time.Now(), before: d.Fetched().Bytes}
 		}
 	}
 }
@@ -165,8 +179,7 @@ type stall struct {
 func (d *Download) tick(now time.Time, s *stall) {
 	since := now.Sub(s.last)
 	s.last = now
-	wanted := len(d.queue)+len(d.urgent)+d.unsunk > 0
-	if len(d.sources) == 0 && d.joining == 0 && wanted {
+	if len(d.sources) == 0 && d.joining == 0 {
 		d.judgeAll()
 		return
 	}
@@ -177,7 +190,7 @@ func (d *Download) tick(now time.Time, s *stall) {
 	d.hedge(now)
 	d.schedule()
 	switch {
-	case !wanted || len(d.sources) == 0:
+	case len(d.sources) == 0:
 		*s = stall{last: now, before: d.bytes}
 	case d.sinking > 0:
 	default:

@@ -21,8 +21,8 @@ const (
 	laneWants  = 512
 	reconnects = 3 // failures without a block in between, until a peer is given up
 	backoff    = 500 * time.Millisecond
-	// Peers in a swarm are asked again what they have after haveEvery, and after up to haveMost when nothing is new.
-	haveEvery, haveMost = 250 * time.Millisecond, 2 * time.Second
+	// longLife is for how long a source must have been one for its end to be no failure: an idle stream ends, too.
+	longLife = time.Minute
 )
 
 var errPoison = errors.New("wrong bytes")
@@ -77,7 +77,7 @@ func (d *Download) serve(ctx context.Context, info peer.AddrInfo) {
 
 // attend returns, with joining as it was, once the peer is no source of its own or no more.
 func (d *Download) attend(ctx context.Context, info peer.AddrInfo) error {
-	for failures := 0; ; failures++ {
+	for failures := 0; ctx.Err() == nil; failures++ {
 		lanes, err := d.x.dial(ctx, info)
 		if errors.Is(err, fast.ErrUnsupported) {
 			d.attendSwap(ctx, info)
@@ -85,10 +85,15 @@ func (d *Download) attend(ctx context.Context, info peer.AddrInfo) error {
 		}
 		if err == nil {
 			var s *source
+			begin := time.Now()
 			s, err = d.attendFast(ctx, info.ID, lanes)
 			if errors.Is(err, errPoison) || errors.Is(err, fast.ErrProtocol) {
 				d.x.cfg.Logger.Warn("a peer broke the protocol and is dropped", "peer", info.ID.String(), "err", err)
 				return err
+			}
+			if time.Since(begin) > longLife {
+				failures = -1
+				continue
 			}
 			if s.brought {
 				failures = 0
@@ -96,15 +101,15 @@ func (d *Download) attend(ctx context.Context, info peer.AddrInfo) error {
 		} else if failures == 0 {
 			return err // it was never there
 		}
-		if failures == reconnects || ctx.Err() != nil {
+		if failures == reconnects {
 			return err
 		}
 		select {
 		case <-time.After(backoff << failures):
 		case <-ctx.Done():
-			return context.Cause(ctx)
 		}
 	}
+	return context.Cause(ctx)
 }
 
 // dial opens a stream for what is urgent and one for bulk.
@@ -266,6 +271,7 @@ func (d *Download) reply(s *source, l *lane, r fast.Reply) {
 		s.meter.got(now, int64(len(r.Data)))
 	case wire.Absent:
 		s.learn(it, false)
+		s.partial = s.partial || len(d.known) > 1
 	case wire.Busy:
 		s.busy = now.Add(time.Duration(r.Value) * time.Millisecond)
 	default: // CANCELLED; MAP was above
@@ -290,93 +296,4 @@ func (d *Download) reply(s *source, l *lane, r fast.Reply) {
 		return
 	}
 	d.arrive(a)
-}
-
-// learn takes a peer's answer to HAVE.
-func (d *Download) learn(s *source, r fast.Reply, now time.Time) {
-	if s.dead {
-		return
-	}
-	s.meter.trip(r.Took)
-	fresh, again := false, s.answered
-	s.asking, s.answered, s.ready, s.partial = false, true, true, false
-	for i, c := range r.Have {
-		it := d.items[c]
-		if it == nil {
-			continue
-		}
-		here := r.Bits.Has(i)
-		fresh = fresh || here && !s.has.has(it.index)
-		s.learn(it, here)
-		s.partial = s.partial || !here
-		if here {
-			d.reroute(it)
-		} else {
-			d.judge(it)
-		}
-	}
-	if s.haveWait = haveEvery; !fresh {
-		s.haveWait = min(2*s.haveWait, haveMost)
-	} else if again {
-		s.grew = now
-	}
-	s.nextHave = now.Add(s.haveWait)
-}
-
-// learn notes whether the source has an item.
-func (s *source) learn(it *item, has bool) {
-	s.forget(it)
-	if s.dead {
-		return
-	}
-	if has {
-		s.has.set(it.index)
-		it.holders++
-	} else {
-		s.lacks.set(it.index)
-		it.lackers++
-	}
-}
-
-// forget makes it unknown whether the source has an item.
-func (s *source) forget(it *item) {
-	if s.has.has(it.index) {
-		s.has.clear(it.index)
-		it.holders--
-	}
-	if s.lacks.has(it.index) {
-		s.lacks.clear(it.index)
-		it.lackers--
-	}
-}
-
-// askHaves asks peers what they have of what is wanted: once each, and those in a swarm again and again.
-func (d *Download) askHaves(now time.Time) {
-	most := wire.MaxAsked
-	if len(d.known) == 1 {
-		most = 1 // for the round trip only
-	}
-	for _, s := range d.sources {
-		if s.swap != nil || s.asking || s.answered && (!s.partial || now.Before(s.nextHave)) {
-			continue
-		}
-		var ask []blockstore.CID
-		for _, it := range d.urgent {
-			if len(ask) < most && !s.has.has(it.index) {
-				ask = append(ask, it.cid)
-			}
-		}
-		for _, it := range d.queue {
-			if len(ask) == most {
-				break
-			}
-			if !s.has.has(it.index) {
-				ask = append(ask, it.cid)
-			}
-		}
-		if len(ask) > 0 {
-			s.asking = true
-			s.lanes[0].stream.Have(ask)
-		}
-	}
 }

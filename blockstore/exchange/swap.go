@@ -148,7 +148,11 @@ func (w *swap) missing(names []cid.Cid) []cid.Cid {
 	defer w.d.mu.Unlock()
 	return slices.DeleteFunc(names, func(c cid.Cid) bool {
 		ours, _ := fromCID(c)
-		return w.s.lanes[0].flights[ours] == nil
+		f := w.s.lanes[0].flights[ours]
+		if f != nil && f.cancelled {
+			w.d.land(f)
+		}
+		return f == nil || f.cancelled
 	})
 }
 
