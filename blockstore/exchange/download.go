@@ -61,7 +61,9 @@ type Download struct {
 	running  sync.WaitGroup
 	wake     chan struct{} // something is wanted
 
-	mu      sync.Mutex         // never held while something is waited for
+	mu      sync.Mutex // never held while something is waited for
+	began   time.Time
+	came    time.Time          // when the last block came
 	known   map[peer.ID]uint64 // peers that were given, and their keys
 	joining int                // of those, peers that may still become sources
 	failed  []error            // why others did not
@@ -102,7 +104,8 @@ func (x *Exchange) Open(ctx context.Context, peers []Peer, sink func(blockstore.
 		room:     semaphore.NewWeighted(lookahead),
 		arrivals: make(chan arrival, 2*maxUnsunk),
 		wake:     make(chan struct{}, 1),
-		done:     ctx.Done(), cause: func() error { return context.Cause(ctx) }, cancel: cancel,
+		began:    time.Now(), came: time.Now(),
+		done: ctx.Done(), cause: func() error { return context.Cause(ctx) }, cancel: cancel,
 		known: make(map[peer.ID]uint64), items: make(map[blockstore.CID]*item),
 		from: make(map[string]int64), blocks: make(map[string]int64),
 	}

@@ -14,6 +14,9 @@ import (
 // horizon is how far from the order a block may be taken, so that the peers of a swarm fetch different ones.
 const horizon = 256
 
+// starving is how long nothing may come until who has everything is asked for anything, whatever others promise.
+const starving = 500 * time.Millisecond
+
 // schedule asks for as much as may be asked for. Nothing that it calls blocks. The caller holds mu.
 func (d *Download) schedule() {
 	if d.cause() != nil {
@@ -75,6 +78,7 @@ func (d *Download) swarm() (swarm, spread bool) {
 func (d *Download) pick(s *source, swarm, spread bool, now time.Time) *item {
 	var best *item
 	seen, nearest := 0, 0
+	starved := now.Sub(d.came) > starving
 	for _, it := range d.queue {
 		if s.lacks.has(it.index) || s.partial && !s.has.has(it.index) || it.at(s) {
 			continue
@@ -85,7 +89,7 @@ func (d *Download) pick(s *source, swarm, spread bool, now time.Time) *item {
 		if seen++; seen > horizon {
 			break
 		}
-		if swarm && !s.partial && (d.spare(s, it, now) || d.others(it, now)) || best != nil && it.holders > best.holders {
+		if swarm && !s.partial && !starved && (d.spare(s, it, now) || d.others(it, now)) || best != nil && it.holders > best.holders {
 			continue
 		}
 		if rank := d.rank(it.cid); best == nil || it.holders < best.holders || rank < nearest {
@@ -108,12 +112,12 @@ func (d *Download) rank(c blockstore.CID) int {
 }
 
 // others reports whether a peer in the swarm is about to fetch an item from who has everything, because it is nearer and
-// has fetched something lately.
+// has fetched something lately. Who has sent us nothing is believed that only at first.
 func (d *Download) others(it *item, now time.Time) bool {
 	const lately = 2 * time.Second
 	ours := distance(d.x.key, it.cid)
 	for _, s := range d.sources {
-		if s.partial && now.Sub(s.grew) < lately && distance(d.known[s.id], it.cid) < ours {
+		if s.partial && now.Sub(s.grew) < lately && (s.brought || now.Sub(d.began) < lately) && distance(d.known[s.id], it.cid) < ours {
 			return true
 		}
 	}
@@ -144,7 +148,7 @@ func (d *Download) spare(s *source, it *item, now time.Time) bool {
 	}
 	var rate float64
 	for _, other := range d.sources {
-		if other.partial && other.has.has(it.index) && !it.at(other) && !now.Before(other.busy) {
+		if other.partial && other.has.has(it.index) && !other.overdue && !it.at(other) && !now.Before(other.busy) {
 			if other.meter.rate == 0 {
 				return true // it is as good as any until it is known
 			}

@@ -81,7 +81,7 @@ func (d *Download) verify(a *arrival) bool {
 		}
 		return false
 	}
-	it.done = true
+	it.done, d.came = true, time.Now()
 	d.bytes += int64(b.Size())
 	d.from[a.from.String()] += int64(b.Size())
 	d.blocks[a.from.String()]++
