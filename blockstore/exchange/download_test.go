@@ -246,7 +246,13 @@ func TestMemoryIsBounded(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	var peak atomic.Uint64
 	var came atomic.Int64
-	_, err := x.Fetch(t.Context(), slices.Values(refs), []exchange.Peer{a.peer()}, func(blockstore.Block) error {
+	var slow sync.Mutex
+	_, err := x.Fetch(t.Context(), slices.Values(refs), []exchange.Peer{a.peer()}, func(b blockstore.Block) error {
+		slow.Lock()
+		defer slow.Unlock()
+		for range 4 {
+			blockstore.Sum(b.Data())
+		}
 		if came.Add(1)%16 == 0 {
 			var m runtime.MemStats
 			runtime.ReadMemStats(&m)

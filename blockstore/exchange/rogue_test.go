@@ -3,6 +3,7 @@ package exchange_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"runtime"
 	"slices"
 	"strings"
@@ -24,14 +25,19 @@ import (
 
 const fastPath = "/rialto/blocks/1"
 
-// rogue is a peer that speaks the fast path and answers wants as it likes; nil: it says nothing to them. It has
-// everything, if it is asked.
+// rogue is a peer that speaks the fast path and answers wants as it likes. It has everything, if it is asked.
 func rogue(tb testing.TB, answer func(blockstore.CID) []byte) exchange.Peer {
+	tb.Helper()
+	return liar(tb, func(int) int { return wire.MaxAsked }, answer)
+}
+
+// liar is a rogue that, asked for the n-th time what it has, has the first so many of it.
+func liar(tb testing.TB, has func(n int) int, answer func(blockstore.CID) []byte) exchange.Peer {
 	tb.Helper()
 	h := p2ptest.New(tb, p2p.Config{})
 	h.Libp2p().SetStreamHandler(fastPath, func(s network.Stream) {
 		defer s.Reset()
-		for {
+		for n := 0; ; {
 			a, err := wire.ReadAsk(s, func() error { return nil })
 			if err != nil {
 				return
@@ -41,13 +47,21 @@ func rogue(tb testing.TB, answer func(blockstore.CID) []byte) exchange.Peer {
 			case wire.Have:
 				out = wire.AppendAnswer(out, wire.Answer{Type: wire.Map, Value: len(a.CIDs)})
 				bits := wire.NewBits(len(a.CIDs))
-				for i := range a.CIDs {
+				n++
+				for i := range min(len(a.CIDs), has(n)) {
 					bits.Set(i)
 				}
 				out = append(out, bits...)
 			case wire.Want:
 				for _, c := range a.CIDs {
-					out = append(out, answer(c)...)
+					p := answer(c)
+					if p == nil {
+						s.Write(out)
+						s.CloseWrite()
+						io.Copy(io.Discard, s) // a reset now could overtake what was written
+						return
+					}
+					out = append(out, p...)
 				}
 			case wire.Cancel:
 			}
@@ -59,11 +73,14 @@ func rogue(tb testing.TB, answer func(blockstore.CID) []byte) exchange.Peer {
 	return exchange.Peer{ID: string(h.ID()), Addrs: h.Addrs()}
 }
 
-func silence(blockstore.CID) []byte { return nil }
+func silence(blockstore.CID) []byte { return []byte{} }
+
+func data(p []byte) []byte {
+	return append(wire.AppendAnswer(nil, wire.Answer{Type: wire.Data, Value: len(p)}), p...)
+}
 
 func wrong(c blockstore.CID) []byte {
-	p := fmt.Appendf(nil, "%v %30000s", c, "poison")
-	return append(wire.AppendAnswer(nil, wire.Answer{Type: wire.Data, Value: len(p)}), p...)
+	return data(fmt.Appendf(nil, "%v %30000s", c, "poison"))
 }
 
 // checked is a sink that holds blocks to being those that were asked for, each once.
@@ -233,6 +250,68 @@ func TestPeerDies(t *testing.T) {
 	c.want(t, refs)
 	if f.Peers[string(b.host.ID())] <= n*size/3 {
 		t.Errorf("fetched %+v", f)
+	}
+}
+
+// A peer's streams end again and again, and it says that it is busy: it is asked again as long as blocks come.
+func TestPeerRecovers(t *testing.T) {
+	const n = 30
+	store := new(blockstore.Memory)
+	refs := put(t, store, n, 1000)
+	var mu sync.Mutex
+	asked := make(map[blockstore.CID]int)
+	answered := 0
+	p := rogue(t, func(c blockstore.CID) []byte {
+		mu.Lock()
+		defer mu.Unlock()
+		if asked[c]++; asked[c] == 1 {
+			return wire.AppendAnswer(nil, wire.Answer{Type: wire.Busy, Value: 10})
+		}
+		if answered++; answered%11 == 0 {
+			return nil
+		}
+		b, err := store.Get(context.Background(), c)
+		if err != nil {
+			t.Error(err)
+		}
+		return data(b.Data())
+	})
+	x := start(t, exchange.Config{})
+	var c checked
+	if _, err := x.Fetch(t.Context(), slices.Values(refs), []exchange.Peer{p}, c.sink); err != nil {
+		t.Fatal(err)
+	}
+	c.want(t, refs)
+}
+
+// Peers that promise more and more blocks and send none do not keep a download from who has them.
+func TestPromises(t *testing.T) {
+	const n, size = 200, 20_000
+	tests := []struct {
+		name   string
+		answer func(blockstore.CID) []byte
+	}{
+		{"silent", silence},
+		{"absent", func(blockstore.CID) []byte { return wire.AppendAnswer(nil, wire.Answer{Type: wire.Absent}) }},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			good, x := start(t, exchange.Config{}), start(t, exchange.Config{})
+			refs := put(t, good.store, n, size)
+			peers := []exchange.Peer{good.peer()}
+			for i := range 4 {
+				peers = append(peers, liar(t, func(asked int) int { return i + 10*asked }, tc.answer))
+			}
+			var c checked
+			got, err := x.Fetch(t.Context(), slices.Values(refs), peers, c.sink)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.want(t, refs)
+			if got.Wasted > 0 || got.Peers[peers[0].ID] != n*size {
+				t.Errorf("fetched %+v", got)
+			}
+		})
 	}
 }
 

@@ -78,7 +78,6 @@ func (d *Download) swarm() (swarm, spread bool) {
 func (d *Download) pick(s *source, swarm, spread bool, now time.Time) *item {
 	var best *item
 	seen, nearest := 0, 0
-	starved := now.Sub(d.came) > starving
 	for _, it := range d.queue {
 		if s.lacks.has(it.index) || s.partial && !s.has.has(it.index) || it.at(s) {
 			continue
@@ -89,7 +88,7 @@ func (d *Download) pick(s *source, swarm, spread bool, now time.Time) *item {
 		if seen++; seen > horizon {
 			break
 		}
-		if swarm && !s.partial && !starved && (d.spare(s, it, now) || d.others(it, now)) || best != nil && it.holders > best.holders {
+		if swarm && !s.partial && (d.spare(s, it, now) || d.others(it, now)) || best != nil && it.holders > best.holders {
 			continue
 		}
 		if rank := d.rank(it.cid); best == nil || it.holders < best.holders || rank < nearest {
@@ -115,6 +114,9 @@ func (d *Download) rank(c blockstore.CID) int {
 // has fetched something lately. Who has sent us nothing is believed that only at first.
 func (d *Download) others(it *item, now time.Time) bool {
 	const lately = 2 * time.Second
+	if now.Sub(d.came) > starving {
+		return false
+	}
 	ours := distance(d.x.key, it.cid)
 	for _, s := range d.sources {
 		if s.partial && now.Sub(s.grew) < lately && (s.brought || now.Sub(d.began) < lately) && distance(d.known[s.id], it.cid) < ours {
@@ -143,7 +145,7 @@ func distance(key uint64, c blockstore.CID) uint64 {
 // have it by now and are not much slower: so its upload goes into what only it has.
 func (d *Download) spare(s *source, it *item, now time.Time) bool {
 	const muchSlower = 8
-	if s.partial || it.holders < 2 {
+	if s.partial || it.holders < 2 || now.Sub(d.came) > starving {
 		return false
 	}
 	var rate float64
@@ -302,7 +304,7 @@ func (d *Download) hasten(it *item) {
 // bring sooner.
 func (d *Download) hedge(now time.Time) {
 	flying, again := 0, 0
-	var late []*item
+	var late, lost []*item // lost is what must come from elsewhere, or it does not come
 	end := d.pulling == 0 && len(d.queue) == 0 && d.unsunk <= max(2, d.total/50)
 	for _, s := range d.sources {
 		s.overdue = false
@@ -313,30 +315,34 @@ func (d *Download) hedge(now time.Time) {
 		for _, l := range s.lanes {
 			for _, f := range l.flights {
 				flying++
-				if f.again {
-					again++
-				}
 				it := f.item
-				if f.cancelled || it.done || it.inHand > 0 || f != it.last() {
-					continue
-				}
 				age, limit := now.Sub(f.at), patience
 				if len(it.getters) > 0 {
 					limit = hurry
 				}
+				if f.again && !f.cancelled && age < limit {
+					again++
+				}
 				s.overdue = s.overdue || age > limit
-				if age > limit || end && age > limit/4 && d.sooner(it, f, age, now) {
+				if f.cancelled || it.done || it.inHand > 0 || f != it.last() {
+					continue
+				}
+				if age > 4*limit || age > limit && len(it.getters) > 0 {
+					lost = append(lost, it)
+				} else if age > limit || end && age > limit/4 && d.sooner(it, f, age, now) {
 					late = append(late, it)
 				}
 			}
 		}
 	}
-	slices.SortFunc(late, func(a, b *item) int { return a.since.Compare(b.since) })
-	for _, it := range late {
-		urgent := len(it.getters) > 0
-		if !urgent && again >= max(4, flying/20) {
-			continue
+	byAge := func(a, b *item) int { return a.since.Compare(b.since) }
+	slices.SortFunc(lost, byAge)
+	slices.SortFunc(late, byAge)
+	for i, it := range slices.Concat(lost, late) {
+		if i >= len(lost) && again >= max(4, flying/20) {
+			break
 		}
+		urgent := len(it.getters) > 0
 		if s := d.best(it, now, urgent); s != nil {
 			l := s.emptiest()
 			if urgent {
@@ -346,7 +352,7 @@ func (d *Download) hedge(now time.Time) {
 			again++
 		}
 	}
-	if len(late) > 0 && d.swap != nil {
+	if d.swap != nil {
 		d.swap.flush()
 	}
 }
