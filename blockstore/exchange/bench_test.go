@@ -204,19 +204,20 @@ func benchTCP(b *testing.B, blocks int) {
 		b.Fatal(err)
 	}
 	defer ln.Close()
-	block := make([]byte, 1<<20)
 	go func() {
+		out := make([]byte, 1<<20)
 		for {
 			c, err := ln.Accept()
 			if err != nil {
 				return
 			}
 			for range blocks {
-				c.Write(block)
+				c.Write(out)
 			}
 			c.Close()
 		}
 	}()
+	block := make([]byte, 1<<20)
 	b.SetBytes(int64(blocks) << 20)
 	before := cpu()
 	for b.Loop() {
@@ -225,11 +226,10 @@ func benchTCP(b *testing.B, blocks int) {
 			b.Fatal(err)
 		}
 		for range blocks {
-			p := make([]byte, 1<<20)
-			if _, err := io.ReadFull(c, p); err != nil {
+			if _, err := io.ReadFull(c, block); err != nil {
 				b.Fatal(err)
 			}
-			sha256.Sum256(p)
+			sha256.Sum256(block)
 		}
 		c.Close()
 	}

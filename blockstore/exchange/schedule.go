@@ -343,7 +343,7 @@ func (d *Download) hedge(now time.Time) {
 			break
 		}
 		urgent := len(it.getters) > 0
-		if s := d.best(it, now, urgent); s != nil {
+		if s := d.best(it, now, urgent || i < len(lost)); s != nil {
 			l := s.emptiest()
 			if urgent {
 				l = s.lanes[0]
