@@ -308,6 +308,7 @@ func TestSwarm(t *testing.T) {
 	}
 	wg.Wait()
 	sent := origin.Stats()
+	t.Logf("the origin sent %.2f of the size", float64(sent.ServedBytes)/(n*size))
 	if sent.ServedBytes > 2*n*size {
 		t.Errorf("the origin sent %d bytes for %d", sent.ServedBytes, n*size)
 	}

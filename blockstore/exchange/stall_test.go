@@ -75,7 +75,15 @@ func testBlockedSink(t *testing.T, cfg exchange.Config) {
 	free := make(chan struct{})
 	var once sync.Once
 	got, err := b.Fetch(t.Context(), slices.Values(refs), []exchange.Peer{a.peer()}, func(blockstore.Block) error {
-		once.Do(func() { time.AfterFunc(5*patience, func() { close(free) }) })
+		once.Do(func() {
+			time.AfterFunc(5*patience, func() {
+				// What memory must hold: the window, and what was being sent.
+				if sent := a.Stats().ServedBytes; sent > 64<<20+2<<20 {
+					t.Errorf("%d bytes were sent to a sink that takes none", sent)
+				}
+				close(free)
+			})
+		})
 		<-free
 		return nil
 	})
