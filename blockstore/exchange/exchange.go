@@ -31,7 +31,8 @@
 // A [Download] asks each peer for as much as its window allows, so that the work is split by measured rate.
 // What takes longer than twice what nine of ten blocks took is asked of somebody else, too; what is urgent sooner. In a
 // swarm, whose peers fetch the same blocks, they are asked again and again what they have, the rarest
-// block is fetched first, and who has everything is asked only for what nobody else has.
+// block is fetched first, and who has everything is asked only for what nobody else has or is about to fetch. That others
+// have it is believed for as long as blocks come: half a second without any, and it does not count.
 // At most 64 MiB are asked for or not taken by the sink yet, which bounds memory.
 //
 // # What is not trusted

@@ -19,13 +19,17 @@ const (
 	farTrip    = 20 * time.Millisecond
 	farLanes   = 3 // for bulk, to a far peer
 	laneWants  = 512
-	reconnects = 3 // failures without a block in between, until a peer is given up
+	promises   = 16 // blocks that a peer may have deleted before we come to them
+	reconnects = 3  // failures without a block in between, until a peer is given up
 	backoff    = 500 * time.Millisecond
 	// longLife is for how long a source must have been one for its end to be no failure: an idle stream ends, too.
 	longLife = time.Minute
 )
 
-var errPoison = errors.New("wrong bytes")
+var (
+	errPoison  = errors.New("wrong bytes")
+	errPromise = errors.New("blocks that it said it has are not there")
+)
 
 // source is somebody to ask: a peer on the fast path, or all Bitswap peers together. The download's mu guards it.
 type source struct {
@@ -41,6 +45,7 @@ type source struct {
 	wants   int
 	out     int64 // cost of what it is asked for
 	brought bool
+	broken  int // blocks that it said it has and then had not
 	meter   meter
 
 	has, lacks bits
@@ -87,7 +92,7 @@ func (d *Download) attend(ctx context.Context, info peer.AddrInfo) error {
 			var s *source
 			begin := time.Now()
 			s, err = d.attendFast(ctx, info.ID, lanes)
-			if errors.Is(err, errPoison) || errors.Is(err, fast.ErrProtocol) {
+			if errors.Is(err, errPoison) || errors.Is(err, errPromise) || errors.Is(err, fast.ErrProtocol) {
 				d.x.cfg.Logger.Warn("a peer broke the protocol and is dropped", "peer", info.ID.String(), "err", err)
 				return err
 			}
@@ -270,6 +275,9 @@ func (d *Download) reply(s *source, l *lane, r fast.Reply) {
 		s.brought = true
 		s.meter.got(now, int64(len(r.Data)))
 	case wire.Absent:
+		if s.has.has(it.index) {
+			s.broken++
+		}
 		s.learn(it, false)
 		s.partial = s.partial || len(d.known) > 1
 	case wire.Busy:
@@ -282,6 +290,10 @@ func (d *Download) reply(s *source, l *lane, r fast.Reply) {
 	hand := r.Type == wire.Data && d.receive(it)
 	if r.Type == wire.Data && !hand {
 		d.wasted += int64(len(r.Data))
+	}
+	if s.broken > promises {
+		s.end(errPromise)
+		d.dismiss(s)
 	}
 	urgent := len(it.getters) > 0
 	d.requeue(it)

@@ -68,15 +68,15 @@ func TestBlockedSink(t *testing.T) { both(t, testBlockedSink) }
 
 func testBlockedSink(t *testing.T, cfg exchange.Config) {
 	t.Helper()
-	const patience = 300 * time.Millisecond
-	cfg.Patience, cfg.Retry = patience, patience/3
+	const patience = time.Second
+	cfg.Patience, cfg.Retry, cfg.MinProgress = patience, patience/2, 1
 	a, b := start(t, cfg), start(t, cfg)
 	refs := put(t, a.store, 300, 300_000) // more than the window of bytes
 	free := make(chan struct{})
 	var once sync.Once
 	got, err := b.Fetch(t.Context(), slices.Values(refs), []exchange.Peer{a.peer()}, func(blockstore.Block) error {
 		once.Do(func() {
-			time.AfterFunc(5*patience, func() {
+			time.AfterFunc(2*patience, func() {
 				// What memory must hold: the window, and what was being sent.
 				if sent := a.Stats().ServedBytes; sent > 64<<20+2<<20 {
 					t.Errorf("%d bytes were sent to a sink that takes none", sent)
