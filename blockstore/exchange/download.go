@@ -45,6 +45,7 @@ const (
 	// maxUnsunk is how many blocks are asked for or in hand at most.
 	maxUnsunk = 1024
 	sinkers   = 16
+	verifiers = 4 // each hashes more than 10 Gbit/s
 	tickTime  = 20 * time.Millisecond
 )
 
@@ -54,6 +55,7 @@ type Download struct {
 	sink     func(blockstore.Block) error
 	room     *semaphore.Weighted // lookahead
 	arrivals chan arrival
+	verified chan arrival
 	spawn    func(func(context.Context)) // runs something that ends with the download
 	done     <-chan struct{}             // closed when the download ends
 	cause    func() error                // why it ended; nil: it did not
@@ -65,8 +67,9 @@ type Download struct {
 	began   time.Time
 	came    time.Time          // when the last block came
 	known   map[peer.ID]uint64 // peers that were given, and their keys
-	joining int                // of those, peers that may still become sources
-	failed  []error            // why others did not
+	keys    []uint64
+	joining int     // of those, peers that may still become sources
+	failed  []error // why others did not
 	sources []*source
 	swap    *swap // the source that is all Bitswap peers; nil: none
 	items   map[blockstore.CID]*item
@@ -102,9 +105,9 @@ func (x *Exchange) Open(ctx context.Context, peers []Peer, sink func(blockstore.
 	d := &Download{
 		x: x, sink: sink,
 		room:     semaphore.NewWeighted(lookahead),
-		arrivals: make(chan arrival, 2*maxUnsunk),
-		wake:     make(chan struct{}, 1),
-		began:    time.Now(), came: time.Now(),
+		arrivals: make(chan arrival, 2*maxUnsunk), verified: make(chan arrival, 2*maxUnsunk),
+		wake:  make(chan struct{}, 1),
+		began: time.Now(), came: time.Now(),
 		done: ctx.Done(), cause: func() error { return context.Cause(ctx) }, cancel: cancel,
 		known: make(map[peer.ID]uint64), items: make(map[blockstore.CID]*item),
 		from: make(map[string]int64), blocks: make(map[string]int64),
@@ -113,6 +116,9 @@ func (x *Exchange) Open(ctx context.Context, peers []Peer, sink func(blockstore.
 	if !x.enlist(d) {
 		cancel(ErrNotRunning)
 		return nil, ErrNotRunning
+	}
+	for range verifiers {
+		d.running.Go(d.verifyAll)
 	}
 	for range sinkers {
 		d.running.Go(d.sinkAll)
@@ -136,6 +142,7 @@ func (d *Download) add(infos []peer.AddrInfo) {
 			continue
 		}
 		d.known[info.ID] = key(info.ID)
+		d.keys = append(d.keys, d.known[info.ID])
 		d.joining++
 		d.spawn(func(ctx context.Context) { d.serve(ctx, info) })
 	}

@@ -62,6 +62,25 @@ func TestGetIsUrgent(t *testing.T) {
 	c.want(t, refs) // the urgent one included
 }
 
+// A page fault does not wait for a sink that takes nothing.
+func TestGetDespiteSink(t *testing.T) {
+	a, x := start(t, exchange.Config{}), start(t, exchange.Config{})
+	refs := put(t, a.store, 100, 1000)
+	free := make(chan struct{})
+	d := open(t, x, func(blockstore.Block) error { <-free; return nil }, a.peer())
+	done := make(chan error, 1)
+	go func() { done <- d.Fetch(t.Context(), slices.Values(refs)) }()
+	for _, r := range refs {
+		if _, err := d.Get(t.Context(), r); err != nil {
+			t.Error(err)
+		}
+	}
+	close(free)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestGet(t *testing.T) {
 	a, x := start(t, exchange.Config{}), start(t, exchange.Config{})
 	refs := put(t, a.store, 3, 1000)

@@ -102,7 +102,7 @@ func (d *Download) pick(s *source, swarm, spread bool, now time.Time) *item {
 // way, so that each begins with blocks that nobody else begins with.
 func (d *Download) rank(c blockstore.CID) int {
 	ours, rank := distance(d.x.key, c), 0
-	for _, k := range d.known {
+	for _, k := range d.keys {
 		if distance(k, c) < ours {
 			rank++
 		}

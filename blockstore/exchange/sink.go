@@ -28,7 +28,7 @@ func (d *Download) receive(it *item) bool {
 	return true
 }
 
-// arrive hands a copy to a worker. There is room for all that may be asked for; more copies wait.
+// arrive hands a copy to be verified. There is room for all that may be asked for; more copies wait.
 func (d *Download) arrive(a arrival) {
 	select {
 	case d.arrivals <- a:
@@ -36,14 +36,30 @@ func (d *Download) arrive(a arrival) {
 	}
 }
 
-// sinkAll verifies what arrives and hands it to sink.
-func (d *Download) sinkAll() {
+// verifyAll verifies what arrives, and has sink called with it. It never waits for sink: there is room for all
+// that may be asked for.
+func (d *Download) verifyAll() {
 	for {
 		select {
 		case a := <-d.arrivals:
 			if a.block.Size() == 0 && !d.verify(&a) {
 				continue
 			}
+			select {
+			case d.verified <- a:
+			case <-d.done:
+			}
+		case <-d.done:
+			return
+		}
+	}
+}
+
+// sinkAll hands what was verified to sink.
+func (d *Download) sinkAll() {
+	for {
+		select {
+		case a := <-d.verified:
 			err := d.sink(a.block)
 			d.mu.Lock()
 			d.sinking--
