@@ -195,17 +195,17 @@ func TestSinkFails(t *testing.T) {
 	}
 }
 
-// Two peers of equal speed do half the work each.
+// Peers do as much of the work as they are fast. Both are much slower than a busy machine.
 func TestSplitByRate(t *testing.T) {
-	const n, size = 200, 50_000
-	a, b, x := start(t, exchange.Config{UploadPeer: 15e6}), start(t, exchange.Config{Upload: 5e6}), start(t, exchange.Config{})
+	const n, size = 200, 20_000
+	a, b, x := start(t, exchange.Config{UploadPeer: 3e6}), start(t, exchange.Config{Upload: 1e6}), start(t, exchange.Config{})
 	refs := put(t, a.store, n, size)
 	put(t, b.store, n, size)
 	got, err := x.Fetch(t.Context(), slices.Values(refs), []exchange.Peer{a.peer(), b.peer()}, into(x.store))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if share := float64(got.Peers[string(b.host.ID())]) / (n * size); share < 0.1 || share > 0.4 {
+	if share := float64(got.Peers[string(b.host.ID())]) / (n * size); share < 0.05 || share > 0.45 {
 		t.Errorf("a quarter of the speed did %.2f of the work", share)
 	}
 	served := a.Stats().Peers[string(x.host.ID())]
