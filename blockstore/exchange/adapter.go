@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 
-	"github.com/ipfs/boxo/bitswap/message"
 	boxo "github.com/ipfs/boxo/blockstore"
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	ipld "github.com/ipfs/go-ipld-format"
-	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multihash"
 
 	"rialto/blockstore"
@@ -113,59 +111,4 @@ func notFound(c cid.Cid, err error) error {
 		return ipld.ErrNotFound{Cid: c}
 	}
 	return err
-}
-
-// tracer sees every message.
-type tracer struct{ x *Exchange }
-
-func (t tracer) MessageSent(_ peer.ID, m message.BitSwapMessage) {
-	for _, b := range m.Blocks() {
-		t.x.servedBlocks.Add(1)
-		t.x.servedBytes.Add(int64(len(b.RawData())))
-	}
-}
-
-func (t tracer) MessageReceived(from peer.ID, m message.BitSwapMessage) {
-	dontHaves := m.DontHaves()
-	blocks := m.Blocks()
-	if len(dontHaves) == 0 && len(blocks) == 0 {
-		return
-	}
-	t.x.mu.Lock()
-	fetches := make([]*fetch, 0, len(t.x.fetches))
-	for f := range t.x.fetches {
-		fetches = append(fetches, f)
-	}
-	t.x.mu.Unlock()
-	for _, f := range fetches {
-		f.dontHave(from, dontHaves)
-	}
-	for _, b := range blocks {
-		t.x.judge(from, b.Cid(), fetches)
-	}
-}
-
-// judge counts a block that nobody asked for against its sender. One that is here already is only late.
-func (x *Exchange) judge(from peer.ID, c cid.Cid, fetches []*fetch) {
-	for _, f := range fetches {
-		if f.wants(c) {
-			return
-		}
-	}
-	if ours, ok := fromCID(c); ok {
-		if has, err := x.cfg.Store.Has(context.Background(), ours); err != nil || has {
-			return
-		}
-	}
-	x.mu.Lock()
-	x.wrong[from]++
-	bad := x.wrong[from] == strikes
-	x.mu.Unlock()
-	if !bad {
-		return
-	}
-	x.cfg.Logger.Warn("peer sends wrong blocks and is not asked any more", "peer", from.String())
-	for _, f := range fetches {
-		f.poison(from)
-	}
 }

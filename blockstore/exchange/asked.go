@@ -2,6 +2,8 @@ package exchange
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/ipfs/go-cid"
@@ -50,16 +52,24 @@ func (h askingHost) ConnManager() connmgr.ConnManager { return h.asked }
 // them for the block itself, to which, other than to a broadcast, they have to answer that they lack it.
 type finder struct{ x *Exchange }
 
-// FindProvidersAsync yields the peers of the fetches that want c.
+// FindProvidersAsync yields the peers of the downloads that want c.
 func (f finder) FindProvidersAsync(_ context.Context, c cid.Cid, _ int) <-chan peer.AddrInfo {
 	f.x.mu.Lock()
-	var found []peer.AddrInfo
-	for fetch := range f.x.fetches {
-		if fetch.wants(c) {
-			found = append(found, fetch.peers...)
-		}
-	}
+	downloads := slices.Collect(maps.Keys(f.x.downloads))
 	f.x.mu.Unlock()
+	var found []peer.AddrInfo
+	for _, d := range downloads {
+		if !d.wants(c) {
+			continue
+		}
+		d.mu.Lock()
+		if d.swap != nil {
+			for p := range d.swap.peers {
+				found = append(found, peer.AddrInfo{ID: p})
+			}
+		}
+		d.mu.Unlock()
+	}
 	out := make(chan peer.AddrInfo, len(found))
 	defer close(out)
 	for _, p := range found {

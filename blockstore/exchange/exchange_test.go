@@ -36,41 +36,41 @@ func (n node) peer() exchange.Peer {
 	return exchange.Peer{ID: string(n.host.ID()), Addrs: n.host.Addrs()}
 }
 
-func start(t *testing.T, cfg exchange.Config) node {
-	t.Helper()
-	h := p2ptest.New(t, p2p.Config{})
+func start(tb testing.TB, cfg exchange.Config) node {
+	tb.Helper()
+	h := p2ptest.New(tb, p2p.Config{})
 	cfg.Host = h.Libp2p()
-	return startOn(t, h, cfg)
+	return startOn(tb, h, cfg)
 }
 
-func startOn(t *testing.T, h *p2p.Host, cfg exchange.Config) node {
-	t.Helper()
+func startOn(tb testing.TB, h *p2p.Host, cfg exchange.Config) node {
+	tb.Helper()
 	if cfg.Store == nil {
 		cfg.Store = new(blockstore.Memory)
 	}
 	x, err := exchange.New(cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- x.Run(ctx) }()
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		stop()
 		if err := <-done; err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return node{h, cfg.Store, x}
 }
 
-func put(t *testing.T, s blockstore.Store, n, size int) []blockstore.Ref {
-	t.Helper()
+func put(tb testing.TB, s blockstore.Store, n, size int) []blockstore.Ref {
+	tb.Helper()
 	var refs []blockstore.Ref
 	for i := range n {
-		b := storetest.Block(t, fmt.Sprint("served", i), size)
-		if err := s.Put(t.Context(), b); err != nil {
-			t.Fatal(err)
+		b := storetest.Block(tb, fmt.Sprint("served", i), size)
+		if err := s.Put(tb.Context(), b); err != nil {
+			tb.Fatal(err)
 		}
 		refs = append(refs, b.Ref())
 	}
@@ -81,8 +81,18 @@ func into(s blockstore.Store) func(blockstore.Block) error {
 	return func(b blockstore.Block) error { return s.Put(context.Background(), b) }
 }
 
-func TestFetch(t *testing.T) {
-	a, b := start(t, exchange.Config{}), start(t, exchange.Config{})
+// both runs a test over each protocol.
+func both(t *testing.T, test func(t *testing.T, cfg exchange.Config)) {
+	t.Helper()
+	t.Run("fast", func(t *testing.T) { test(t, exchange.Config{}) })
+	t.Run("bitswap", func(t *testing.T) { test(t, exchange.Config{BitswapOnly: true}) })
+}
+
+func TestFetch(t *testing.T) { both(t, testFetch) }
+
+func testFetch(t *testing.T, cfg exchange.Config) {
+	t.Helper()
+	a, b := start(t, cfg), start(t, cfg)
 	// More than the 1024 wants at which Bitswap would stall.
 	refs := put(t, a.store, 1500, 5000)
 	got, err := b.Fetch(t.Context(), slices.Values(refs), []exchange.Peer{a.peer()}, into(b.store))
@@ -102,8 +112,11 @@ func TestFetch(t *testing.T) {
 	}
 }
 
-func TestTwoSeedsShareTheWork(t *testing.T) {
-	a, b, c := start(t, exchange.Config{}), start(t, exchange.Config{}), start(t, exchange.Config{})
+func TestTwoSeedsShareTheWork(t *testing.T) { both(t, testTwoSeeds) }
+
+func testTwoSeeds(t *testing.T, cfg exchange.Config) {
+	t.Helper()
+	a, b, c := start(t, cfg), start(t, cfg), start(t, cfg)
 	refs := put(t, a.store, 200, 20_000)
 	put(t, b.store, 100, 20_000) // the first half only
 	got, err := c.Fetch(t.Context(), slices.Values(refs), []exchange.Peer{a.peer(), b.peer()}, into(c.store))
@@ -115,7 +128,10 @@ func TestTwoSeedsShareTheWork(t *testing.T) {
 	}
 }
 
-func TestFetchEnds(t *testing.T) {
+func TestFetchEnds(t *testing.T) { both(t, testFetchEnds) }
+
+func testFetchEnds(t *testing.T, cfg exchange.Config) {
+	t.Helper()
 	absent := storetest.Block(t, "absent", 10).Ref()
 	tests := []struct {
 		name string
@@ -129,7 +145,7 @@ func TestFetchEnds(t *testing.T) {
 		{"bad peer id", func(*testing.T) exchange.Peer { return exchange.Peer{ID: "x"} }, exchange.ErrNoPeers},
 		{"not held", func(t *testing.T) exchange.Peer {
 			t.Helper()
-			return start(t, exchange.Config{}).peer()
+			return start(t, cfg).peer()
 		}, exchange.ErrNotHeld},
 		{"says nothing", func(t *testing.T) exchange.Peer {
 			t.Helper()
@@ -139,7 +155,8 @@ func TestFetchEnds(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			x := start(t, exchange.Config{Patience: time.Second})
+			cfg.Patience = time.Second
+			x := start(t, cfg)
 			_, err := x.Fetch(t.Context(), slices.Values([]blockstore.Ref{absent}), []exchange.Peer{tc.peer(t)}, into(x.store))
 			if !errors.Is(err, tc.want) {
 				t.Errorf("error = %v, want %v", err, tc.want)
@@ -157,11 +174,11 @@ func (p poisoner) Get(_ context.Context, c cid.Cid) (blocks.Block, error) {
 	return blocks.NewBlockWithCid(fmt.Appendf(nil, "%v %2000s", c, "poison"), c)
 }
 
-func stock(t *testing.T, store boxo.Blockstore) (*bitswap.Bitswap, exchange.Peer, *p2p.Host) {
-	t.Helper()
-	h := p2ptest.New(t, p2p.Config{})
-	bs := bitswap.New(context.Background(), bsnet.NewFromIpfsHost(h.Libp2p(), bsnet.Prefix(exchange.Prefix)), nil, store)
-	t.Cleanup(func() { bs.Close() })
+func stock(tb testing.TB, store boxo.Blockstore) (*bitswap.Bitswap, exchange.Peer, *p2p.Host) {
+	tb.Helper()
+	h := p2ptest.New(tb, p2p.Config{})
+	bs := bitswap.New(context.Background(), bsnet.NewFromIpfsHost(h.Libp2p()), nil, store)
+	tb.Cleanup(func() { bs.Close() })
 	return bs, exchange.Peer{ID: string(h.ID()), Addrs: h.Addrs()}, h
 }
 
@@ -170,9 +187,13 @@ func memory() boxo.Blockstore {
 }
 
 // That one peer lacks a block is final once it is known that the other one is gone.
-func TestNotHeldAndTheOtherIsGone(t *testing.T) {
+func TestNotHeldAndTheOtherIsGone(t *testing.T) { both(t, testNotHeldAndTheOtherIsGone) }
+
+func testNotHeldAndTheOtherIsGone(t *testing.T, cfg exchange.Config) {
+	t.Helper()
 	absent := storetest.Block(t, "absent", 10).Ref()
-	holder, x := start(t, exchange.Config{}), start(t, exchange.Config{Patience: time.Minute})
+	cfg.Patience = time.Minute
+	holder, x := start(t, cfg), start(t, cfg)
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes a connection and says nothing, until it is closed
 	if err != nil {
 		t.Fatal(err)

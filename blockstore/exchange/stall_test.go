@@ -51,7 +51,7 @@ func TestLostMessagesAreAskedForAgain(t *testing.T) {
 			t.Parallel()
 			h := p2ptest.New(t, p2p.Config{})
 			streams := new(atomic.Int64)
-			a := startOn(t, h, exchange.Config{Host: lossyHost{h.Libp2p(), streams, tc.lost}})
+			a := startOn(t, h, exchange.Config{BitswapOnly: true, Host: lossyHost{h.Libp2p(), streams, tc.lost}})
 			b := start(t, exchange.Config{Patience: 4 * time.Second, MinProgress: 1, Retry: 200 * time.Millisecond})
 			refs := put(t, a.store, 150, 20_000)
 			got, err := b.Fetch(t.Context(), slices.Values(refs), []exchange.Peer{a.peer()}, into(b.store))
@@ -64,14 +64,26 @@ func TestLostMessagesAreAskedForAgain(t *testing.T) {
 
 // A disk that is busy for longer than anybody's patience is not the peers' fault, and all comes when it is not
 // busy any more.
-func TestBlockedSink(t *testing.T) {
-	const patience = 300 * time.Millisecond
-	a, b := start(t, exchange.Config{}), start(t, exchange.Config{Patience: patience, Retry: patience / 3})
+func TestBlockedSink(t *testing.T) { both(t, testBlockedSink) }
+
+func testBlockedSink(t *testing.T, cfg exchange.Config) {
+	t.Helper()
+	const patience = time.Second
+	cfg.Patience, cfg.Retry, cfg.MinProgress = patience, patience/2, 1
+	a, b := start(t, cfg), start(t, cfg)
 	refs := put(t, a.store, 300, 300_000) // more than the window of bytes
 	free := make(chan struct{})
 	var once sync.Once
 	got, err := b.Fetch(t.Context(), slices.Values(refs), []exchange.Peer{a.peer()}, func(blockstore.Block) error {
-		once.Do(func() { time.AfterFunc(5*patience, func() { close(free) }) })
+		once.Do(func() {
+			time.AfterFunc(2*patience, func() {
+				// What memory must hold: the window, and what was being sent.
+				if sent := a.Stats().ServedBytes; sent > 64<<20+2<<20 {
+					t.Errorf("%d bytes were sent to a sink that takes none", sent)
+				}
+				close(free)
+			})
+		})
 		<-free
 		return nil
 	})
