@@ -1,5 +1,6 @@
 // Package host makes, finds and removes what a sandbox owns on the host outside its own directory: a
-// network namespace held by a bind mount, a cgroup in every controller, and one supervisor process.
+// network namespace held by a bind mount, a cgroup in every controller, a loop device, and one supervisor
+// process.
 package host
 
 import (
