@@ -227,11 +227,17 @@ func (r *Runtime) supervise(lease broker.LeaseID, disk *os.File) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
+	ended := make(chan struct{})
 	go func() { // ends with the supervisor; only so that the kernel can forget it
+		defer close(ended)
 		if err := cmd.Wait(); err != nil {
 			r.cfg.Logger.Debug("supervisor ended", "lease", lease, "err", err)
 		}
 	}()
+	// From here on Remove finds it.
+	if !host.AwaitShown(cmd.Process.Pid, SupervisorVerb, r.dir(lease), ended) {
+		return errors.New("it ended at once")
+	}
 	return nil
 }
 
