@@ -41,8 +41,9 @@ func MakeDisk(ctx context.Context, mke2fs, path string, mib uint64) (*os.File, e
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()                                           // the device has it open
-	if err := file.Truncate(int64(mib * mebibyte)); err != nil { //nolint:gosec // bounded
+	defer file.Close()            // the device has it open
+	size := int64(mib * mebibyte) //nolint:gosec // bounded
+	if err := file.Truncate(size); err != nil {
 		return nil, err
 	}
 	if err := format(ctx, mke2fs, path, mib); err != nil {

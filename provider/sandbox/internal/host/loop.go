@@ -69,7 +69,7 @@ func configureLoop(path string, file *os.File) (*os.File, error) {
 // AwaitLoopFree returns when no loop device is on the file at path. Nothing may use the device any more.
 func AwaitLoopFree(path string) error {
 	deadline := time.Now().Add(loopPatience)
-	for wait := time.Millisecond; ; wait *= 2 {
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
 		device, err := FindLoop(path)
 		if err != nil || device == "" {
 			return err
