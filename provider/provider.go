@@ -45,6 +45,7 @@ type Launch struct {
 	Lease     broker.LeaseID
 	CPUs      int    // whole cores; zero: no limit
 	MemoryMiB uint64 // zero: no limit
+	DiskMiB   uint64 // what it may write to its root file system; zero: the runtime's default
 	PIDs      int64  // zero: the runtime's default
 	Hostname  string
 }

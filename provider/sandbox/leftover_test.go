@@ -22,7 +22,8 @@ import (
 	"rialto/provider/sandbox/internal/host"
 )
 
-// belongings lists what a runtime's sandboxes have on this host: processes, namespaces, cgroups, mounts, files.
+// belongings lists what a runtime's sandboxes have on this host: processes, namespaces, cgroups, mounts, loop
+// devices, files.
 func belongings(tb testing.TB, r *Runtime) []string {
 	tb.Helper()
 	var all []string
@@ -48,6 +49,15 @@ func belongings(tb testing.TB, r *Runtime) []string {
 	for line := range strings.Lines(string(mounts)) {
 		if at := strings.Fields(line)[4]; strings.HasPrefix(at, r.cfg.StateDir) { // others come and go beside us
 			all = append(all, "mount "+at)
+		}
+	}
+	loops, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, l := range loops {
+		if b, err := os.ReadFile(l); err == nil && bytes.HasPrefix(b, []byte(r.cfg.StateDir)) {
+			all = append(all, "loop device on "+strings.TrimSpace(string(b)))
 		}
 	}
 	for _, pattern := range []string{
@@ -121,9 +131,9 @@ func TestNothingIsLeft(t *testing.T) {
 			if err := host.KillProcesses(SupervisorVerb, r.dir(s.(*box).launch.Lease)); err != nil {
 				t.Fatal(err)
 			}
-			// The kernel has ended the container with it: no process is left even before Delete.
+			// The kernel has ended the container with it: no process and no device is left even before Delete.
 			for _, b := range belongings(t, r) {
-				if strings.HasPrefix(b, "process ") {
+				if strings.HasPrefix(b, "process ") || strings.HasPrefix(b, "loop device ") {
 					t.Error(b)
 				}
 			}
@@ -140,6 +150,9 @@ func TestNothingIsLeft(t *testing.T) {
 			r := newRuntime(t)
 			before := belongings(t, r)
 			s := prepare(t, r, provider.Launch{MemoryMiB: 256})
+			if disk := "loop device on " + r.disk(s.(*box).launch.Lease); !slices.Contains(belongings(t, r), disk) {
+				t.Errorf("no %s: nothing is limited", disk)
+			}
 			tc.live(t, r, s)
 			if ids, err := r.List(t.Context()); err != nil || !slices.Equal(ids, []broker.LeaseID{s.(*box).launch.Lease}) {
 				t.Errorf("List = %v, %v", ids, err)
@@ -204,8 +217,11 @@ func TestPartsAreFoundAndRemoved(t *testing.T) {
 		"cgroup":               func() error { return host.MakeCgroup(r.cgroup(id)) },
 		"cgroup and its child": func() error { return host.MakeCgroup(r.cgroup(id) + "/of-the-workload") },
 		"directory":            func() error { return os.MkdirAll(r.dir(id), 0o700) },
+		"disk": func() error { // as after a reboot
+			return errors.Join(os.MkdirAll(r.dir(id), 0o700), os.WriteFile(r.disk(id), nil, 0o600), os.Truncate(r.disk(id), 1<<40))
+		},
 		"supervisor": func() error {
-			return errors.Join(os.MkdirAll(r.dir(id), 0o700), r.supervise(id), os.RemoveAll(r.dir(id)))
+			return errors.Join(os.MkdirAll(r.dir(id), 0o700), r.supervise(id, nil), os.RemoveAll(r.dir(id)))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -265,6 +281,17 @@ func testAgent(args []string) int {
 			return 1
 		}
 	}
+	// One more is not ready: it has a disk that no supervisor holds yet.
+	if err := os.Mkdir(r.dir(leaseID(3)), 0o700); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	disk, err := host.MakeDisk(context.Background(), "", r.disk(leaseID(3)), 64)
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	defer disk.Close()
 	fmt.Println("ready")
 	time.Sleep(time.Hour)
 	return 0
@@ -284,7 +311,7 @@ func TestAgentKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		for n := range 2 {
+		for n := range 3 {
 			if err := r.Remove(context.Background(), leaseID(n+1)); err != nil {
 				t.Error(err)
 			}
@@ -294,14 +321,23 @@ func TestAgentKilled(t *testing.T) {
 	if line != "ready\n" {
 		t.Fatalf("agent: %q, %v", line, err)
 	}
+	if device, err := host.FindLoop(r.disk(leaseID(3))); err != nil || device == "" {
+		t.Errorf("disk of the third: %q, %v", device, err)
+	}
 	if err := agent.Process.Signal(unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	_ = agent.Wait() // it was killed
 
 	ids, err := r.List(t.Context())
-	if err != nil || len(ids) != 2 {
+	if err != nil || len(ids) != 3 {
 		t.Fatalf("List = %v, %v", ids, err)
+	}
+	if device, err := host.FindLoop(r.disk(ids[2])); err != nil || device != "" {
+		t.Errorf("disk of the third, after the agent: %q, %v", device, err)
+	}
+	if _, err := r.Adopt(t.Context(), ids[2]); !errors.Is(err, provider.ErrNoSandbox) {
+		t.Errorf("Adopt of the third: %v", err)
 	}
 	started, err := r.Adopt(t.Context(), ids[0])
 	if err != nil {

@@ -6,6 +6,7 @@
 // found and removed without any record of them:
 //
 //	STATEDIR/LEASE/              directory: spec, control socket, overlay, log, exit record
+//	STATEDIR/LEASE/disk.img      sparse file: the file system of what the workload writes
 //	STATEDIR/LEASE/netns         network namespace, mounted: loopback, then the tunnel
 //	/rialto-TAG/LEASE            cgroup, in every controller
 //	EXE sandbox-supervisor DIR   supervisor, see package keeper
@@ -13,6 +14,15 @@
 // The supervisor is the first process of a PID namespace that holds the container's: whatever ends it, also
 // kill -9, the kernel ends the container and everything that ran in it. Mounts exist only in its mount
 // namespace and in the container's, so they end with it too; in the host's is only the network namespace.
+//
+// What a workload writes to its root file system is limited in size, so that it cannot fill its host's disk: the
+// upper layer of its overlay is an ext4 of that size in a sparse file, on a loop device. Inside, a full disk is
+// ENOSPC. The supervisor holds the mount from Prepare on, first in no namespace and then in its own, and the
+// device frees itself with its last user: no crash leaves a mount or a device, and only the file is there to
+// remove. Logs, the spec and the exit record are outside and have limits of their own. The file takes from the
+// host's disk what is in it, so the sum of the limits may be more than the disk; when the host's disk is full,
+// workloads lose what they write without an error, so hosts should not lend more than they have. A project
+// quota would do without file and device, but most hosts' file systems are not mounted with one.
 //
 // What a container gets and does not get is package oci's.
 package sandbox
@@ -56,6 +66,10 @@ type Config struct {
 	Tag      string       // tells this agent's things from another's on the same host: 1 to 16 of a-z and 0-9
 	LogLimit int64        // bytes of output kept per sandbox, newest first; default 64 MiB
 	Logger   *slog.Logger // nil: discard
+
+	DiskMiB       uint64 // of a Launch that names none; default 10 GiB
+	Mke2fsPath    string // default: mke2fs of PATH or of the usual directories
+	UnlimitedDisk bool   // workloads may fill the disk: for a host without loop devices, see CheckDisk
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -77,6 +91,11 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	// Days of a chatty trainer, and small beside any image.
 	c.LogLimit = cmp.Or(c.LogLimit, 64<<20)
+	// Room for the packages and checkpoints of most jobs, and little of a GPU host's disk.
+	c.DiskMiB = cmp.Or(c.DiskMiB, 10<<10)
+	if c.DiskMiB < host.MinDiskMiB || c.DiskMiB > host.MaxDiskMiB {
+		return c, fmt.Errorf("sandbox: disk of %d MiB: want %d to %d", c.DiskMiB, host.MinDiskMiB, host.MaxDiskMiB)
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -136,35 +155,34 @@ func (r *Runtime) Prepare(ctx context.Context, l provider.Launch) (provider.Sand
 	if err := os.Mkdir(r.dir(l.Lease), 0o700); err != nil {
 		return nil, &Error{"prepare", l.Lease, err}
 	}
-	if err := r.prepare(l); err != nil {
+	if err := r.prepare(ctx, l); err != nil {
 		return nil, &Error{"prepare", l.Lease, errors.Join(err, r.remove(l.Lease))}
 	}
 	return r.box(l), nil
 }
 
-func (r *Runtime) prepare(l provider.Launch) error {
+func (r *Runtime) prepare(ctx context.Context, l provider.Launch) error {
 	dir := r.dir(l.Lease)
-	for _, d := range []struct {
-		name string
-		mode fs.FileMode
-	}{{keeper.RootFSDir, 0o755}, {keeper.UpperDir, 0o755}, {keeper.WorkDir, 0o700}, {keeper.LogDir, 0o700}} {
-		if err := os.Mkdir(filepath.Join(dir, d.name), 0o700); err != nil {
-			return err
-		}
-		if err := os.Chmod(filepath.Join(dir, d.name), d.mode); err != nil { // whatever the umask
-			return err
-		}
+	if err := makeDirs(dir, map[string]uint32{keeper.RootFSDir: 0o755, keeper.DiskDir: 0o755, keeper.LogDir: 0o700}); err != nil {
+		return err
+	}
+	disk, err := r.makeDisk(ctx, l)
+	if err != nil {
+		return err
+	}
+	if disk != nil {
+		defer disk.Close() // the supervisor has it then
 	}
 	if err := host.MakeNetns(r.netns(l.Lease)); err != nil {
 		return err
 	}
 	r.cgroups.Lock()
-	err := host.MakeCgroup(r.cgroup(l.Lease))
+	err = host.MakeCgroup(r.cgroup(l.Lease))
 	r.cgroups.Unlock()
 	if err != nil {
 		return err
 	}
-	if err := r.supervise(l.Lease); err != nil {
+	if err := r.supervise(l.Lease, disk); err != nil {
 		return fmt.Errorf("start supervisor: %w", err)
 	}
 	b, err := json.Marshal(l)
@@ -182,8 +200,8 @@ func (r *Runtime) prepare(l provider.Launch) error {
 const launchFile = "launch.json"
 
 // supervise starts the supervisor in a session and a PID namespace of its own, so that it outlives this
-// process, and takes everything that it started with it when it ends.
-func (r *Runtime) supervise(lease broker.LeaseID) error {
+// process, and takes everything that it started with it when it ends. disk is its mount, if it has one.
+func (r *Runtime) supervise(lease broker.LeaseID, disk *os.File) error {
 	socket, err := keeper.Listen(r.dir(lease))
 	if err != nil {
 		return err
@@ -203,14 +221,23 @@ func (r *Runtime) supervise(lease broker.LeaseID) error {
 		ExtraFiles:  []*os.File{socket},
 		SysProcAttr: &unix.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWPID},
 	}
+	if disk != nil {
+		cmd.Args, cmd.ExtraFiles = append(cmd.Args, keeper.DiskInherited), append(cmd.ExtraFiles, disk)
+	}
 	if err := cmd.Start(); err != nil {
 		return err
 	}
+	ended := make(chan struct{})
 	go func() { // ends with the supervisor; only so that the kernel can forget it
+		defer close(ended)
 		if err := cmd.Wait(); err != nil {
 			r.cfg.Logger.Debug("supervisor ended", "lease", lease, "err", err)
 		}
 	}()
+	// From here on Remove finds it.
+	if !host.AwaitShown(cmd.Process.Pid, SupervisorVerb, r.dir(lease), ended) {
+		return errors.New("it ended at once")
+	}
 	return nil
 }
 
@@ -283,7 +310,7 @@ func (r *Runtime) remove(lease broker.LeaseID) error {
 	r.cgroups.Lock()
 	errs = append(errs, host.RemoveCgroup(r.cgroup(lease)))
 	r.cgroups.Unlock()
-	errs = append(errs, host.RemoveNetns(r.netns(lease)))
+	errs = append(errs, host.RemoveNetns(r.netns(lease)), host.AwaitLoopFree(r.disk(lease)))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
@@ -292,6 +319,11 @@ func (r *Runtime) remove(lease broker.LeaseID) error {
 
 func (r *Runtime) dir(lease broker.LeaseID) string {
 	return filepath.Join(r.cfg.StateDir, string(lease))
+}
+
+// disk is the file of what a lease's workload writes.
+func (r *Runtime) disk(lease broker.LeaseID) string {
+	return filepath.Join(r.dir(lease), keeper.DiskFile)
 }
 
 // netns is where a lease's network namespace is held.

@@ -18,7 +18,11 @@ import (
 	"rialto/provider"
 )
 
-const agentVerb = "sandbox-test-agent" // see leftover_test.go
+// See leftover_test.go and disk_test.go.
+const (
+	agentVerb   = "sandbox-test-agent"
+	noLoopsVerb = "sandbox-test-no-loops"
+)
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
@@ -27,6 +31,8 @@ func TestMain(m *testing.M) {
 			os.Exit(SupervisorMain(os.Args[2:]))
 		case agentVerb:
 			os.Exit(testAgent(os.Args[2:]))
+		case noLoopsVerb:
+			os.Exit(withoutLoops(os.Args[2:]))
 		}
 	}
 	code := m.Run()

@@ -122,6 +122,12 @@ func TestSeesOnlyItself(t *testing.T) {
 			t.Errorf("/dev holds %v", got)
 		}
 	})
+	t.Run("other disks", func(t *testing.T) {
+		prepare(t, newRuntime(t), provider.Launch{}) // has a loop device, whose file is named after a lease
+		if got := run(t, provider.Launch{}, program(root, "ls", "/sys/devices/virtual/block")); got.all != "" {
+			t.Errorf("sees %q", got.all)
+		}
+	})
 	t.Run("workdir through a descriptor", func(t *testing.T) { // CVE-2024-21626
 		for fd := 3; fd < 10; fd++ {
 			p := program(root, "ls", "../../../../../..")

@@ -1,5 +1,6 @@
 // Package host makes, finds and removes what a sandbox owns on the host outside its own directory: a
-// network namespace held by a bind mount, a cgroup in every controller, and one supervisor process.
+// network namespace held by a bind mount, a cgroup in every controller, a loop device, and one supervisor
+// process.
 package host
 
 import (
@@ -83,11 +84,17 @@ func InNetns(path string, fn func() error) error {
 }
 
 // onThread runs fn on a thread of its own that ends with it: a thread that changed its namespace can
-// never again run another goroutine.
+// never again run another goroutine. It is never the main thread, which cannot end and whose namespaces are
+// those of /proc/self: one that stayed in a lease's would keep that alive.
 func onThread(fn func() error) error {
 	result := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked
+		runtime.LockOSThread() // and never unlocked, but for the main thread
+		if unix.Gettid() == unix.Getpid() {
+			result <- onThread(fn) // on another, since this one is held
+			runtime.UnlockOSThread()
+			return
+		}
 		result <- fn()
 	}()
 	return <-result

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,6 +32,21 @@ func Processes(verb string, match func(dir string) bool) (map[int]string, error)
 		}
 	}
 	return found, nil
+}
+
+// AwaitShown returns when Processes finds the process pid, which has been started with verb and dir: the kernel
+// reports a program as started shortly before it shows its arguments. It returns false if ended is closed first.
+func AwaitShown(pid int, verb, dir string, ended <-chan struct{}) bool {
+	for {
+		if now, ok := supervised(pid, verb); ok && now == dir {
+			return true
+		}
+		select {
+		case <-ended:
+			return false
+		case <-time.After(100 * time.Microsecond): // the kernel offers no event for it
+		}
+	}
 }
 
 // KillProcesses kills the processes that Processes finds for dir and returns when they have ended.

@@ -22,14 +22,19 @@ const (
 	SocketFile  = "control"     // where the supervisor answers
 	ConfigFile  = "config.json" // the OCI spec
 	RootFSDir   = "rootfs"      // where the overlay is mounted, in the supervisor's mount namespace only
-	UpperDir    = "upper"       // what the workload wrote
-	WorkDir     = "work"        // the overlay's own
+	DiskFile    = "disk.img"    // the file system of what the workload writes, unless that is not limited
+	DiskDir     = "disk"        // where it is mounted, in the supervisor's mount namespace only
+	UpperDir    = "upper"       // in DiskDir or what is mounted there: what the workload wrote
+	WorkDir     = "work"        // beside it: the overlay's own
 	LogDir      = "log"         // see LogWriter
 	startedFile = "started"     // exists once the program ran
 	exitFile    = "exit.json"   // how it ended; written once, durable before anyone is told
 	runcDir     = "runc"        // runc's state
 	errFile     = "supervisor.err"
 )
+
+// DiskInherited is the argument after a supervisor's directory when descriptor 4 is a mount for DiskDir.
+const DiskInherited = "disk"
 
 // Operations of a supervisor.
 const (

@@ -44,8 +44,8 @@ func (s *space) do(f func() error) error {
 }
 
 // enter makes the mount namespace: the host's mounts as they are now, /proc of our PID namespace, which is
-// where runc looks its children up, and the workload's root file system.
-func enter(dir, lower string) error {
+// where runc looks its children up, the disk, and the workload's root file system.
+func (s *supervisor) enter(lower string) error {
 	if strings.ContainsAny(lower, `:,\`) {
 		return fmt.Errorf("root file system %q: the characters ':', ',' and '\\' cannot be mounted", lower)
 	}
@@ -58,10 +58,16 @@ func enter(dir, lower string) error {
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount proc: %w", err)
 	}
+	disk := filepath.Join(s.dir, DiskDir)
+	if s.disk != nil {
+		if err := unix.MoveMount(int(s.disk.Fd()), "", unix.AT_FDCWD, disk, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fmt.Errorf("mount disk: %w", err)
+		}
+	}
 	// volatile: nobody needs this lease's files after a crash, so a sync of the workload need not wait for
 	// the disk. nodev: a device node in an image is only a name.
-	options := "lowerdir=" + lower + ",upperdir=" + filepath.Join(dir, UpperDir) + ",workdir=" + filepath.Join(dir, WorkDir)
-	target := filepath.Join(dir, RootFSDir)
+	options := "lowerdir=" + lower + ",upperdir=" + filepath.Join(disk, UpperDir) + ",workdir=" + filepath.Join(disk, WorkDir)
+	target := filepath.Join(s.dir, RootFSDir)
 	err := unix.Mount("overlay", target, "overlay", unix.MS_NODEV|unix.MS_NOSUID, options+",volatile")
 	if errors.Is(err, unix.EINVAL) { // before Linux 5.10
 		err = unix.Mount("overlay", target, "overlay", unix.MS_NODEV|unix.MS_NOSUID, options)
@@ -74,7 +80,7 @@ func enter(dir, lower string) error {
 
 // launch starts the container and returns its first process, which is then our child.
 func (s *supervisor) launch(ctx context.Context, q Start) (*os.Process, *sync.WaitGroup, error) {
-	if err := s.space.do(func() error { return enter(s.dir, q.LowerDir) }); err != nil {
+	if err := s.space.do(func() error { return s.enter(q.LowerDir) }); err != nil {
 		return nil, nil, err
 	}
 	var output sync.WaitGroup

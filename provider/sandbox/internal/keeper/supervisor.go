@@ -20,12 +20,15 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"rialto/provider"
 	"rialto/provider/sandbox/internal/host"
 )
 
 const (
 	socketFD = 3 // inherited
+	diskFD   = 4 // inherited with DiskInherited
 	// unstarted is how long a sandbox may wait for its program before it is given up.
 	unstarted = 6 * time.Hour
 	maxExecs  = 64
@@ -42,6 +45,7 @@ const (
 
 type supervisor struct {
 	dir   string
+	disk  *os.File // a mount that is in no namespace yet; nil: what the workload writes is not limited
 	alarm *alarm
 	log   *LogWriter
 	space *space
@@ -71,20 +75,26 @@ func OpenErrors(dir string) (*os.File, error) {
 
 // Main is the supervisor of the sandbox in args[0]. It returns the process's exit code.
 func Main(args []string) int {
-	if len(args) != 1 {
-		fmt.Fprintln(os.Stderr, "usage: sandbox-supervisor DIR (started by the agent)")
+	var disk *os.File
+	switch {
+	case len(args) == 1:
+	case len(args) == 2 && args[1] == DiskInherited:
+		unix.CloseOnExec(diskFD) // no child may have the files without the container around them
+		disk = os.NewFile(diskFD, DiskDir)
+	default:
+		fmt.Fprintln(os.Stderr, "usage: sandbox-supervisor DIR ["+DiskInherited+"] (started by the agent)")
 		return 2
 	}
 	// It lives for days and does little: a small heap is worth more than its speed.
 	debug.SetGCPercent(20)
-	if err := supervise(args[0]); err != nil {
+	if err := supervise(args[0], disk); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return 0
 }
 
-func supervise(dir string) error {
+func supervise(dir string, disk *os.File) error {
 	// A service manager that stops the agent may signal us too: outlive it. Not ignored but caught, because
 	// an ignored signal would stay ignored in the container.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
@@ -103,7 +113,7 @@ func supervise(dir string) error {
 	if err != nil {
 		return err
 	}
-	s := &supervisor{dir: dir, alarm: a, space: newSpace(), done: make(chan struct{})}
+	s := &supervisor{dir: dir, disk: disk, alarm: a, space: newSpace(), done: make(chan struct{})}
 	if err := a.set(unstarted); err != nil {
 		return err
 	}

@@ -9,7 +9,8 @@
 // [Capabilities] (none unless it runs as root), system calls beyond those of [Seccomp], new namespaces, a
 // name server, any network but loopback and its tunnel, the kernel's key rings, other processes, or the
 // host's files. Its rlimits are never above the agent's. There is no user namespace: root inside is
-// user 0 outside, held by the rest of this list. What it writes is not limited by a quota.
+// user 0 outside, held by the rest of this list. What it writes is limited by the file system that its
+// overlay is on, which is not this package's.
 package oci
 
 import (
@@ -99,6 +100,7 @@ func Spec(l provider.Launch, p provider.Program, at Place) (*specs.Spec, error) 
 				"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/key-users",
 				"/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
 				"/proc/kallsyms", "/proc/modules", "/proc/config.gz", "/proc/kpagecount", "/proc/kpageflags",
+				"/sys/devices/virtual/block", // names the files of other leases' disks
 				"/sys/devices/virtual/powercap", "/sys/firmware", "/sys/kernel/debug", "/sys/kernel/tracing",
 			},
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},

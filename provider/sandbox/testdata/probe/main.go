@@ -2,12 +2,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -42,6 +44,11 @@ func run(verb string, args []string) error {
 			}
 			fmt.Fprint(w, args[i+1])
 		}
+	case "fillspam":
+		if n, err := fill(args[0]); !errors.Is(err, syscall.ENOSPC) {
+			return fmt.Errorf("after %d bytes: %w", n, err)
+		}
+		return run("spam", args[1:])
 	case "spam":
 		n, _ := strconv.Atoi(args[0])
 		line := strings.Repeat("x", 1023) + "\n"
@@ -151,10 +158,88 @@ func run(verb string, args []string) error {
 			started++
 		}
 		fmt.Println("started", started)
+	case "fill": // three times, with all of it deleted in between; fails as the last time did
+		for range 2 {
+			n, err := fill(args[0])
+			fmt.Printf("%d bytes: %v\n", n, errors.Is(err, syscall.ENOSPC))
+			if err := os.Remove(args[0]); err != nil {
+				return err
+			}
+		}
+		_, err := fill(args[0])
+		fmt.Println(err)
+		if errors.Is(err, syscall.ENOSPC) {
+			os.Exit(int(syscall.ENOSPC))
+		}
+	case "files": // files DIR COUNT [sync]: the time for as many new ones of 4 KiB, after as many were deleted
+		n, _ := strconv.Atoi(args[1])
+		for range 2 {
+			begin := time.Now()
+			if err := files(args[0], n, len(args) > 2); err != nil {
+				return err
+			}
+			fmt.Println(time.Since(begin).Nanoseconds())
+			if err := os.RemoveAll(args[0]); err != nil {
+				return err
+			}
+		}
+	case "sequential": // sequential FILE MIB: the time to write as much
+		n, _ := strconv.Atoi(args[1])
+		begin := time.Now()
+		f, err := os.Create(args[0])
+		if err != nil {
+			return err
+		}
+		for range n {
+			if _, err := f.Write(make([]byte, 1<<20)); err != nil {
+				return err
+			}
+		}
+		fmt.Println(time.Since(begin).Nanoseconds())
+		return f.Close()
 	case "attempts":
 		attempts()
 	default:
 		return fmt.Errorf("unknown verb %q", verb)
+	}
+	return nil
+}
+
+// fill writes to a new file until it cannot.
+func fill(path string) (n int64, err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	for block := make([]byte, 1<<20); err == nil; {
+		var m int
+		m, err = f.Write(block)
+		n += int64(m)
+	}
+	return n, err
+}
+
+func files(dir string, n int, sync bool) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	for i := range n {
+		f, err := os.Create(filepath.Join(dir, strconv.Itoa(i)))
+		if err != nil {
+			return err
+		}
+		if _, err := f.Write(make([]byte, 4096)); err != nil {
+			return err
+		}
+		if sync {
+			if err := f.Sync(); err != nil {
+				return err
+			}
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
