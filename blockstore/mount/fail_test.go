@@ -1,0 +1,5 @@
+package mount_test
+
+const agentVerb = "agent"
+
+func agentMain([]string) int { return 1 }

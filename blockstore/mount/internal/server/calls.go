@@ -1,0 +1,158 @@
+package server
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"rialto/blockstore/mount/internal/wire"
+)
+
+// patient is how long a connection may take to say what it wants.
+const patient = 10 * time.Second
+
+const maxTable = 2 << 30
+
+// serve answers one connection.
+func (s *server) serve(c *net.UnixConn) {
+	defer func() { _ = c.Close() }() // everything was said
+	r := bufio.NewReader(c)
+	err := s.greet(c, r)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+		s.log.Warn("connection", "err", err)
+	}
+}
+
+func (s *server) greet(c *net.UnixConn, r *bufio.Reader) error {
+	if err := c.SetDeadline(time.Now().Add(patient)); err != nil {
+		return err
+	}
+	m, err := wire.Read(r)
+	if err != nil {
+		return err
+	}
+	hello, ok := m.(*wire.Hello)
+	if !ok {
+		return fmt.Errorf("%T in place of a greeting", m)
+	}
+	if err := wire.Write(c, &wire.Hello{Version: wire.Version}); err != nil {
+		return err
+	}
+	if hello.Version != wire.Version {
+		return fmt.Errorf("agent speaks version %d", hello.Version)
+	}
+	if hello.Purpose == wire.Feed {
+		if err := c.SetDeadline(time.Time{}); err != nil {
+			return err
+		}
+		return s.store.attach(c).run(r)
+	}
+	if m, err = wire.Read(r); err != nil {
+		return err
+	}
+	call, ok := m.(*wire.Call)
+	if !ok {
+		return fmt.Errorf("%T in place of a call", m)
+	}
+	var q wire.Request
+	var answer wire.Response
+	if err = json.Unmarshal(call.Body, &q); err == nil {
+		answer, err = s.answer(q)
+	}
+	if err != nil {
+		answer = wire.Response{Error: err.Error()}
+	}
+	body, err := json.Marshal(answer)
+	if err != nil {
+		return err
+	}
+	return wire.Write(c, &wire.Reply{Body: body})
+}
+
+func (s *server) answer(q wire.Request) (wire.Response, error) {
+	switch q.Op {
+	case wire.OpAdd:
+		return wire.Response{}, s.add(q)
+	case wire.OpRemove:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if e := s.names[q.Name]; e != nil {
+			e.wanted = false
+			s.tidy(e)
+		}
+		return wire.Response{}, nil
+	case wire.OpList:
+		return wire.Response{Served: s.list()}, nil
+	case wire.OpTrace:
+		_, t := s.byName(q.Name)
+		if t == nil {
+			return wire.Response{}, fmt.Errorf("%q is not served", q.Name)
+		}
+		return wire.Response{Trace: t.touches()}, nil
+	case wire.OpFailures:
+		return wire.Response{Failures: s.store.latest()}, nil
+	case wire.OpEnd:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.ending = true
+		return wire.Response{PID: os.Getpid()}, nil
+	}
+	return wire.Response{}, fmt.Errorf("unknown operation %q", q.Op)
+}
+
+// add serves a tree. One that is served already stays as it is: equal names are equal trees.
+func (s *server) add(q wire.Request) error {
+	if q.Name == "" || strings.ContainsAny(q.Name, "./\x00") || len(q.Name) > 200 || q.Deadline <= 0 {
+		return fmt.Errorf("impossible name %.80q or deadline %s", q.Name, q.Deadline)
+	}
+	s.mu.Lock()
+	if e := s.names[q.Name]; e != nil {
+		e.wanted = true
+		s.mu.Unlock()
+		return nil
+	}
+	s.mu.Unlock()
+	table, err := readTable(q.Table)
+	if err != nil {
+		return fmt.Errorf("%s: %w", q.Table, err)
+	}
+	t := newTree(q.Name, table, s.store, q.Deadline)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.names[q.Name]; e != nil { // another call was faster
+		e.wanted = true
+		s.store.drop(t.blocks)
+		return nil
+	}
+	s.ending = false
+	s.last++
+	e := &entry{tree: t, number: s.last, wanted: true}
+	s.names[q.Name], s.numbers[e.number] = e, e
+	return nil
+}
+
+func readTable(path string) (*wire.Table, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if st.Size() > maxTable {
+		return nil, fmt.Errorf("%d bytes", st.Size())
+	}
+	b := make([]byte, st.Size())
+	if _, err := io.ReadFull(f, b); err != nil {
+		return nil, err
+	}
+	return wire.DecodeTable(b)
+}
