@@ -64,8 +64,10 @@ func (m *Mounts) read(id string, points map[string]bool) (Mounted, error) {
 
 // device returns the number of the file system of a server that lives, or zero.
 func (m *Mounts) device() uint64 {
+	at := filepath.Join(m.serverDir(), wire.DeviceDir)
 	var st unix.Stat_t
-	if unix.Stat(filepath.Join(m.serverDir(), wire.DeviceDir), &st) != nil {
+	var alive unix.Statfs_t // the kernel keeps attributes of a dead one, but not this
+	if unix.Stat(at, &st) != nil || unix.Statfs(at, &alive) != nil {
 		return 0
 	}
 	return st.Dev

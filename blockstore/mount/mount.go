@@ -198,6 +198,9 @@ func (m *Mounts) mount(ctx context.Context, id string, root blockstore.CID, t *b
 		return Mounted{}, err
 	}
 	at := m.target(id)
+	if err := detach(at); err != nil { // of an agent that died before it made a record
+		return Mounted{}, err
+	}
 	if err := os.MkdirAll(at, 0o755); err != nil {
 		return Mounted{}, err
 	}

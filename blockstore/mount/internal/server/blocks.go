@@ -18,7 +18,7 @@ const (
 	maxFailures = 256
 	// holdFailure is how long the reads of a block that could not be had fail at once: the kernel asks page by page
 	// for what a larger read did not get, and each would wait anew.
-	holdFailure = 3 * time.Second
+	holdFailure = time.Second
 )
 
 var errAbsent = errors.New("block is not there")
@@ -154,6 +154,18 @@ func (s *blocks) fail(c blockstore.CID, reason string) {
 	if b := s.byCID[c]; b != nil {
 		b.failed, b.reason = time.Now(), reason
 		s.wake(b)
+	}
+}
+
+// giveUp ends all waiting.
+func (s *blocks) giveUp(reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range s.byCID {
+		if b.wait != nil {
+			b.failed, b.reason = time.Now(), reason
+			s.wake(b)
+		}
 	}
 }
 

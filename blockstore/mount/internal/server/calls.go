@@ -98,6 +98,7 @@ func (s *server) answer(q wire.Request) (wire.Response, error) {
 	case wire.OpFailures:
 		return wire.Response{Failures: s.store.latest()}, nil
 	case wire.OpEnd:
+		s.store.giveUp("the mounts are closed")
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.ending = true
