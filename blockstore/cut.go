@@ -11,15 +11,6 @@ import (
 	"strings"
 )
 
-// Where blocks end; the package comment says why.
-const (
-	largeFile = 64 << 10
-	packMin   = 128 << 10
-	packMax   = 512 << 10
-	// One name in packOdds ends a pack: with small files of about 8 KiB packs then average 256 KiB.
-	packOdds = 16
-)
-
 // Cut reads a tar stream to its end and calls emit with its blocks in order. It returns the layer that
 // they make. Memory is bounded by a few blocks. The cut depends on the bytes of the stream alone.
 func Cut(r io.Reader, emit func(Block) error) (Layer, error) {
@@ -76,7 +67,7 @@ func (c *cutter) entry(tr *tar.Reader, h *tar.Header) error {
 	if sparse(h) {
 		return nil // its size is not its length in the stream; Next skips what is there
 	}
-	if h.Size >= largeFile && h.Typeflag == tar.TypeReg {
+	if h.Size >= LargeFile && h.Typeflag == tar.TypeReg {
 		return c.large(tr, h.Size)
 	}
 	if _, err := io.Copy(io.Discard, onlyReader{tr}); err != nil {

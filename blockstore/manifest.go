@@ -11,10 +11,9 @@ import (
 
 // Bounds of a manifest. They are far above real images and keep a hostile one cheap.
 const (
-	MaxLayers  = 512
-	MaxOCI     = 4 << 20  // OCI manifest and config, each; what registries accept
-	maxBody    = 64 << 20 // about two million blocks
-	minRefSize = sha256.Size + 1
+	MaxLayers = 512
+	MaxOCI    = 4 << 20 // OCI manifest and config, each; what registries accept
+
 )
 
 const manifestMagic = "rialto manifest 1\n"
@@ -191,12 +190,6 @@ func Load(ctx context.Context, root CID, from Getter) (*Manifest, error) {
 	return decodeBody(body)
 }
 
-// Parts returns the blocks that a root block refers to beside the layers': the pieces of a long body.
-func Parts(root Block) ([]CID, error) {
-	parts, _, _, err := decodeRoot(root.data)
-	return parts, err
-}
-
 // decodeRoot returns the whole body of a short manifest, or the parts and the length of a long one.
 func decodeRoot(p []byte) (parts []CID, length int, body []byte, err error) {
 	d := decoder{rest: p}
@@ -252,31 +245,4 @@ func decodeBody(p []byte) (*Manifest, error) {
 		return nil, fmt.Errorf("%w: truncated, not minimal, or too long", ErrManifest)
 	}
 	return m, m.check()
-}
-
-// decoder reads canonical fields; after the first bad one it yields zeros.
-type decoder struct {
-	rest []byte
-	bad  bool
-}
-
-func (d *decoder) bytes(n int) []byte {
-	if d.bad || n > len(d.rest) {
-		d.bad = true
-		return nil
-	}
-	p := d.rest[:n:n]
-	d.rest = d.rest[n:]
-	return p
-}
-
-func (d *decoder) uvarint(limit int) int {
-	v, n := binary.Uvarint(d.rest)
-	minimal := n == 1 || n > 1 && d.rest[n-1] != 0
-	if d.bad || !minimal || v > uint64(limit) {
-		d.bad = true
-		return 0
-	}
-	d.rest = d.rest[n:]
-	return int(v)
 }

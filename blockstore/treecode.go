@@ -1,0 +1,163 @@
+package blockstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+)
+
+const treeFrame = frame("rialto tree 1\n")
+
+// The least bytes of an encoded node and of an encoded reference: a count is believed only as far as bytes are
+// there for it.
+const (
+	minNodeSize = 4
+	minRefSize  = sha256.Size + 1
+)
+
+// Encode returns the tree's own blocks. The first one is the root; the others, if any, hold a long tree.
+func (t *Tree) Encode() ([]Block, error) {
+	if err := t.check(); err != nil {
+		return nil, err
+	}
+	b := binary.AppendUvarint(nil, uint64(len(t.Nodes)))
+	var open []int // the directories that the node before lies in, itself included
+	for i := range t.Nodes {
+		n := &t.Nodes[i]
+		up := 0
+		for len(open) > 0 && open[len(open)-1] != n.Parent {
+			open = open[:len(open)-1]
+			up++
+		}
+		b = binary.AppendUvarint(b, uint64(up))
+		b = n.append(b, i)
+		if n.Kind == Dir {
+			open = append(open, i)
+		}
+	}
+	b = binary.AppendUvarint(b, uint64(len(t.Blocks)))
+	for _, r := range t.Blocks {
+		b = append(b, r.CID[:]...)
+		b = binary.AppendUvarint(b, uint64(r.Size)) //nolint:gosec // checked above
+	}
+	return treeFrame.blocks(b)
+}
+
+//nolint:gosec // check has seen that nothing is negative
+func (n *Node) append(b []byte, i int) []byte {
+	b = append(b, byte(n.Kind))
+	b = appendString(b, n.Name)
+	if n.Kind == Link {
+		return binary.AppendUvarint(b, uint64(i-n.Link))
+	}
+	b = binary.AppendUvarint(b, uint64(n.Mode))
+	b = binary.AppendUvarint(b, uint64(n.UID))
+	b = binary.AppendUvarint(b, uint64(n.GID))
+	b = binary.AppendUvarint(b, uint64(n.Sec<<1^n.Sec>>63))
+	b = binary.AppendUvarint(b, uint64(n.Nsec))
+	b = binary.AppendUvarint(b, uint64(len(n.Xattrs)))
+	for _, x := range n.Xattrs {
+		b = appendString(appendString(b, x.Name), string(x.Value))
+	}
+	switch n.Kind {
+	case Symlink:
+		b = appendString(b, n.Target)
+	case File:
+		b = binary.AppendUvarint(b, uint64(n.Size))
+		if n.Size > 0 {
+			b = binary.AppendUvarint(b, uint64(n.Block))
+		}
+		if n.Size > 0 && !n.Large() {
+			b = binary.AppendUvarint(b, uint64(n.Offset))
+		}
+	case Dir, Link:
+	}
+	return b
+}
+
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+// LoadTree reads the tree under a root. That it is the tree somebody meant is the caller's business.
+func LoadTree(ctx context.Context, root CID, from Getter) (*Tree, error) {
+	body, err := treeFrame.load(ctx, root, from)
+	if err != nil {
+		return nil, err
+	}
+	return decodeTree(body)
+}
+
+// IsTree reports whether a block is the root of a tree.
+func IsTree(root Block) bool {
+	_, _, _, err := treeFrame.parse(root.data)
+	return err == nil
+}
+
+func decodeTree(body []byte) (*Tree, error) {
+	d := decoder{rest: body}
+	count := d.uvarint(min(MaxNodes, len(body)/minNodeSize))
+	t := &Tree{Nodes: make([]Node, count)}
+	parent := -1 // the directory that the node before lies in, or is
+	for i := range t.Nodes {
+		for range d.uvarint(MaxDepth) {
+			if parent <= 0 {
+				d.bad = true
+				break
+			}
+			parent = t.Nodes[parent].Parent
+		}
+		n := &t.Nodes[i]
+		n.decode(&d, i)
+		if n.Parent = max(parent, 0); n.Kind == Dir {
+			parent = i
+		}
+		if d.bad || parent < 0 {
+			break
+		}
+	}
+	t.Blocks = make([]Ref, d.uvarint(len(d.rest)/minRefSize))
+	for i := range t.Blocks {
+		copy(t.Blocks[i].CID[:], d.bytes(sha256.Size))
+		t.Blocks[i].Size = d.uvarint(MaxBlock)
+	}
+	if d.bad || len(d.rest) > 0 {
+		return nil, fmt.Errorf("%w: truncated, not minimal, or too long", ErrTree)
+	}
+	return t, t.check()
+}
+
+//nolint:gosec // the limits keep every number in its type
+func (n *Node) decode(d *decoder, i int) {
+	if kind := d.bytes(1); kind != nil {
+		n.Kind = Kind(kind[0])
+	}
+	n.Name = string(d.short(MaxName))
+	if n.Kind == Link {
+		n.Link = i - d.uvarint(i)
+		return
+	}
+	n.Mode = uint16(d.uvarint(0o7777))
+	n.UID = uint32(d.uvarint(1<<32 - 1))
+	n.GID = uint32(d.uvarint(1<<32 - 1))
+	sec := d.uvarint(2*maxSeconds + 1)
+	n.Sec = int64(sec>>1) ^ -int64(sec&1)
+	n.Nsec = uint32(d.uvarint(1e9 - 1))
+	for range d.uvarint(MaxXattrs) {
+		n.Xattrs = append(n.Xattrs, Xattr{string(d.short(MaxName)), d.short(MaxXattrSize)})
+	}
+	switch n.Kind {
+	case Symlink:
+		n.Target = string(d.short(MaxTarget))
+	case File:
+		n.Size = int64(d.uvarint(MaxFile))
+		if n.Size > 0 {
+			n.Block = d.uvarint(maxTreeBlock)
+		}
+		if n.Size > 0 && !n.Large() {
+			n.Offset = d.uvarint(MaxBlock)
+		}
+	case Dir, Link:
+	}
+}
