@@ -104,7 +104,7 @@ func TestAbsentBlockIsAnErrorThatSaysWhy(t *testing.T) {
 				t.Fatal("no failure is known: ", err)
 			}
 			for _, f := range failures {
-				if f.CID != gone || !strings.Contains(f.Reason, "12D3KooWone") || f.Name != rootOf(files).String() {
+				if f.CID != gone || !strings.Contains(f.Reason, "12D3KooWone") || f.Root != rootOf(files) {
 					t.Errorf("failure %+v", f)
 				}
 			}
@@ -181,14 +181,24 @@ func (s *stingy) Block(ctx context.Context, ref blockstore.Ref) (mount.Place, er
 	return s.Places[ref.CID], nil
 }
 
-// agentMain is an agent that only answers the server of a directory.
+// agentMain is an agent that takes over what is mounted.
 func agentMain(args []string) int {
 	var s stingy
 	if err := gob.NewDecoder(os.Stdin).Decode(&s); err != nil {
 		return 1
 	}
-	m, err := mount.New(mount.Config{Dir: args[0], Source: &s, Args: []string{os.Args[0], serverVerb}})
-	if err != nil || m.Run(context.Background()) != nil {
+	m, err := mount.New(mount.Config{Dir: args[0], Args: []string{os.Args[0], serverVerb}})
+	if err != nil {
+		return 1
+	}
+	all, err := m.List(context.Background())
+	if err != nil || len(all) != 1 {
+		return 1
+	}
+	if _, err := m.MountAs(context.Background(), all[0].Root, &blockstore.Tree{}, &s, all[0].Tier); err != nil {
+		return 1
+	}
+	if m.Run(context.Background()) != nil {
 		return 1
 	}
 	return 0
@@ -211,7 +221,7 @@ func TestAgentIsKilled(t *testing.T) {
 	for range 3 {
 		killStingyAgent(t, dir, &stingy{Places: src.places, Left: 2})
 	}
-	newRig(t, dir, src, nil)
+	newRig(t, dir, src, nil).mount(t, files, mount.Lazy)
 	<-done
 }
 

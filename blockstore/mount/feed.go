@@ -3,11 +3,9 @@ package mount
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -105,7 +103,11 @@ func (m *Mounts) serve(ctx context.Context, c *net.UnixConn, r *bufio.Reader) er
 func (m *Mounts) answer(ctx context.Context, f *feed, want *wire.Want) error {
 	patient, cancel := context.WithTimeout(ctx, time.Duration(want.Millis)*time.Millisecond)
 	defer cancel()
-	p, err := m.cfg.Source.Block(patient, want.Ref)
+	src, err := m.source(patient, want.Root)
+	if err != nil {
+		return nil // another tree that has the block may know better
+	}
+	p, err := src.Block(patient, want.Ref)
 	if err == nil && !p.Verified {
 		err = verify(p, want.Ref)
 	}
@@ -125,9 +127,9 @@ func (m *Mounts) announce(ctx context.Context, f *feed) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case refs := <-m.ahead:
-			for _, ref := range refs {
-				p, err := m.cfg.Source.Locate(ctx, ref)
+		case h := <-m.ahead:
+			for _, ref := range h.refs {
+				p, err := h.src.Locate(ctx, ref)
 				if err != nil || !p.Verified {
 					continue // asked for when it is read
 				}
@@ -137,25 +139,4 @@ func (m *Mounts) announce(ctx context.Context, f *feed) error {
 			}
 		}
 	}
-}
-
-// verify compares the bytes at a place with a block's name.
-func verify(p Place, ref blockstore.Ref) error {
-	f, err := os.Open(p.Path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return verifyAt(f, p, ref, make([]byte, ref.Size))
-}
-
-// verifyAt reads the block into buf, which must be as long, and compares it with its name.
-func verifyAt(f *os.File, p Place, ref blockstore.Ref, buf []byte) error {
-	if _, err := f.ReadAt(buf, p.Offset); err != nil {
-		return fmt.Errorf("read block %s at %d of %s: %w", ref.CID, p.Offset, p.Path, err)
-	}
-	if sha256.Sum256(buf) != ref.CID {
-		return &blockstore.BlockError{Op: "verify at " + p.Path, CID: ref.CID, Err: blockstore.ErrMismatch}
-	}
-	return nil
 }

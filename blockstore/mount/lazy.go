@@ -61,18 +61,16 @@ func chunkFor(size int64) int64 {
 }
 
 // mountLazy mounts a tree whose data are served.
-func (m *Mounts) mountLazy(ctx context.Context, at string, root blockstore.CID, t *blockstore.Tree, tier Tier, rec *record) error {
+func (m *Mounts) mountLazy(ctx context.Context, at string, root blockstore.CID, t *blockstore.Tree, rec *record) error {
 	if err := m.publish(ctx, root, t); err != nil {
 		return err
 	}
 	if rec.Device = m.device(); rec.Device == 0 {
 		return errGone
 	}
-	direct := tier == Loop || m.cfg.Can.ShortReads != nil
-	meta := filepath.Join(m.cfg.Dir, "meta", root.String()+"-cached.erofs")
-	name, count := root.String(), 1
+	direct := rec.Tier == Loop || m.cfg.Can.ShortReads != nil
+	meta, name, count := m.metaPath(root, direct), root.String(), 1
 	if direct {
-		meta = filepath.Join(m.cfg.Dir, "meta", root.String()+"-direct.erofs")
 		name, count = name+wire.Direct, 2
 	}
 	err := m.artifact(meta, func(w io.Writer) error {
@@ -88,7 +86,7 @@ func (m *Mounts) mountLazy(ctx context.Context, at string, root blockstore.CID, 
 		count = 0
 	}
 	files := slices.Repeat([]string{filepath.Join(m.serverDir(), wire.DeviceDir, name)}, count)
-	if tier == Loop {
+	if rec.Tier == Loop {
 		return mountLoop(at, meta, files)
 	}
 	return mountFile(at, meta, files)
@@ -96,7 +94,7 @@ func (m *Mounts) mountLazy(ctx context.Context, at string, root blockstore.CID, 
 
 // publish has the server serve a tree's virtual device.
 func (m *Mounts) publish(ctx context.Context, root blockstore.CID, t *blockstore.Tree) error {
-	table := filepath.Join(m.cfg.Dir, "tables", root.String()+".slots")
+	table := m.tablePath(root)
 	err := m.artifact(table, func(w io.Writer) error {
 		_, err := w.Write(wire.NewTable(t, t.Layout()).Encode())
 		return err
@@ -104,21 +102,26 @@ func (m *Mounts) publish(ctx context.Context, root blockstore.CID, t *blockstore
 	if err != nil {
 		return err
 	}
-	q := wire.Request{Op: wire.OpAdd, Name: root.String(), Table: table, Deadline: m.cfg.Deadline}
+	q := wire.Request{Op: wire.OpAdd, Root: root, Table: table, Deadline: m.cfg.Deadline}
 	_, err = m.call(ctx, q)
 	if errors.Is(err, errGone) {
 		if err = m.ensure(ctx); err == nil {
 			_, err = m.call(ctx, q)
 		}
 	}
-	if err != nil {
-		return err
+	return err
+}
+
+func (m *Mounts) tablePath(root blockstore.CID) string {
+	return filepath.Join(m.cfg.Dir, "tables", root.String()+".slots")
+}
+
+func (m *Mounts) metaPath(root blockstore.CID, direct bool) string {
+	kind := "-cached.erofs"
+	if direct {
+		kind = "-direct.erofs"
 	}
-	select {
-	case m.ahead <- t.Blocks:
-	default: // then they are asked for one by one
-	}
-	return nil
+	return filepath.Join(m.cfg.Dir, "meta", root.String()+kind)
 }
 
 // stamp tells whether a file was touched since it was last compared with its sum.
@@ -163,9 +166,12 @@ func (m *Mounts) intact(path, sum string) bool {
 	return true
 }
 
+// sumSuffix names the file that holds another one's sum.
+const sumSuffix = ".sha256"
+
 // artifact makes a file, unless it is there and what it was when it was made.
 func (m *Mounts) artifact(path string, write func(io.Writer) error) error {
-	sum, err := os.ReadFile(path + ".sha256")
+	sum, err := os.ReadFile(path + sumSuffix)
 	if err == nil && m.intact(path, strings.TrimSpace(string(sum))) {
 		return nil
 	}
@@ -176,7 +182,7 @@ func (m *Mounts) artifact(path string, write func(io.Writer) error) error {
 	if err != nil {
 		return err
 	}
-	if _, err = writeFile(path+".sha256", func(w io.Writer) error {
+	if _, err = writeFile(path+sumSuffix, func(w io.Writer) error {
 		_, err := io.WriteString(w, got+"\n")
 		return err
 	}); err != nil {

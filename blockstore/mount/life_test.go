@@ -54,7 +54,7 @@ func TestTraceIsTheOrderOfFirstReads(t *testing.T) {
 		}
 		f.Close()
 	}
-	trace, err := r.Trace(t.Context(), m)
+	trace, err := r.Trace(t.Context(), m.Root)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestOverlay(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	if err := r.Unmount(t.Context(), m.ID); err != nil {
+	if err := r.Unmount(m.Root); err != nil {
 		t.Fatal(err)
 	}
 	f, err := os.OpenFile(filepath.Join(at, large), os.O_APPEND|os.O_WRONLY, 0)
@@ -134,6 +134,7 @@ func TestNextAgentFindsWhatIsMounted(t *testing.T) {
 	if _, err := os.Stat(rest); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a mount that is none is still there: %v", err)
 	}
+	next.mount(t, files, mount.Lazy) // only says where blocks come from
 	erofstest.Compare(t, lazy.Path, files)
 	open, err := os.Open(filepath.Join(lazy.Path, large))
 	if err != nil {
@@ -141,19 +142,74 @@ func TestNextAgentFindsWhatIsMounted(t *testing.T) {
 	}
 	defer open.Close()
 	for range 2 { // the second time there is none
-		if err := next.Unmount(t.Context(), lazy.ID); err != nil {
+		if err := next.Unmount(lazy.Root); err != nil {
 			t.Error(err)
 		}
 	}
 	if got, err := io.ReadAll(open); err != nil || !bytes.Equal(got, files.Content(find(t, files, large))) {
 		t.Errorf("who has a file open reads %d bytes, %v", len(got), err)
 	}
-	if all, err = next.List(t.Context()); err != nil || len(all) != 1 || all[0].ID != sealed.ID {
+	if all, err = next.List(t.Context()); err != nil || len(all) != 0 {
 		t.Errorf("%+v, %v", all, err)
 	}
-	for _, id := range []string{"", ".", "..", "../mounts", "a/b"} {
-		if err := next.Unmount(t.Context(), id); !errors.Is(err, mount.ErrNotMounted) {
-			t.Errorf("unmount %q: %v", id, err)
+}
+
+// TestMountIsSealedOnceItCanBe, and nothing of a tree is kept that is forgotten.
+func TestMountIsSealedOnceItCanBe(t *testing.T) {
+	needMounts(t)
+	files := erofstest.Corners(t)
+	src := newStore(t, t.TempDir(), files, false)
+	dir := t.TempDir()
+	r := newRig(t, dir, src, nil)
+	root := rootOf(files)
+	show := func() string {
+		t.Helper()
+		at, err := r.Mount(t.Context(), root, files.Tree, src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		erofstest.Compare(t, at, files)
+		return at
+	}
+	first := show()
+	if err := r.Seal(t.Context(), root, files.Tree, src); err != nil {
+		t.Fatal(err)
+	}
+	second := show()
+	if all, err := r.List(t.Context()); err != nil || len(all) != 2 || all[1].Path != second || all[1].Tier != mount.Sealed {
+		t.Errorf("mounted %+v, %v", all, err)
+	}
+	if err := r.Forget(root); err != nil { // does nothing: it is mounted
+		t.Fatal(err)
+	}
+	if err := r.Unmount(root); err != nil {
+		t.Fatal(err)
+	}
+	if third := show(); third != second {
+		t.Errorf("mounted at %s, want %s", third, second)
+	}
+	// A block that is elsewhere now: what was sealed is not right any more.
+	if err := r.Unmount(root); err != nil {
+		t.Fatal(err)
+	}
+	b := find(t, files, large).Block
+	moved := filepath.Join(t.TempDir(), "moved")
+	if err := os.WriteFile(moved, files.Data[b], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	src.places[files.Tree.Blocks[b].CID] = mount.Place{Path: moved}
+	if fourth := show(); fourth != first {
+		t.Errorf("mounted at %s, want %s", fourth, first)
+	}
+	if err := r.Unmount(root); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Forget(root); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{"meta", "tables", "sealed", "mounts"} {
+		if left, err := os.ReadDir(filepath.Join(dir, d)); err != nil || len(left) > 0 {
+			t.Errorf("%s has %v, %v", d, left, err)
 		}
 	}
 }
@@ -183,7 +239,7 @@ func TestSealedIsCheckedBeforeItIsUsedAgain(t *testing.T) {
 		if err != nil || len(all) != 1 {
 			t.Fatalf("%+v, %v", all, err)
 		}
-		if err := r.Unmount(t.Context(), all[0].ID); err != nil {
+		if err := r.Unmount(all[0].Root); err != nil {
 			t.Fatal(err)
 		}
 		if name != "" {
@@ -213,19 +269,19 @@ func TestSealedIsCheckedBeforeItIsUsedAgain(t *testing.T) {
 func TestSealedNeedsEveryBlock(t *testing.T) {
 	needMounts(t)
 	files := erofstest.Corners(t)
-	src := newStore(t, t.TempDir(), files, true)
+	src := newStore(t, t.TempDir(), files, false)
 	dir := t.TempDir()
 	r := newRig(t, dir, src, nil)
 	for what, block := range map[string]int{"leaf": find(t, files, large).Block + 3, "pack": find(t, files, "link/a").Block} {
 		c := files.Tree.Blocks[block].CID
 		right := src.places[c]
 		src.places[c] = src.places[files.Tree.Blocks[block+1].CID]
-		if _, err := r.Mount(t.Context(), rootOf(files), files.Tree, mount.Sealed); err == nil {
+		if _, err := r.MountAs(t.Context(), rootOf(files), files.Tree, src, mount.Sealed); err == nil {
 			t.Errorf("%s: mounted with another block's bytes", what)
 		}
 		src.places[c] = right
 		src.never[c] = true
-		if _, err := r.Mount(t.Context(), rootOf(files), files.Tree, mount.Sealed); !errors.Is(err, mount.ErrIncomplete) {
+		if _, err := r.MountAs(t.Context(), rootOf(files), files.Tree, src, mount.Sealed); !errors.Is(err, mount.ErrIncomplete) {
 			t.Errorf("%s: error %v, want ErrIncomplete", what, err)
 		}
 		src.never[c] = false
@@ -259,7 +315,7 @@ func TestSealedCopiesWhatCannotBeMounted(t *testing.T) {
 	for range 2 { // made, and used again
 		m := r.mount(t, files, mount.Sealed)
 		erofstest.Compare(t, m.Path, files)
-		if err := r.Unmount(t.Context(), m.ID); err != nil {
+		if err := r.Unmount(m.Root); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -311,7 +367,7 @@ func TestTreesShareBlocks(t *testing.T) {
 	r := newRig(t, t.TempDir(), newStore(t, t.TempDir(), two, false), nil)
 	first, second := r.mount(t, one, mount.Lazy), r.mount(t, two, mount.Lazy)
 	erofstest.Compare(t, first.Path, one)
-	if err := r.Unmount(t.Context(), first.ID); err != nil {
+	if err := r.Unmount(first.Root); err != nil {
 		t.Fatal(err)
 	}
 	erofstest.Compare(t, second.Path, two)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,6 +36,8 @@ type record struct {
 
 const recordFile = "mount.json"
 
+func mountID(root blockstore.CID, tier Tier) string { return string(tier) + "-" + root.String() }
+
 func (m *Mounts) target(id string) string { return filepath.Join(m.cfg.Dir, "mounts", id, "root") }
 
 func (m *Mounts) write(id string, r record) error {
@@ -56,7 +59,7 @@ func (m *Mounts) read(id string, points map[string]bool) (Mounted, error) {
 		return Mounted{}, err
 	}
 	var r record
-	if json.Unmarshal(b, &r) != nil || id != string(r.Tier)+"-"+r.Root.String() {
+	if json.Unmarshal(b, &r) != nil || id != mountID(r.Root, r.Tier) {
 		return Mounted{}, ErrNotMounted // torn by a crash: as good as none
 	}
 	return Mounted{ID: id, Root: r.Root, Tier: r.Tier, Path: at, Lost: r.Device != 0 && r.Device != m.device()}, nil
@@ -88,8 +91,7 @@ func (m *Mounts) List(ctx context.Context) ([]Mounted, error) {
 	for _, e := range ids {
 		got, err := m.read(e.Name(), points)
 		if errors.Is(err, ErrNotMounted) {
-			err = m.sweep(ctx, e.Name())
-			if err != nil {
+			if err := m.sweep(ctx, e.Name()); err != nil {
 				return nil, err
 			}
 			continue
@@ -104,7 +106,12 @@ func (m *Mounts) List(ctx context.Context) ([]Mounted, error) {
 
 // sweep removes a mount's rest, unless somebody mounts it now.
 func (m *Mounts) sweep(ctx context.Context, id string) error {
-	unlock, err := m.lock(ctx, id)
+	_, name, _ := strings.Cut(id, "-")
+	root, err := blockstore.ParseCID(name)
+	if err != nil {
+		return m.unmount(id) // none of ours
+	}
+	unlock, err := m.lock(ctx, root)
 	if err != nil {
 		return err
 	}
@@ -119,36 +126,72 @@ func (m *Mounts) sweep(ctx context.Context, id string) error {
 	return m.unmount(id)
 }
 
-// Unmount takes a mount away, also while it is in use: who has files open may read on. It does nothing if there is no
-// such mount.
-func (m *Mounts) Unmount(ctx context.Context, id string) error {
-	unlock, err := m.lock(ctx, id)
+// Unmount takes a tree's mounts away, also while they are in use: who has files open reads on, as far as blocks are
+// here. It does nothing if there are none.
+func (m *Mounts) Unmount(root blockstore.CID) error {
+	ctx, cancel := context.WithTimeout(context.Background(), handshake) // of a server that hangs
+	defer cancel()
+	return m.takeAway(ctx, root)
+}
+
+func (m *Mounts) takeAway(ctx context.Context, root blockstore.CID) error {
+	unlock, err := m.lock(ctx, root)
 	if err != nil {
-		return err
+		return &Error{"unmount", root, err}
+	}
+	defer unlock()
+	m.end(root)
+	var errs []error
+	for _, tier := range []Tier{Lazy, Loop, FUSE, Sealed} {
+		errs = append(errs, m.unmount(mountID(root, tier)))
+	}
+	_, err = m.call(ctx, wire.Request{Op: wire.OpRemove, Root: root})
+	if !errors.Is(err, errGone) {
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return &Error{"unmount", root, err}
+	}
+	return nil
+}
+
+// Forget deletes what is kept of a tree. It does nothing while the tree is mounted.
+func (m *Mounts) Forget(root blockstore.CID) error {
+	ctx, cancel := context.WithTimeout(context.Background(), handshake)
+	defer cancel()
+	unlock, err := m.lock(ctx, root)
+	if err != nil {
+		return &Error{"forget", root, err}
 	}
 	defer unlock()
 	points, err := mountPoints()
 	if err != nil {
 		return err
 	}
-	old, err := m.read(id, points)
-	if errors.Is(err, ErrNotMounted) {
-		return m.unmount(id)
+	for _, tier := range []Tier{Lazy, Loop, FUSE, Sealed} {
+		if points[m.target(mountID(root, tier))] {
+			return nil
+		}
 	}
-	if err != nil {
-		return err
+	m.mu.Lock()
+	delete(m.sources, root)
+	m.mu.Unlock()
+	errs := []error{os.RemoveAll(m.sealedDir(root))}
+	for _, path := range []string{m.tablePath(root), m.metaPath(root, false), m.metaPath(root, true), m.treePath(root)} {
+		for _, suffix := range []string{"", sumSuffix} {
+			if err := os.Remove(path + suffix); !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
+		}
 	}
-	if err := m.unmount(id); err != nil {
-		return &Error{"unmount", old.Root, err}
+	if err := errors.Join(errs...); err != nil {
+		return &Error{"forget", root, err}
 	}
-	return m.forget(ctx, old)
+	return nil
 }
 
 // unmount ends a mount and removes its directory. It is idempotent.
 func (m *Mounts) unmount(id string) error {
-	if id == "" || id != filepath.Base(id) || id == "." || id == ".." {
-		return ErrNotMounted
-	}
 	at := m.target(id)
 	if err := detach(at); err != nil {
 		return err
@@ -166,33 +209,12 @@ func removeEmpty(at, dir string) error {
 	return nil
 }
 
-// forget tells the server that a tree is not wanted, unless another mount needs it.
-func (m *Mounts) forget(ctx context.Context, old Mounted) error {
-	if old.Tier == Sealed {
-		return nil
-	}
-	all, err := m.List(ctx)
-	if err != nil {
-		return err
-	}
-	for _, o := range all {
-		if o.Root == old.Root && o.Tier != Sealed {
-			return nil
-		}
-	}
-	_, err = m.call(ctx, wire.Request{Op: wire.OpRemove, Name: old.Root.String()})
-	if errors.Is(err, errGone) {
-		return nil
-	}
-	return err
-}
-
 // Close unmounts everything and ends the server. Run must have returned. What is cached on the disk stays.
 func (m *Mounts) Close(ctx context.Context) error {
 	all, err := m.List(ctx)
 	errs := []error{err}
 	for _, mt := range all {
-		errs = append(errs, m.Unmount(ctx, mt.ID))
+		errs = append(errs, m.takeAway(ctx, mt.Root))
 	}
 	return errors.Join(append(errs, m.endServer(ctx))...)
 }

@@ -44,27 +44,10 @@ func (e *Error) Error() string { return e.Op + " tree " + e.Root.String() + ": "
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Place is where the bytes of a block lie.
-type Place struct {
-	Path     string // of a file that the mount server may open
-	Offset   int64
-	Verified bool // these very bytes were compared with the block's name since this process started
-}
-
-// Source is the agent's store of blocks, and its way to more of them. It is safe for concurrent use.
-type Source interface {
-	// Locate says where a block lies that is here, or returns blockstore.ErrNotFound.
-	Locate(ctx context.Context, ref blockstore.Ref) (Place, error)
-	// Block makes a block be here, which may take until ctx ends, and says where it lies. Its error is what people
-	// read about a file that could not be read, so it names the peers that were tried.
-	Block(ctx context.Context, ref blockstore.Ref) (Place, error)
-}
-
 // Config says how to mount.
 type Config struct {
-	Dir    string // absolute; is created
-	Source Source
-	Can    Capabilities // of Probe
+	Dir string       // absolute; is created
+	Can Capabilities // of Probe
 
 	// Exe and Args are the command line of a program that calls ServerMain with the arguments that follow Args. Exe
 	// is this very program by default, also after an upgrade has replaced its file.
@@ -81,8 +64,8 @@ type Config struct {
 }
 
 func (c Config) withDefaults() (Config, error) {
-	if c.Source == nil || !filepath.IsAbs(c.Dir) || len(c.Args) == 0 {
-		return c, errors.New("mounts need a source, an absolute directory and a server's command line")
+	if !filepath.IsAbs(c.Dir) || len(c.Args) == 0 {
+		return c, errors.New("mounts need an absolute directory and a server's command line")
 	}
 	if c.Exe == "" {
 		c.Exe = "/proc/self/exe"
@@ -115,14 +98,17 @@ type Mounts struct {
 
 	starting sync.Mutex    // held while a server is started
 	started  chan struct{} // tells Run
-	ahead    chan []blockstore.Ref
+	ahead    chan hint
 
-	mu   sync.Mutex
-	busy map[string]chan struct{} // mounts that somebody works on
-	sums map[string]stamp         // files that were found to be what their record says
+	mu      sync.Mutex
+	busy    map[blockstore.CID]chan struct{} // trees that somebody works on
+	sums    map[string]stamp                 // files that were found to be what their record says
+	sources map[blockstore.CID]origin        // of trees, until they are forgotten
+	changed chan struct{}                    // closed when there is another source
 }
 
-// New returns what the directory holds already, without touching it. Run serves it.
+// New returns what the directory holds already, without touching it. Run answers reads, of what is mounted already
+// once Mount has said from which source.
 func New(cfg Config) (*Mounts, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -134,24 +120,25 @@ func New(cfg Config) (*Mounts, error) {
 		}
 	}
 	return &Mounts{
-		cfg: cfg, started: make(chan struct{}, 1), ahead: make(chan []blockstore.Ref, 16),
-		busy: make(map[string]chan struct{}), sums: make(map[string]stamp),
+		cfg: cfg, started: make(chan struct{}, 1), ahead: make(chan hint, 16),
+		busy: make(map[blockstore.CID]chan struct{}), sums: make(map[string]stamp),
+		sources: make(map[blockstore.CID]origin), changed: make(chan struct{}),
 	}, nil
 }
 
-// lock waits until nobody else works on a mount.
-func (m *Mounts) lock(ctx context.Context, id string) (unlock func(), err error) {
+// lock waits until nobody else works on a tree.
+func (m *Mounts) lock(ctx context.Context, root blockstore.CID) (unlock func(), err error) {
 	for {
 		m.mu.Lock()
-		other := m.busy[id]
+		other := m.busy[root]
 		if other == nil {
 			mine := make(chan struct{})
-			m.busy[id] = mine
+			m.busy[root] = mine
 			m.mu.Unlock()
 			return func() {
 				m.mu.Lock()
 				defer m.mu.Unlock()
-				delete(m.busy, id)
+				delete(m.busy, root)
 				close(mine)
 			}, nil
 		}
@@ -164,41 +151,69 @@ func (m *Mounts) lock(ctx context.Context, id string) (unlock func(), err error)
 	}
 }
 
-// Mount mounts a tree whose root CID is root, or returns the mount that is there already. The tree must be valid. Lazy
-// tiers need Run to be running, or whoever reads waits.
-func (m *Mounts) Mount(ctx context.Context, root blockstore.CID, t *blockstore.Tree, tier Tier) (Mounted, error) {
-	id := string(tier) + "-" + root.String()
-	unlock, err := m.lock(ctx, id)
+// Mount mounts a tree, in the best way that there is: sealed, if Seal came before, else so that blocks are asked for
+// as they are read. It returns the directory. A tree that is mounted already is served from the new source. The tree
+// must be valid. Readers wait while Run does not run.
+func (m *Mounts) Mount(ctx context.Context, root blockstore.CID, t *blockstore.Tree, src Source) (dir string, err error) {
+	unlock, err := m.lock(ctx, root)
 	if err != nil {
-		return Mounted{}, err
+		return "", &Error{"mount", root, err}
 	}
 	defer unlock()
-	begin := time.Now()
-	got, err := m.mount(ctx, id, root, t, tier)
+	if m.wasSealed(root) {
+		got, err := m.mount(ctx, root, t, src, Sealed, true)
+		if err == nil {
+			return got.Path, nil
+		}
+		if !errors.Is(err, errNotSealed) {
+			m.cfg.Logger.Warn("sealed tree cannot be mounted; it is mounted as one that is not", "root", root, "err", err)
+		}
+	}
+	tier, err := m.cfg.Can.Lazy()
+	if err != nil {
+		return "", &Error{"mount", root, err}
+	}
+	got, err := m.mount(ctx, root, t, src, tier, false)
+	if err != nil {
+		return "", &Error{"mount", root, err}
+	}
+	return got.Path, nil
+}
+
+// MountAs mounts a tree in one way. Sealed seals it first, if need be.
+func (m *Mounts) MountAs(ctx context.Context, root blockstore.CID, t *blockstore.Tree, src Source, tier Tier) (Mounted, error) {
+	unlock, err := m.lock(ctx, root)
+	if err != nil {
+		return Mounted{}, &Error{"mount", root, err}
+	}
+	defer unlock()
+	got, err := m.mount(ctx, root, t, src, tier, false)
 	if err != nil {
 		return Mounted{}, &Error{"mount " + string(tier), root, err}
 	}
-	got.Took = time.Since(begin)
 	return got, nil
 }
 
-func (m *Mounts) mount(ctx context.Context, id string, root blockstore.CID, t *blockstore.Tree, tier Tier) (Mounted, error) {
+// mount mounts a tree, which the caller has locked. ready means that it must be sealed already.
+func (m *Mounts) mount(
+	ctx context.Context, root blockstore.CID, t *blockstore.Tree, src Source, tier Tier, ready bool,
+) (Mounted, error) {
+	begin := time.Now()
+	id := mountID(root, tier)
 	points, err := mountPoints()
 	if err != nil {
 		return Mounted{}, err
 	}
-	if old, err := m.read(id, points); err == nil {
-		if !old.Lost {
-			return old, nil
-		}
-		if err := m.unmount(id); err != nil {
-			return Mounted{}, err
-		}
-	} else if !errors.Is(err, ErrNotMounted) {
+	old, err := m.read(id, points)
+	if err == nil && !old.Lost {
+		m.use(root, src, t.Blocks)
+		return old, nil
+	}
+	if err != nil && !errors.Is(err, ErrNotMounted) {
 		return Mounted{}, err
 	}
 	at := m.target(id)
-	if err := detach(at); err != nil { // of an agent that died before it made a record
+	if err := detach(at); err != nil { // one that is lost, or whose agent died before it made a record
 		return Mounted{}, err
 	}
 	if err := os.MkdirAll(at, 0o755); err != nil {
@@ -207,11 +222,11 @@ func (m *Mounts) mount(ctx context.Context, id string, root blockstore.CID, t *b
 	rec := record{Root: root, Tier: tier}
 	switch tier {
 	case Lazy, Loop:
-		err = m.mountLazy(ctx, at, root, t, tier, &rec)
+		err = m.mountLazy(ctx, at, root, t, &rec)
 	case Sealed:
-		err = m.mountSealed(ctx, at, root, t)
+		err = m.mountSealed(ctx, at, root, t, src, ready)
 	case FUSE:
-		err = errors.ErrUnsupported
+		err = m.mountFUSE(ctx, at, root, t, &rec)
 	default:
 		err = fmt.Errorf("unknown tier %q", tier)
 	}
@@ -221,12 +236,13 @@ func (m *Mounts) mount(ctx context.Context, id string, root blockstore.CID, t *b
 	if err != nil {
 		return Mounted{}, errors.Join(err, m.unmount(id))
 	}
-	return Mounted{ID: id, Root: root, Tier: tier, Path: at}, nil
+	m.use(root, src, t.Blocks)
+	return Mounted{ID: id, Root: root, Tier: tier, Path: at, Took: time.Since(begin)}, nil
 }
 
-// Trace returns the first touches of blocks of a mount that is not sealed.
-func (m *Mounts) Trace(ctx context.Context, mt Mounted) ([]Touch, error) {
-	r, err := m.call(ctx, wire.Request{Op: wire.OpTrace, Name: mt.Root.String()})
+// Trace returns the first touches of blocks of a tree that is mounted, but not sealed.
+func (m *Mounts) Trace(ctx context.Context, root blockstore.CID) ([]Touch, error) {
+	r, err := m.call(ctx, wire.Request{Op: wire.OpTrace, Root: root})
 	return r.Trace, err
 }
 

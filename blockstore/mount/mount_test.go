@@ -141,6 +141,7 @@ func (s *store) Block(ctx context.Context, ref blockstore.Ref) (mount.Place, err
 // rig is a directory with mounts whose Run runs.
 type rig struct {
 	*mount.Mounts
+	src  mount.Source
 	dir  string
 	stop func() // ends Run
 }
@@ -160,7 +161,7 @@ func needMounts(tb testing.TB) mount.Capabilities {
 func newRig(tb testing.TB, dir string, src mount.Source, change func(*mount.Config)) *rig {
 	tb.Helper()
 	cfg := mount.Config{
-		Dir: dir, Source: src, Can: needMounts(tb), Args: []string{os.Args[0], serverVerb},
+		Dir: dir, Can: needMounts(tb), Args: []string{os.Args[0], serverVerb},
 		Deadline: 30 * time.Second, Linger: 10 * time.Second,
 	}
 	if change != nil {
@@ -178,7 +179,7 @@ func newRig(tb testing.TB, dir string, src mount.Source, change func(*mount.Conf
 			tb.Error("run: ", err)
 		}
 	}()
-	r := &rig{m, dir, func() { cancel(); <-done }}
+	r := &rig{m, src, dir, func() { cancel(); <-done }}
 	tb.Cleanup(func() {
 		r.stop()
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -221,7 +222,7 @@ func rootOf(f *erofstest.Files) blockstore.CID { return blockstore.Sum(fmt.Appen
 
 func (r *rig) mount(tb testing.TB, f *erofstest.Files, tier mount.Tier) mount.Mounted {
 	tb.Helper()
-	m, err := r.Mount(tb.Context(), rootOf(f), f.Tree, tier)
+	m, err := r.MountAs(tb.Context(), rootOf(f), f.Tree, r.src, tier)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -32,17 +32,55 @@ type seal struct {
 	Copied      []int  `json:",omitempty"` // leaves that are in the small files' file, with their zeros
 }
 
+// errNotSealed reports a tree that was not sealed, or not with the blocks where they are now.
+var errNotSealed = errors.New("not sealed")
+
+func (m *Mounts) sealedDir(root blockstore.CID) string {
+	return filepath.Join(m.cfg.Dir, "sealed", root.String())
+}
+
+// wasSealed reports whether there is a record of that.
+func (m *Mounts) wasSealed(root blockstore.CID) bool {
+	_, err := os.Stat(filepath.Join(m.sealedDir(root), sealFile))
+	return err == nil
+}
+
+// Seal prepares that a tree whose blocks are all here is mounted without the server from the next Mount on. It compares
+// each block with its name, unless the source did. It returns ErrIncomplete if a block is absent.
+func (m *Mounts) Seal(ctx context.Context, root blockstore.CID, t *blockstore.Tree, src Source) error {
+	unlock, err := m.lock(ctx, root)
+	if err == nil {
+		defer unlock()
+		_, err = m.prepare(ctx, root, t, src, false)
+	}
+	if err != nil {
+		return &Error{"seal", root, err}
+	}
+	return nil
+}
+
+// prepare seals a tree that is not sealed yet, unless it must be.
+func (m *Mounts) prepare(ctx context.Context, root blockstore.CID, t *blockstore.Tree, src Source, ready bool) (*packed, error) {
+	dir := m.sealedDir(root)
+	p, err := locate(ctx, t, src)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case m.sealed(dir, p):
+		return p, nil
+	case ready:
+		return nil, errNotSealed
+	}
+	return p, m.seal(ctx, dir, p)
+}
+
 // mountSealed mounts a tree whose blocks are all here, from where they are.
-func (m *Mounts) mountSealed(ctx context.Context, at string, root blockstore.CID, t *blockstore.Tree) error {
-	dir := filepath.Join(m.cfg.Dir, "sealed", root.String())
-	p, err := m.locate(ctx, t)
+func (m *Mounts) mountSealed(ctx context.Context, at string, root blockstore.CID, t *blockstore.Tree, src Source, ready bool) error {
+	dir := m.sealedDir(root)
+	p, err := m.prepare(ctx, root, t, src, ready)
 	if err != nil {
 		return err
-	}
-	if !m.sealed(dir, p) {
-		if err := m.seal(ctx, dir, p); err != nil {
-			return err
-		}
 	}
 	files := append([]string{filepath.Join(dir, smallFile)}, p.packs...)
 	if p.size == 0 {
@@ -69,7 +107,7 @@ type packed struct {
 }
 
 // locate finds every block.
-func (m *Mounts) locate(ctx context.Context, t *blockstore.Tree) (*packed, error) {
+func locate(ctx context.Context, t *blockstore.Tree, src Source) (*packed, error) {
 	p := &packed{tree: t, layout: t.Layout(), number: make(map[string]int), places: make([]Place, len(t.Blocks)), leaf: make([]bool, len(t.Blocks))}
 	for i := range t.Nodes {
 		if n := &t.Nodes[i]; n.Large() {
@@ -79,7 +117,7 @@ func (m *Mounts) locate(ctx context.Context, t *blockstore.Tree) (*packed, error
 		}
 	}
 	for i, ref := range t.Blocks {
-		place, err := m.cfg.Source.Locate(ctx, ref)
+		place, err := src.Locate(ctx, ref)
 		if errors.Is(err, blockstore.ErrNotFound) {
 			return nil, fmt.Errorf("%w: block %d of %d, %s", ErrIncomplete, i, len(t.Blocks), ref.CID)
 		}

@@ -29,10 +29,11 @@ type block struct {
 	place atomic.Pointer[place] // nil until the agent says it
 
 	// The following are guarded by blocks.mu.
-	trees  int           // that have it
-	wait   chan struct{} // not nil while somebody waits; closed when that is over
-	until  time.Time     // when the last one stops to wait
-	failed time.Time     // when it could not be had; zero if it can
+	trees  int            // that have it
+	wait   chan struct{}  // not nil while somebody waits; closed when that is over
+	until  time.Time      // when the last one stops to wait
+	root   blockstore.CID // of the tree that somebody waits in
+	failed time.Time      // when it could not be had; zero if it can
 	reason string
 }
 
@@ -181,7 +182,7 @@ func (s *blocks) lost(b *block, p *place, err error) {
 
 // want asks for a block that has no place. It returns a channel that is closed when the answer is there, nil if the
 // block is there already, or an error if it could not be had a moment ago.
-func (s *blocks) want(b *block, until time.Time) (<-chan struct{}, error) {
+func (s *blocks) want(root blockstore.CID, b *block, until time.Time) (<-chan struct{}, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if b.place.Load() != nil {
@@ -193,11 +194,14 @@ func (s *blocks) want(b *block, until time.Time) (<-chan struct{}, error) {
 	if until.After(b.until) {
 		b.until = until
 	}
-	if b.wait == nil {
-		b.wait = make(chan struct{})
+	if b.wait == nil || b.root != root { // the agent may know one tree and not the other
+		b.root = root
 		if s.feed != nil {
 			s.feed.ask(b)
 		}
+	}
+	if b.wait == nil {
+		b.wait = make(chan struct{})
 	}
 	return b.wait, nil
 }
@@ -214,13 +218,13 @@ func (s *blocks) overdue(b *block) {
 	}
 }
 
-// report keeps a failed read of the tree name for whoever asks.
-func (s *blocks) report(name string, b *block) {
+// report keeps a failed read of a tree for whoever asks.
+func (s *blocks) report(root blockstore.CID, b *block) {
 	s.mu.Lock()
-	f := wire.Failure{Time: time.Now(), Name: name, CID: b.ref.CID, Reason: b.reason}
+	f := wire.Failure{Time: time.Now(), Root: root, CID: b.ref.CID, Reason: b.reason}
 	known := false
 	for _, o := range s.failures {
-		known = known || o.Name == f.Name && o.CID == f.CID && o.Reason == f.Reason && f.Time.Sub(o.Time) < holdFailure
+		known = known || o.Root == f.Root && o.CID == f.CID && o.Reason == f.Reason && f.Time.Sub(o.Time) < holdFailure
 	}
 	if !known {
 		if len(s.failures) == maxFailures {
@@ -230,7 +234,7 @@ func (s *blocks) report(name string, b *block) {
 	}
 	s.mu.Unlock()
 	if !known {
-		s.log.Error("read failed", "tree", name, "cid", f.CID, "reason", f.Reason)
+		s.log.Error("read failed", "tree", root, "cid", f.CID, "reason", f.Reason)
 	}
 }
 

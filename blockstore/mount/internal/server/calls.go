@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"strings"
 	"time"
 
 	"rialto/blockstore/mount/internal/wire"
@@ -82,7 +81,7 @@ func (s *server) answer(q wire.Request) (wire.Response, error) {
 	case wire.OpRemove:
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if e := s.names[q.Name]; e != nil {
+		if e := s.roots[q.Root]; e != nil {
 			e.wanted = false
 			s.tidy(e)
 		}
@@ -90,9 +89,9 @@ func (s *server) answer(q wire.Request) (wire.Response, error) {
 	case wire.OpList:
 		return wire.Response{Served: s.list()}, nil
 	case wire.OpTrace:
-		_, t := s.byName(q.Name)
+		_, t := s.byRoot(q.Root)
 		if t == nil {
-			return wire.Response{}, fmt.Errorf("%q is not served", q.Name)
+			return wire.Response{}, fmt.Errorf("tree %s is not served", q.Root)
 		}
 		return wire.Response{Trace: t.touches()}, nil
 	case wire.OpFailures:
@@ -109,11 +108,11 @@ func (s *server) answer(q wire.Request) (wire.Response, error) {
 
 // add serves a tree. One that is served already stays as it is: equal names are equal trees.
 func (s *server) add(q wire.Request) error {
-	if q.Name == "" || strings.ContainsAny(q.Name, "./\x00") || len(q.Name) > 200 || q.Deadline <= 0 {
-		return fmt.Errorf("impossible name %.80q or deadline %s", q.Name, q.Deadline)
+	if q.Root.IsZero() || q.Deadline <= 0 {
+		return fmt.Errorf("impossible root or deadline %s", q.Deadline)
 	}
 	s.mu.Lock()
-	if e := s.names[q.Name]; e != nil {
+	if e := s.roots[q.Root]; e != nil {
 		e.wanted = true
 		s.mu.Unlock()
 		return nil
@@ -123,10 +122,10 @@ func (s *server) add(q wire.Request) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", q.Table, err)
 	}
-	t := newTree(q.Name, table, s.store, q.Deadline)
+	t := newTree(q.Root, table, s.store, q.Deadline)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := s.names[q.Name]; e != nil { // another call was faster
+	if e := s.roots[q.Root]; e != nil { // another call was faster
 		e.wanted = true
 		s.store.drop(t.blocks)
 		return nil
@@ -134,7 +133,7 @@ func (s *server) add(q wire.Request) error {
 	s.ending = false
 	s.last++
 	e := &entry{tree: t, number: s.last, wanted: true}
-	s.names[q.Name], s.numbers[e.number] = e, e
+	s.roots[q.Root], s.numbers[e.number] = e, e
 	return nil
 }
 

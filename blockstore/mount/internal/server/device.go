@@ -6,6 +6,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"rialto/blockstore"
 	"rialto/blockstore/mount/internal/wire"
 )
 
@@ -36,8 +37,12 @@ func attributes(node uint64, t *tree, out *fuse.Attr) {
 
 func (d *devices) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	name, direct := strings.CutSuffix(name, wire.Direct)
-	number, t := d.server.byName(name)
-	if in.NodeId != rootNode || t == nil {
+	root, err := blockstore.ParseCID(name)
+	if err != nil || in.NodeId != rootNode {
+		return fuse.ENOENT
+	}
+	number, t := d.server.byRoot(root)
+	if t == nil {
 		return fuse.ENOENT
 	}
 	out.NodeId = 2 * number
@@ -106,7 +111,7 @@ func (d *devices) OpenDir(_ <-chan struct{}, _ *fuse.OpenIn, _ *fuse.OpenOut) fu
 
 func (d *devices) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	for i, s := range d.server.list() {
-		if uint64(i) >= in.Offset && !out.AddDirEntry(fuse.DirEntry{Name: s.Name, Mode: fuse.S_IFREG, Off: uint64(i) + 1}) {
+		if uint64(i) >= in.Offset && !out.AddDirEntry(fuse.DirEntry{Name: s.Root.String(), Mode: fuse.S_IFREG, Off: uint64(i) + 1}) {
 			break
 		}
 	}

@@ -107,7 +107,7 @@ func (f *feed) write(done <-chan struct{}) {
 		f.store.mu.Lock()
 		for _, b := range queue {
 			if b.wait != nil {
-				batch = append(batch, &wire.Want{Ref: b.ref, Millis: patience(time.Until(b.until))})
+				batch = append(batch, &wire.Want{Root: b.root, Ref: b.ref, Millis: patience(time.Until(b.until))})
 			}
 		}
 		f.store.mu.Unlock()

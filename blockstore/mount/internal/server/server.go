@@ -24,6 +24,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"rialto/blockstore"
 	"rialto/blockstore/mount/internal/wire"
 )
 
@@ -50,7 +51,7 @@ type server struct {
 	store  *blocks
 
 	mu      sync.Mutex
-	names   map[string]*entry
+	roots   map[blockstore.CID]*entry
 	numbers map[uint64]*entry
 	last    uint64 // number
 	calls   int    // connections
@@ -100,7 +101,7 @@ func run(dir string, linger time.Duration) error {
 	logger := slog.New(slog.NewTextHandler(&capped{f: logFile}, nil))
 	s := &server{
 		dir: dir, linger: linger, log: logger, store: newBlocks(logger),
-		names: make(map[string]*entry), numbers: make(map[uint64]*entry), done: make(chan struct{}),
+		roots: make(map[blockstore.CID]*entry), numbers: make(map[uint64]*entry), done: make(chan struct{}),
 	}
 	s.idle = time.AfterFunc(linger, s.expire)
 	at := filepath.Join(dir, wire.DeviceDir)
@@ -176,7 +177,7 @@ func (s *server) free() bool {
 	if s.calls > 0 {
 		return false
 	}
-	for _, e := range s.names {
+	for _, e := range s.roots {
 		if e.open > 0 {
 			return false
 		}
@@ -197,10 +198,10 @@ func (s *server) expire() {
 	}
 }
 
-func (s *server) byName(name string) (uint64, *tree) {
+func (s *server) byRoot(root blockstore.CID) (uint64, *tree) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := s.names[name]; e != nil {
+	if e := s.roots[root]; e != nil {
 		return e.number, e.tree
 	}
 	return 0, nil
@@ -240,7 +241,7 @@ func (s *server) tidy(e *entry) {
 	if e.open > 0 || e.wanted {
 		return
 	}
-	delete(s.names, e.tree.name)
+	delete(s.roots, e.tree.root)
 	delete(s.numbers, e.number)
 	s.store.drop(e.tree.blocks)
 }
@@ -248,11 +249,11 @@ func (s *server) tidy(e *entry) {
 func (s *server) list() []wire.Served {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := make([]wire.Served, 0, len(s.names))
-	for name, e := range s.names {
-		all = append(all, wire.Served{Name: name, Open: e.open})
+	all := make([]wire.Served, 0, len(s.roots))
+	for root, e := range s.roots {
+		all = append(all, wire.Served{Root: root, Open: e.open})
 	}
-	sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
+	sort.Slice(all, func(i, j int) bool { return all[i].Root.String() < all[j].Root.String() })
 	return all
 }
 

@@ -19,7 +19,7 @@ const maxTrace = 1 << 16
 
 // tree is a virtual device: slots of blocks, with zeros between them.
 type tree struct {
-	name     string
+	root     blockstore.CID
 	table    *wire.Table
 	blocks   []*block // by number
 	store    *blocks
@@ -31,9 +31,9 @@ type tree struct {
 	trace   []wire.Touch
 }
 
-func newTree(name string, table *wire.Table, store *blocks, deadline time.Duration) *tree {
+func newTree(root blockstore.CID, table *wire.Table, store *blocks, deadline time.Duration) *tree {
 	return &tree{
-		name: name, table: table, blocks: store.hold(table.Blocks), store: store, deadline: deadline,
+		root: root, table: table, blocks: store.hold(table.Blocks), store: store, deadline: deadline,
 		start: time.Now(), touched: make([]atomic.Bool, len(table.Blocks)),
 	}
 }
@@ -143,9 +143,9 @@ func (w *waiter) want(b *block) (<-chan struct{}, error) {
 		w.until = time.Now().Add(w.tree.deadline)
 		w.timer = time.NewTimer(w.tree.deadline)
 	}
-	done, err := w.tree.store.want(b, w.until)
+	done, err := w.tree.store.want(w.tree.root, b, w.until)
 	if err != nil {
-		w.tree.store.report(w.tree.name, b)
+		w.tree.store.report(w.tree.root, b)
 	}
 	return done, err
 }
@@ -157,13 +157,13 @@ func (w *waiter) wait(b *block, done <-chan struct{}) error {
 		select {
 		case <-done:
 			if b.place.Load() == nil {
-				w.tree.store.report(w.tree.name, b)
+				w.tree.store.report(w.tree.root, b)
 				return errAbsent
 			}
 			return nil
 		case <-w.timer.C:
 			w.tree.store.overdue(b)
-			w.tree.store.report(w.tree.name, b)
+			w.tree.store.report(w.tree.root, b)
 			return errAbsent
 		case <-interrupted:
 			// Most signals must not end a read: the file system on the device would make an I/O error of it. A

@@ -8,10 +8,10 @@ import (
 
 // Operations of a call.
 const (
-	OpAdd      = "add"      // serve Name, whose Table is in a file; does nothing if it is served already
-	OpRemove   = "remove"   // forget Name as soon as nobody has it open
+	OpAdd      = "add"      // serve Root, whose Table is in a file; does nothing if it is served already
+	OpRemove   = "remove"   // forget Root as soon as nobody has it open
 	OpList     = "list"     // what is served
-	OpTrace    = "trace"    // first touches of Name
+	OpTrace    = "trace"    // first touches of Root
 	OpFailures = "failures" // the latest ones
 	OpEnd      = "end"      // end once nothing is open and nobody is connected
 )
@@ -19,9 +19,9 @@ const (
 // Request is the body of a [Call].
 type Request struct {
 	Op       string
-	Name     string        `json:",omitempty"` // letters, digits, '-' and '.' not at its start
-	Table    string        `json:",omitempty"` // path
-	Deadline time.Duration `json:",omitempty"` // of a read
+	Root     blockstore.CID `json:",omitzero"`
+	Table    string         `json:",omitempty"` // path
+	Deadline time.Duration  `json:",omitempty"` // of a read
 }
 
 // Response is the body of a [Reply].
@@ -33,9 +33,9 @@ type Response struct {
 	PID      int       `json:",omitempty"` // of the server: end
 }
 
-// Served is a device or a tree that the server serves.
+// Served is a tree that the server serves.
 type Served struct {
-	Name string
+	Root blockstore.CID
 	Open int // how often it is open
 }
 
@@ -48,7 +48,7 @@ type Touch struct {
 // Failure is a read that got an error because a block was not there in time.
 type Failure struct {
 	Time   time.Time
-	Name   string // what was read
+	Root   blockstore.CID // of the tree that was read
 	CID    blockstore.CID
 	Reason string
 }
@@ -56,7 +56,7 @@ type Failure struct {
 // Names of a server's directory.
 const (
 	SocketFile = "control"
-	DeviceDir  = "fuse" // where the devices are: NAME, and NAME.direct without the kernel's cache
+	DeviceDir  = "fuse" // where the devices are: ROOT, and ROOT.direct without the kernel's cache
 	LogFile    = "log"
 	Direct     = ".direct"
 )

@@ -51,8 +51,9 @@ type Hello struct {
 	Purpose byte // what the agent wants; zero from the server
 }
 
-// Want asks where a block is.
+// Want asks where a block is, of the tree that is read.
 type Want struct {
+	Root   blockstore.CID
 	Ref    blockstore.Ref
 	Millis uint32 // until the server gives up
 }
@@ -102,7 +103,8 @@ func Append(b []byte, m Message) ([]byte, error) {
 	case *Hello:
 		b = append(le.AppendUint16(append(b, magic...), m.Version), m.Purpose)
 	case *Want:
-		b = le.AppendUint32(le.AppendUint32(append(b, m.Ref.CID[:]...), uint32(m.Ref.Size)), m.Millis)
+		b = append(append(b, m.Root[:]...), m.Ref.CID[:]...)
+		b = le.AppendUint32(le.AppendUint32(b, uint32(m.Ref.Size)), m.Millis)
 	case *File:
 		if m.Path == "" || len(m.Path) > MaxPath {
 			return b[:at], fmt.Errorf("%w: path of %d bytes", ErrFrame, len(m.Path))
@@ -169,12 +171,13 @@ func decode(kind byte, b []byte) (Message, error) {
 		b = b[len(magic):]
 		return &Hello{le.Uint16(b), b[2]}, nil
 	case 'w':
-		if len(b) != 40 {
+		if len(b) != 72 {
 			return nil, bad
 		}
-		m := &Want{Millis: le.Uint32(b[36:])}
-		m.Ref.Size = int(le.Uint32(b[32:]))
-		copy(m.Ref.CID[:], b)
+		m := &Want{Millis: le.Uint32(b[68:])}
+		m.Ref.Size = int(le.Uint32(b[64:]))
+		copy(m.Root[:], b)
+		copy(m.Ref.CID[:], b[32:])
 		if m.Ref.Size < 1 || m.Ref.Size > blockstore.MaxBlock {
 			return nil, bad
 		}

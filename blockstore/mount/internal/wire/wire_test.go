@@ -17,7 +17,7 @@ import (
 func messages() []wire.Message {
 	c := blockstore.Sum([]byte("x"))
 	return []wire.Message{
-		&wire.Hello{Version: 7, Purpose: wire.Feed}, &wire.Want{Ref: blockstore.Ref{CID: c, Size: 1 << 20}, Millis: 5},
+		&wire.Hello{Version: 7, Purpose: wire.Feed}, &wire.Want{Root: blockstore.Sum(nil), Ref: blockstore.Ref{CID: c, Size: 1 << 20}, Millis: 5},
 		&wire.File{ID: 3, Path: "/a/b"}, &wire.Have{CID: c, File: 3, Offset: 1 << 40}, &wire.Fail{CID: c, Reason: "no peer"},
 		&wire.Call{Body: []byte("{}")}, &wire.Reply{Body: []byte(`{"a":1}`)},
 	}
