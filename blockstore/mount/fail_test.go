@@ -24,11 +24,18 @@ import (
 	"rialto/blockstore/mount"
 )
 
-// modes are the two ways of the lazy tier.
-func modes() map[string]func(*mount.Config) {
-	return map[string]func(*mount.Config){
-		"cached": nil,
-		"direct": func(c *mount.Config) { c.Can.ShortReads = errors.New("test") },
+// mode is a way to mount a tree whose blocks are served.
+type mode struct {
+	tier   mount.Tier
+	change func(*mount.Config)
+}
+
+func modes() map[string]mode {
+	return map[string]mode{
+		"cached": {mount.Lazy, func(*mount.Config) {}},
+		"direct": {mount.Lazy, func(c *mount.Config) { c.Can.ShortReads = errors.New("test") }},
+		"loop":   {mount.Loop, func(*mount.Config) {}},
+		"fuse":   {mount.FUSE, func(*mount.Config) {}},
 	}
 }
 
@@ -74,17 +81,15 @@ func TestAbsentBlockIsAnErrorThatSaysWhy(t *testing.T) {
 	files := erofstest.Corners(t)
 	n := find(t, files, large)
 	gone := files.Tree.Blocks[n.Block+2].CID
-	for name, change := range modes() {
+	for name, mode := range modes() {
 		t.Run(name, func(t *testing.T) {
 			src := newStore(t, t.TempDir(), files, true)
 			src.never[gone] = true
 			r := newRig(t, t.TempDir(), src, func(c *mount.Config) {
 				c.Deadline = 500 * time.Millisecond
-				if change != nil {
-					change(c)
-				}
+				mode.change(c)
 			})
-			m := r.mount(t, files, mount.Lazy)
+			m := r.mount(t, files, mode.tier)
 			if anyRight(t, filepath.Join(m.Path, large), files.Content(n)) {
 				t.Error("read all of a file with an absent block")
 			}
@@ -293,11 +298,11 @@ func ended(t *testing.T, pid int) {
 // TestServerIsKilled: readers get what is cached, or an error, and never zeros. The next mount works.
 func TestServerIsKilled(t *testing.T) {
 	files := erofstest.Corners(t)
-	for name, change := range modes() {
+	for name, mode := range modes() {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			r := newRig(t, dir, newStore(t, t.TempDir(), files, true), change)
-			m := r.mount(t, files, mount.Lazy)
+			r := newRig(t, dir, newStore(t, t.TempDir(), files, true), mode.change)
+			m := r.mount(t, files, mode.tier)
 			// Some of it is cached, here and there.
 			for i := range files.Tree.Nodes {
 				n := &files.Tree.Nodes[i]
@@ -338,7 +343,7 @@ func TestServerIsKilled(t *testing.T) {
 			if err != nil || len(all) != 1 || !all[0].Lost {
 				t.Errorf("mounted: %+v, %v", all, err)
 			}
-			erofstest.Compare(t, r.mount(t, files, mount.Lazy).Path, files)
+			erofstest.Compare(t, r.mount(t, files, mode.tier).Path, files)
 		})
 	}
 }
@@ -348,14 +353,14 @@ func TestDyingReaderDoesNotWait(t *testing.T) {
 	files := erofstest.Corners(t)
 	n := find(t, files, "size/1048576")
 	gone := files.Tree.Blocks[n.Block].CID
-	for name, change := range modes() {
+	for name, mode := range modes() {
 		t.Run(name, func(t *testing.T) {
 			src := newStore(t, t.TempDir(), files, true)
 			src.never[gone] = true
 			asked := make(chan struct{})
 			src.asked[gone] = asked
-			r := newRig(t, t.TempDir(), src, change)
-			m := r.mount(t, files, mount.Lazy)
+			r := newRig(t, t.TempDir(), src, mode.change)
+			m := r.mount(t, files, mode.tier)
 			cmd := exec.CommandContext(t.Context(), "cat", filepath.Join(m.Path, "size/1048576"))
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)

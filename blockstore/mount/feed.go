@@ -67,10 +67,10 @@ func (f *feed) have(c blockstore.CID, p Place) error {
 	return wire.Write(f.c, append(batch, &wire.Have{CID: c, File: id, Offset: p.Offset})...)
 }
 
-func (f *feed) fail(c blockstore.CID, reason error) error {
+func (f *feed) fail(root, c blockstore.CID, reason error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return wire.Write(f.c, &wire.Fail{CID: c, Reason: reason.Error()})
+	return wire.Write(f.c, &wire.Fail{Root: root, CID: c, Reason: reason.Error()})
 }
 
 // serve returns when the connection ends.
@@ -116,7 +116,7 @@ func (m *Mounts) answer(ctx context.Context, f *feed, want *wire.Want) error {
 	}
 	if err != nil {
 		m.cfg.Logger.Warn("block for a mount cannot be had", "cid", want.Ref.CID, "err", err)
-		return f.fail(want.Ref.CID, err)
+		return f.fail(want.Root, want.Ref.CID, err)
 	}
 	return f.have(want.Ref.CID, p)
 }

@@ -197,7 +197,7 @@ func TestMountIsSealedOnceItCanBe(t *testing.T) {
 	if err := os.WriteFile(moved, files.Data[b], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	src.places[files.Tree.Blocks[b].CID] = mount.Place{Path: moved}
+	src.move(files.Tree.Blocks[b].CID, mount.Place{Path: moved})
 	if fourth := show(); fourth != first {
 		t.Errorf("mounted at %s, want %s", fourth, first)
 	}
@@ -275,11 +275,11 @@ func TestSealedNeedsEveryBlock(t *testing.T) {
 	for what, block := range map[string]int{"leaf": find(t, files, large).Block + 3, "pack": find(t, files, "link/a").Block} {
 		c := files.Tree.Blocks[block].CID
 		right := src.places[c]
-		src.places[c] = src.places[files.Tree.Blocks[block+1].CID]
+		src.move(c, src.places[files.Tree.Blocks[block+1].CID])
 		if _, err := r.MountAs(t.Context(), rootOf(files), files.Tree, src, mount.Sealed); err == nil {
 			t.Errorf("%s: mounted with another block's bytes", what)
 		}
-		src.places[c] = right
+		src.move(c, right)
 		src.never[c] = true
 		if _, err := r.MountAs(t.Context(), rootOf(files), files.Tree, src, mount.Sealed); !errors.Is(err, mount.ErrIncomplete) {
 			t.Errorf("%s: error %v, want ErrIncomplete", what, err)

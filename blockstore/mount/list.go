@@ -209,12 +209,18 @@ func removeEmpty(at, dir string) error {
 	return nil
 }
 
-// Close unmounts everything and ends the server. Run must have returned. What is cached on the disk stays.
+// Close unmounts everything and ends the server, once nobody has a file open. Run must have returned. What is cached on
+// the disk stays.
 func (m *Mounts) Close(ctx context.Context) error {
-	all, err := m.List(ctx)
+	pid, err := m.endServer(ctx)
 	errs := []error{err}
+	all, err := m.List(ctx)
+	errs = append(errs, err)
 	for _, mt := range all {
 		errs = append(errs, m.takeAway(ctx, mt.Root))
 	}
-	return errors.Join(append(errs, m.endServer(ctx))...)
+	if pid > 0 {
+		errs = append(errs, awaitEnd(ctx, pid))
+	}
+	return errors.Join(errs...)
 }

@@ -106,12 +106,14 @@ func (p *probe) run(ctx context.Context) Capabilities {
 		c.Overlay = fmt.Errorf("not tried: %w", c.FileBacked)
 	}
 	served, end, err := p.serve(ctx, data)
+	if end != nil {
+		defer end()
+	}
 	if c.FUSE = err; err != nil {
 		none := fmt.Errorf("needs FUSE: %w", err)
 		c.Device, c.ShortReads, c.Loop = none, none, none
 		return c
 	}
-	defer end()
 	c.Device = p.try("device", func(at string) error { return mountFile(at, meta, []string{served}) }, func(at string) error {
 		c.ShortReads = tornIsError(filepath.Join(at, "torn"))
 		return readsAs(filepath.Join(at, "whole"), data[:probeWhole])
@@ -178,6 +180,9 @@ func (p *probe) serve(ctx context.Context, data []byte) (path string, end func()
 		defer close(done)
 		s.Serve()
 	}()
+	// A file of ours that the runtime polls would have the kernel ask us while the runtime waits for the kernel. This
+	// teaches it not to ask.
+	waitErr := s.WaitMount()
 	// A read that hangs would hang the probe: without its server it fails.
 	stop := context.AfterFunc(ctx, func() { _ = unix.Unmount(at, unix.MNT_FORCE) })
 	return filepath.Join(at, "data"), func() {
@@ -186,7 +191,7 @@ func (p *probe) serve(ctx context.Context, data []byte) (path string, end func()
 			p.undo(at)
 		}
 		<-done
-	}, nil
+	}, waitErr
 }
 
 // overlay writes into an overlay on a mount.

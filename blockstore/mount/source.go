@@ -28,28 +28,44 @@ type Source interface {
 // origin is a tree's source.
 type origin struct {
 	Source
-	ended bool // the tree was unmounted: nothing is fetched any more for who has files open still
+	ended chan struct{} // closed when the tree was unmounted: nothing is fetched any more for who has files open still
 }
 
 // Block makes a block be here, or only looks.
 func (o origin) Block(ctx context.Context, ref blockstore.Ref) (Place, error) {
-	if !o.ended {
-		return o.Source.Block(ctx, ref)
+	select {
+	case <-o.ended:
+		p, err := o.Locate(ctx, ref)
+		if err != nil {
+			err = fmt.Errorf("the tree was unmounted: %w", err)
+		}
+		return p, err
+	default:
 	}
-	p, err := o.Locate(ctx, ref)
-	if err != nil {
-		err = fmt.Errorf("the tree was unmounted: %w", err)
-	}
-	return p, err
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // ends with ctx at the latest
+		select {
+		case <-o.ended:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return o.Source.Block(ctx, ref)
 }
 
 // end has a tree's blocks come only from what is here.
 func (m *Mounts) end(root blockstore.CID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if o, ok := m.sources[root]; ok {
-		o.ended = true
-		m.sources[root] = o
+	o, ok := m.sources[root]
+	if !ok {
+		return
+	}
+	select {
+	case <-o.ended:
+	default:
+		close(o.ended)
 	}
 }
 
@@ -62,7 +78,7 @@ type hint struct {
 // use has a tree's blocks come from a source from now on.
 func (m *Mounts) use(root blockstore.CID, src Source, refs []blockstore.Ref) {
 	m.mu.Lock()
-	m.sources[root] = origin{Source: src}
+	m.sources[root] = origin{src, make(chan struct{})}
 	close(m.changed)
 	m.changed = make(chan struct{})
 	m.mu.Unlock()

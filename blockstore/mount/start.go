@@ -93,16 +93,19 @@ func (m *Mounts) start() error {
 	return nil
 }
 
-// endServer ends the server and waits for its end. It does nothing if there is none.
-func (m *Mounts) endServer(ctx context.Context) error {
+// endServer has the server end once nothing is open. Whoever waits for a block waits no longer. It returns the server's
+// process, or zero if there is none.
+func (m *Mounts) endServer(ctx context.Context) (pid int, err error) {
 	r, err := m.call(ctx, wire.Request{Op: wire.OpEnd})
 	if errors.Is(err, errGone) {
-		return detach(filepath.Join(m.serverDir(), wire.DeviceDir))
+		return 0, detach(filepath.Join(m.serverDir(), wire.DeviceDir))
 	}
-	if err != nil {
-		return err
-	}
-	fd, err := unix.PidfdOpen(r.PID, unix.PIDFD_NONBLOCK)
+	return r.PID, err
+}
+
+// awaitEnd waits for the end of a process.
+func awaitEnd(ctx context.Context, pid int) error {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
 	}

@@ -32,14 +32,27 @@ type block struct {
 	trees  int            // that have it
 	wait   chan struct{}  // not nil while somebody waits; closed when that is over
 	until  time.Time      // when the last one stops to wait
-	root   blockstore.CID // of the tree that somebody waits in
-	failed time.Time      // when it could not be had; zero if it can
+	root   blockstore.CID // of the tree that was read last
+	failed failure
+	bad    spot // where its bytes could not be read
+}
+
+// failure is that a block could not be had. The zero value is none.
+type failure struct {
+	when   time.Time
+	root   blockstore.CID // for this tree; another may have it from elsewhere
 	reason string
 }
 
 // place is where a block's verified bytes are.
 type place struct {
 	pack   *pack
+	offset int64
+}
+
+// spot is a place by name.
+type spot struct {
+	path   string
 	offset int64
 }
 
@@ -58,6 +71,7 @@ type blocks struct {
 	byCID    map[blockstore.CID]*block
 	packs    map[string]*pack
 	feed     *feed
+	closed   bool           // nobody waits any more
 	failures []wire.Failure // the latest, oldest first
 }
 
@@ -143,31 +157,40 @@ func (s *blocks) have(c blockstore.CID, path string, offset int64) error {
 		f.Close()
 	}
 	s.put(b, &place{pk, offset})
-	b.failed = time.Time{}
+	b.failed = failure{}
+	if b.bad == (spot{path, offset}) { // again: for a while, it cannot be had
+		s.put(b, nil)
+		b.failed = failure{time.Now(), b.root, fmt.Sprintf("cannot be read at %d of %s", offset, path)}
+	}
+	b.bad = spot{}
 	s.wake(b)
 	return nil
 }
 
-// fail notes that a block cannot be had.
-func (s *blocks) fail(c blockstore.CID, reason string) {
+// fail notes that a block cannot be had for a tree.
+func (s *blocks) fail(root, c blockstore.CID, reason string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if b := s.byCID[c]; b != nil {
-		b.failed, b.reason = time.Now(), reason
+		b.failed = failure{time.Now(), root, reason}
 		s.wake(b)
 	}
 }
 
-// giveUp ends all waiting.
-func (s *blocks) giveUp(reason string) {
+// close ends all waiting, now and until open is called.
+func (s *blocks) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.closed = true
 	for _, b := range s.byCID {
-		if b.wait != nil {
-			b.failed, b.reason = time.Now(), reason
-			s.wake(b)
-		}
+		s.wake(b)
 	}
+}
+
+func (s *blocks) open() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = false
 }
 
 // lost takes back a place whose bytes cannot be read.
@@ -176,6 +199,7 @@ func (s *blocks) lost(b *block, p *place, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if b.place.Load() == p {
+		b.bad = spot{p.pack.path, p.offset}
 		s.put(b, nil)
 	}
 }
@@ -188,7 +212,7 @@ func (s *blocks) want(root blockstore.CID, b *block, until time.Time) (<-chan st
 	if b.place.Load() != nil {
 		return nil, nil
 	}
-	if !b.failed.IsZero() && time.Since(b.failed) < holdFailure {
+	if s.closed || b.failed.root == root && time.Since(b.failed.when) < holdFailure {
 		return nil, errAbsent
 	}
 	if until.After(b.until) {
@@ -206,14 +230,14 @@ func (s *blocks) want(root blockstore.CID, b *block, until time.Time) (<-chan st
 	return b.wait, nil
 }
 
-// overdue notes that somebody stopped to wait.
-func (s *blocks) overdue(b *block) {
+// overdue notes that somebody who reads a tree stopped to wait.
+func (s *blocks) overdue(root blockstore.CID, b *block) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if b.place.Load() == nil && b.failed.IsZero() {
-		b.failed, b.reason = time.Now(), "no answer from the agent in time"
+	if b.place.Load() == nil {
+		b.failed = failure{time.Now(), root, "no answer from the agent in time"}
 		if s.feed == nil {
-			b.reason = "no agent is running"
+			b.failed.reason = "no agent is running"
 		}
 	}
 }
@@ -221,7 +245,10 @@ func (s *blocks) overdue(b *block) {
 // report keeps a failed read of a tree for whoever asks.
 func (s *blocks) report(root blockstore.CID, b *block) {
 	s.mu.Lock()
-	f := wire.Failure{Time: time.Now(), Root: root, CID: b.ref.CID, Reason: b.reason}
+	f := wire.Failure{Time: time.Now(), Root: root, CID: b.ref.CID, Reason: b.failed.reason}
+	if s.closed {
+		f.Reason = "the mounts are closed"
+	}
 	known := false
 	for _, o := range s.failures {
 		known = known || o.Root == f.Root && o.CID == f.CID && o.Reason == f.Reason && f.Time.Sub(o.Time) < holdFailure

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,13 +11,16 @@ import (
 	"os"
 	"time"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
 	"rialto/blockstore/mount/internal/wire"
 )
 
 // patient is how long a connection may take to say what it wants.
 const patient = 10 * time.Second
 
-const maxTable = 2 << 30
+const maxFile = 2 << 30
 
 // serve answers one connection.
 func (s *server) serve(c *net.UnixConn) {
@@ -78,6 +82,8 @@ func (s *server) answer(q wire.Request) (wire.Response, error) {
 	switch q.Op {
 	case wire.OpAdd:
 		return wire.Response{}, s.add(q)
+	case wire.OpMount:
+		return wire.Response{}, s.mount(q)
 	case wire.OpRemove:
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -97,7 +103,7 @@ func (s *server) answer(q wire.Request) (wire.Response, error) {
 	case wire.OpFailures:
 		return wire.Response{Failures: s.store.latest()}, nil
 	case wire.OpEnd:
-		s.store.giveUp("the mounts are closed")
+		s.store.close()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.ending = true
@@ -111,6 +117,7 @@ func (s *server) add(q wire.Request) error {
 	if q.Root.IsZero() || q.Deadline <= 0 {
 		return fmt.Errorf("impossible root or deadline %s", q.Deadline)
 	}
+	s.store.open()
 	s.mu.Lock()
 	if e := s.roots[q.Root]; e != nil {
 		e.wanted = true
@@ -137,7 +144,47 @@ func (s *server) add(q wire.Request) error {
 	return nil
 }
 
+// mount mounts a tree's own file system. It is served until somebody unmounts it.
+func (s *server) mount(q wire.Request) error {
+	number, data := s.byRoot(q.Root)
+	if data == nil {
+		return fmt.Errorf("tree %s is not served", q.Root)
+	}
+	b, err := readFile(q.Tree)
+	if err != nil {
+		return err
+	}
+	t, err := wire.ReadTree(context.Background(), b, q.Root)
+	if err != nil {
+		return fmt.Errorf("%s: %w", q.Tree, err)
+	}
+	o := mountOptions()
+	o.Options = []string{"default_permissions"}
+	o.AllowOther = os.Geteuid() == 0 // others need their administrator's consent
+	o.DirectMountFlags = unix.MS_RDONLY | unix.MS_NODEV
+	o.EnableSymlinkCaching = true
+	f, err := fuse.NewServer(newTreeFS(t, data), q.At, o)
+	if err != nil {
+		return fmt.Errorf("mount %s: %w", q.At, err)
+	}
+	s.opened(number)
+	s.trees.Go(func() { // ends with the mount
+		f.Serve()
+		s.released(number)
+	})
+	readAhead(q.At) // a request to ourselves
+	return nil
+}
+
 func readTable(path string) (*wire.Table, error) {
+	b, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return wire.DecodeTable(b)
+}
+
+func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -147,12 +194,10 @@ func readTable(path string) (*wire.Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	if st.Size() > maxTable {
+	if st.Size() > maxFile {
 		return nil, fmt.Errorf("%d bytes", st.Size())
 	}
 	b := make([]byte, st.Size())
-	if _, err := io.ReadFull(f, b); err != nil {
-		return nil, err
-	}
-	return wire.DecodeTable(b)
+	_, err = io.ReadFull(f, b)
+	return b, err
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"rialto/blockstore"
 	"rialto/blockstore/mount/internal/wire"
 )
 
@@ -49,6 +50,16 @@ func (s *blocks) attach(c *net.UnixConn) *feed {
 	return f
 }
 
+// asked returns the tree that a block was asked for last.
+func (s *blocks) asked(c blockstore.CID) blockstore.CID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b := s.byCID[c]; b != nil {
+		return b.root
+	}
+	return blockstore.CID{}
+}
+
 // run returns when the connection ends.
 func (f *feed) run(r *bufio.Reader) error {
 	done := make(chan struct{})
@@ -82,10 +93,10 @@ func (f *feed) read(r *bufio.Reader) error {
 				return fmt.Errorf("block in file %d, which has no path", m.File)
 			}
 			if err := f.store.have(m.CID, path, m.Offset); err != nil {
-				f.store.fail(m.CID, "open pack: "+err.Error())
+				f.store.fail(f.store.asked(m.CID), m.CID, "open pack: "+err.Error())
 			}
 		case *wire.Fail:
-			f.store.fail(m.CID, m.Reason)
+			f.store.fail(m.Root, m.CID, m.Reason)
 		case *wire.Hello, *wire.Want, *wire.Call, *wire.Reply:
 			return fmt.Errorf("unexpected %T", m)
 		}

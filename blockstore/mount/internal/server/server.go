@@ -57,6 +57,7 @@ type server struct {
 	calls   int    // connections
 	ending  bool   // the agent asked for it
 	idle    *time.Timer
+	trees   sync.WaitGroup // file systems of trees
 	done    chan struct{}
 }
 
@@ -120,6 +121,7 @@ func run(dir string, linger time.Duration) error {
 	if err == nil {
 		serving.Wait()
 	}
+	s.trees.Wait() // none is mounted
 	return err
 }
 

@@ -156,13 +156,15 @@ func (w *waiter) wait(b *block, done <-chan struct{}) error {
 	for {
 		select {
 		case <-done:
-			if b.place.Load() == nil {
-				w.tree.store.report(w.tree.root, b)
-				return errAbsent
+			var err error
+			if done, err = w.want(b); err != nil { // or it failed for another tree that has it
+				return err
 			}
-			return nil
+			if done == nil {
+				return nil
+			}
 		case <-w.timer.C:
-			w.tree.store.overdue(b)
+			w.tree.store.overdue(w.tree.root, b)
 			w.tree.store.report(w.tree.root, b)
 			return errAbsent
 		case <-interrupted:

@@ -9,6 +9,7 @@ import (
 // Operations of a call.
 const (
 	OpAdd      = "add"      // serve Root, whose Table is in a file; does nothing if it is served already
+	OpMount    = "mount"    // mount Root, which is served, at At; Tree is a file with its names
 	OpRemove   = "remove"   // forget Root as soon as nobody has it open
 	OpList     = "list"     // what is served
 	OpTrace    = "trace"    // first touches of Root
@@ -21,6 +22,8 @@ type Request struct {
 	Op       string
 	Root     blockstore.CID `json:",omitzero"`
 	Table    string         `json:",omitempty"` // path
+	Tree     string         `json:",omitempty"` // path
+	At       string         `json:",omitempty"` // path
 	Deadline time.Duration  `json:",omitempty"` // of a read
 }
 

@@ -72,8 +72,9 @@ type Have struct {
 	Offset int64
 }
 
-// Fail says that a block cannot be had, and why.
+// Fail says that a block cannot be had for a tree, and why.
 type Fail struct {
+	Root   blockstore.CID
 	CID    blockstore.CID
 	Reason string
 }
@@ -113,7 +114,8 @@ func Append(b []byte, m Message) ([]byte, error) {
 	case *Have:
 		b = le.AppendUint64(le.AppendUint32(append(b, m.CID[:]...), m.File), uint64(m.Offset))
 	case *Fail:
-		b = append(append(b, m.CID[:]...), m.Reason[:min(len(m.Reason), MaxReason)]...)
+		b = append(append(b, m.Root[:]...), m.CID[:]...)
+		b = append(b, m.Reason[:min(len(m.Reason), MaxReason)]...)
 	case *Call:
 		b = append(b, m.Body...)
 	case *Reply:
@@ -195,11 +197,12 @@ func decode(kind byte, b []byte) (Message, error) {
 		copy(m.CID[:], b)
 		return m, nil
 	case 'x':
-		if len(b) < 32 || len(b) > 32+MaxReason {
+		if len(b) < 64 || len(b) > 64+MaxReason {
 			return nil, bad
 		}
-		m := &Fail{Reason: string(b[32:])}
-		copy(m.CID[:], b)
+		m := &Fail{Reason: string(b[64:])}
+		copy(m.Root[:], b)
+		copy(m.CID[:], b[32:])
 		return m, nil
 	case 'c':
 		return &Call{b}, nil

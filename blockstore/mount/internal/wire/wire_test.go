@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,7 +19,7 @@ func messages() []wire.Message {
 	c := blockstore.Sum([]byte("x"))
 	return []wire.Message{
 		&wire.Hello{Version: 7, Purpose: wire.Feed}, &wire.Want{Root: blockstore.Sum(nil), Ref: blockstore.Ref{CID: c, Size: 1 << 20}, Millis: 5},
-		&wire.File{ID: 3, Path: "/a/b"}, &wire.Have{CID: c, File: 3, Offset: 1 << 40}, &wire.Fail{CID: c, Reason: "no peer"},
+		&wire.File{ID: 3, Path: "/a/b"}, &wire.Have{CID: c, File: 3, Offset: 1 << 40}, &wire.Fail{Root: blockstore.Sum(nil), CID: c, Reason: "no peer"},
 		&wire.Call{Body: []byte("{}")}, &wire.Reply{Body: []byte(`{"a":1}`)},
 	}
 }
@@ -87,6 +88,51 @@ func TestTableComesBack(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("another table, %v", err)
 	}
+}
+
+func TestTreeComesBack(t *testing.T) {
+	tree := erofstest.Corners(t).Tree
+	own, err := tree.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := wire.WriteTree(&b, tree); err != nil {
+		t.Fatal(err)
+	}
+	got, err := wire.ReadTree(t.Context(), b.Bytes(), own[0].CID())
+	if err != nil || len(got.Nodes) != len(tree.Nodes) || !slices.Equal(got.Blocks, tree.Blocks) {
+		t.Errorf("another tree, %v", err)
+	}
+	for _, cut := range []int{0, 2, 100, b.Len() - 1} {
+		if _, err := wire.ReadTree(t.Context(), b.Bytes()[:cut], own[0].CID()); err == nil {
+			t.Errorf("read a tree from %d bytes", cut)
+		}
+	}
+}
+
+// FuzzReadTree reads any bytes as the tree that their first block would be.
+func FuzzReadTree(f *testing.F) {
+	var b erofstest.Builder
+	b.Add("a/b", blockstore.Node{Kind: blockstore.File, Mode: 0o644}, []byte("data"))
+	var buf bytes.Buffer
+	if err := wire.WriteTree(&buf, b.Build().Tree); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(buf.Bytes())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) < 5 {
+			return
+		}
+		end := min(len(b), 4+int(b[0])|int(b[1])<<8)
+		tree, err := wire.ReadTree(t.Context(), b, blockstore.Sum(b[4:max(end, 5)]))
+		if err != nil {
+			return
+		}
+		if _, err := tree.Encode(); err != nil {
+			t.Errorf("a tree that cannot be: %v", err)
+		}
+	})
 }
 
 func FuzzDecodeTable(f *testing.F) {
