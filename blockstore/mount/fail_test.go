@@ -383,7 +383,7 @@ func TestServerEndsByItself(t *testing.T) {
 	needMounts(t)
 	files := erofstest.Corners(t)
 	dir := t.TempDir()
-	r := newRig(t, dir, newStore(t, t.TempDir(), files, true), func(c *mount.Config) { c.Linger = 10 * time.Millisecond })
+	r := newRig(t, dir, newStore(t, t.TempDir(), files, true), func(c *mount.Config) { c.Linger = 300 * time.Millisecond })
 	m := r.mount(t, files, mount.Lazy)
 	pid := serverPID(t, dir)
 	r.stop()

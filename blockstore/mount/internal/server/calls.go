@@ -138,8 +138,12 @@ func (s *server) add(q wire.Request) error {
 		return nil
 	}
 	s.ending = false
-	s.last++
-	e := &entry{tree: t, number: s.last, wanted: true}
+	number, ok := s.known[q.Root]
+	if !ok {
+		number = uint64(len(s.known)) + 1
+		s.known[q.Root] = number
+	}
+	e := &entry{tree: t, number: number, wanted: true}
 	s.roots[q.Root], s.numbers[e.number] = e, e
 	return nil
 }

@@ -50,7 +50,7 @@ func (d *devices) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out 
 		out.NodeId++
 	}
 	attributes(out.NodeId, t, &out.Attr)
-	out.SetAttrTimeout(forever) // but not the entry: a name may come back for another number
+	out.SetAttrTimeout(forever) // but not the entry: the tree may go
 	return fuse.OK
 }
 

@@ -53,9 +53,9 @@ type server struct {
 	mu      sync.Mutex
 	roots   map[blockstore.CID]*entry
 	numbers map[uint64]*entry
-	last    uint64 // number
-	calls   int    // connections
-	ending  bool   // the agent asked for it
+	known   map[blockstore.CID]uint64 // numbers that roots ever had: what the kernel cached of one stays right
+	calls   int                       // connections
+	ending  bool                      // the agent asked for it
 	idle    *time.Timer
 	trees   sync.WaitGroup // file systems of trees
 	done    chan struct{}
@@ -102,9 +102,9 @@ func run(dir string, linger time.Duration) error {
 	logger := slog.New(slog.NewTextHandler(&capped{f: logFile}, nil))
 	s := &server{
 		dir: dir, linger: linger, log: logger, store: newBlocks(logger),
-		roots: make(map[blockstore.CID]*entry), numbers: make(map[uint64]*entry), done: make(chan struct{}),
+		roots: make(map[blockstore.CID]*entry), numbers: make(map[uint64]*entry), known: make(map[blockstore.CID]uint64), done: make(chan struct{}),
 	}
-	s.idle = time.AfterFunc(linger, s.expire)
+	s.idle = time.AfterFunc(linger+patient, s.expire) // the agent connects first
 	at := filepath.Join(dir, wire.DeviceDir)
 	device, err := fuse.NewServer(newDevices(s), at, mountOptions())
 	if err != nil {
