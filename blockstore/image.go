@@ -9,7 +9,7 @@ import (
 )
 
 // MaxOCI bounds an OCI manifest and an OCI config, each; it is what registries accept.
-const maxOCI = 4 << 20
+const MaxOCI = 4 << 20
 
 const imageFrame = frame("rialto image 1\n")
 
@@ -40,7 +40,7 @@ func (m *Image) check() error {
 	switch {
 	case len(m.OCI) == 0 || len(m.Config) == 0:
 		return fmt.Errorf("%w: no OCI manifest or no config", ErrImage)
-	case len(m.OCI) > maxOCI || len(m.Config) > maxOCI:
+	case len(m.OCI) > MaxOCI || len(m.Config) > MaxOCI:
 		return fmt.Errorf("%w: OCI manifest or config is too long", ErrImage)
 	case m.Tree.IsZero():
 		return fmt.Errorf("%w: no tree", ErrImage)
@@ -59,7 +59,7 @@ func LoadImage(ctx context.Context, root CID, from Getter) (*Image, error) {
 
 func decodeImage(body []byte) (*Image, error) {
 	d := decoder{rest: body}
-	m := &Image{OCI: d.short(maxOCI), Config: d.short(maxOCI)}
+	m := &Image{OCI: d.short(MaxOCI), Config: d.short(MaxOCI)}
 	copy(m.Tree[:], d.bytes(sha256.Size))
 	if d.bad || len(d.rest) > 0 {
 		return nil, fmt.Errorf("%w: truncated, not minimal, or too long", ErrImage)
@@ -72,9 +72,6 @@ func Parts(root Block) ([]CID, error) {
 	parts, _, _, err := treeFrame.parse(root.data)
 	if err != nil {
 		parts, _, _, err = imageFrame.parse(root.data)
-	}
-	if err != nil {
-		parts, _, _, err = decodeRoot(root.data)
 	}
 	return parts, err
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 )
 
@@ -91,14 +92,8 @@ func (t *Tree) Path(i int) string {
 	for i = t.Nodes[i].Parent; i != 0; i = t.Nodes[i].Parent {
 		parts = append(parts, t.Nodes[i].Name)
 	}
-	var b strings.Builder
-	for k := len(parts) - 1; k >= 0; k-- {
-		b.WriteString(parts[k])
-		if k > 0 {
-			b.WriteByte('/')
-		}
-	}
-	return b.String()
+	slices.Reverse(parts)
+	return strings.Join(parts, "/")
 }
 
 // Size returns the bytes in the tree's files; what several names or files share counts once.

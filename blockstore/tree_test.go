@@ -15,6 +15,12 @@ import (
 	"rialto/blockstore"
 )
 
+func random(seed byte, n int) []byte {
+	p := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{seed}).Read(p)
+	return p
+}
+
 // plant makes inodes from paths; contents of small files are in the returned slice, by Inode.Data.
 type plant struct {
 	root  *blockstore.Inode

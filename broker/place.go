@@ -248,50 +248,33 @@ func (t *turn) ask(j *Job, o *Offer) {
 }
 
 func (t *turn) sendHold(l *Lease, j *Job) {
-	root, sources := t.sources(&j.Spec, l.Provider)
 	t.sent[l.ID] = t.now
 	t.send(SendHold{Provider: l.Provider, Hold: Hold{
 		Lease: l.ID, Job: j.ID, Offer: l.Offer, Rate: l.Rate, Spec: j.Envelope, TTL: t.cfg.HoldTTL,
-		Root: root, Sources: sources,
+		Sources: t.sources(&j.Spec, l.Provider),
 	}})
 }
 
-// sources returns the block manifest of a job's image that most providers name, and up to eight others
-// that hold the image or weights. It is a hint: every block is verified by its hash, and the agent checks
-// the manifest against the digest that the customer signed.
-func (m *Market) sources(spec *JobSpec, self PeerID) (root string, sources []BlockSource) {
+// sources returns up to eight other providers that say they hold the image's root or weights that a job's spec names.
+// It is a hint: every block is verified by its hash.
+func (m *Market) sources(spec *JobSpec, self PeerID) []BlockSource {
 	const most = 8
-	type vote struct {
-		count int
-		last  PeerID // offers are sorted by provider, and each provider votes once for a root
+	helps := func(o *Offer) bool {
+		return spec.Root != "" && slices.ContainsFunc(o.Images, func(i ImageHeld) bool { return i.Root == spec.Root }) ||
+			slices.ContainsFunc(spec.Weights, func(w WeightsMount) bool { return slices.Contains(o.Weights, w.Root) })
 	}
-	votes := map[string]vote{}
-	for _, o := range m.offers {
-		for _, i := range o.Images {
-			if v := votes[i.Root]; i.Digest == spec.Digest && v.last != o.Provider {
-				votes[i.Root] = vote{v.count + 1, o.Provider}
-			}
-		}
-	}
-	for _, r := range sortedKeys(votes) {
-		if votes[r].count > votes[root].count {
-			root = r
-		}
-	}
+	var sources []BlockSource
 	for _, o := range m.offers {
 		n := len(sources)
-		if o.Provider == self || n > 0 && sources[n-1].Peer == o.Provider {
-			continue
-		}
 		if n == most {
 			break
 		}
-		if root != "" && slices.Contains(o.Images, ImageHeld{spec.Digest, root}) ||
-			slices.ContainsFunc(spec.Weights, func(w WeightsMount) bool { return slices.Contains(o.Weights, w.Root) }) {
+		// Offers are sorted by provider.
+		if o.Provider != self && (n == 0 || sources[n-1].Peer != o.Provider) && helps(o) {
 			sources = append(sources, BlockSource{Peer: o.Provider, Addrs: o.Addrs})
 		}
 	}
-	return root, sources
+	return sources
 }
 
 // leaseID names an attempt to place a job. It is derived, so that the market needs no randomness.

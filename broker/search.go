@@ -19,6 +19,7 @@ type Query struct {
 	Region    string
 	Provider  PeerID
 	Image     string   // digest of the image: hosts that hold it win ties
+	Root      string   // CID of the image's root: likewise
 	Weights   []string // CIDs of weight roots: likewise
 }
 
@@ -150,7 +151,7 @@ func (m *Market) knows(model string) error {
 func (s *JobSpec) query() Query {
 	q := Query{
 		GPU: s.GPU, MemoryMiB: s.MemoryMiB, CPUs: s.CPUs, MaxRate: s.MaxRate,
-		Region: s.Region, Provider: s.Provider, Image: s.Digest,
+		Region: s.Region, Provider: s.Provider, Image: s.Digest, Root: s.Root,
 	}
 	for _, w := range s.Weights {
 		q.Weights = append(q.Weights, w.Root)
@@ -294,7 +295,11 @@ func (q *Query) rank(offers []*Offer) []candidate {
 			continue // not with the bounds on offers and requests
 		}
 		c := candidate{offer: o, rate: rate}
-		c.image = q.Image != "" && slices.ContainsFunc(o.Images, func(i ImageHeld) bool { return i.Digest == q.Image })
+		// A host that imported the image by itself may have another root for it, and one that was asked for an OCI index
+		// says the digest of its own platform's manifest.
+		c.image = slices.ContainsFunc(o.Images, func(i ImageHeld) bool {
+			return q.Image != "" && i.Digest == q.Image || q.Root != "" && i.Root == q.Root
+		})
 		for _, w := range q.Weights {
 			if slices.Contains(o.Weights, w) {
 				c.weights++

@@ -206,7 +206,7 @@ func (s *teller) offer(c command) broker.Event {
 	o.Region = c.opts["region"]
 	o.Free = o.Free[:c.number("free", len(o.Free))]
 	if image := c.opts["image"]; image != "" {
-		o.Images = []broker.ImageHeld{{Digest: markettest.Digest(image), Root: "root-of-" + image}}
+		o.Images = []broker.ImageHeld{{Digest: markettest.Digest(image), Root: markettest.Root(image)}}
 	}
 	for i := range o.GPUs {
 		g := &o.GPUs[i]
@@ -238,6 +238,9 @@ func (c command) query() broker.Query {
 	if image := c.opts["image"]; image != "" {
 		q.Image = markettest.Digest(image)
 	}
+	if image := c.opts["root"]; image != "" {
+		q.Root = markettest.Root(image)
+	}
 	return q
 }
 
@@ -250,6 +253,7 @@ func (s *teller) submission(c command) broker.Event {
 	if q.Image != "" {
 		spec.Digest = q.Image
 	}
+	spec.Root = q.Root
 	for k, v := range c.opts {
 		switch k {
 		case "budget":
@@ -324,7 +328,7 @@ func (s *teller) report(c command) broker.Event {
 	if n := c.number("peers", 0); n > 0 {
 		r.Fetched = broker.Fetched{Peers: int64(n) << 20, Total: int64(n) << 20}
 		j, _ := s.world.Market.Job(l.Job)
-		r.Held = []broker.ImageHeld{{Digest: j.Spec.Digest, Root: "root"}}
+		r.Held = []broker.ImageHeld{{Digest: j.Spec.Digest, Root: markettest.Root("image")}}
 	}
 	if n := c.number("epoch", 0); n > 0 {
 		r.GPUs[0].Epoch = uint64(n)
@@ -388,7 +392,7 @@ func sources(h broker.Hold) string {
 	for _, b := range h.Sources {
 		peers = append(peers, string(b.Peer))
 	}
-	return fmt.Sprintf(", %s is at %s", h.Root, strings.Join(peers, ", "))
+	return ", blocks are at " + strings.Join(peers, ", ")
 }
 
 func describe(l broker.Lease) string {

@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode"
 
+	"rialto/blockstore"
 	"rialto/pricing"
 )
 
@@ -67,6 +68,7 @@ func (s *JobSpec) Validate() error {
 	var c checker
 	c.name("image", s.Image, 512)
 	c.that(isDigest(s.Digest), "digest", "%s: want sha256: and 64 hex digits", quoteClipped(s.Digest))
+	s.checkRoot(&c)
 	s.checkProgram(&c)
 	s.GPU.check(&c)
 	c.that(s.MemoryMiB <= maxMiB, "memory", "%d MiB is too much", s.MemoryMiB)
@@ -83,6 +85,15 @@ func (s *JobSpec) Validate() error {
 	c.that(!s.Created.IsZero(), "created", "missing")
 	c.name("nonce", s.Nonce, maxName)
 	return c.err
+}
+
+func (s *JobSpec) checkRoot(c *checker) {
+	if s.Root == "" {
+		c.that(!IsLocalImage(s.Image), "root", "missing: no registry has the image %s", quoteClipped(s.Image))
+		return
+	}
+	_, err := blockstore.ParseCID(s.Root)
+	c.that(err == nil, "root", "%s: want a CID", quoteClipped(s.Root))
 }
 
 func (s *JobSpec) checkProgram(c *checker) {

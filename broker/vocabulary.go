@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"strings"
 	"time"
 
 	"rialto/pricing"
@@ -52,7 +53,7 @@ type GPU struct {
 // ImageHeld says that a provider holds every block of an image and will serve them to peers.
 type ImageHeld struct {
 	Digest string // digest of the platform's OCI image manifest, "sha256:…"
-	Root   string // CID of the block manifest
+	Root   string // CID of the image's root
 }
 
 // Offer is what a provider sells: GPUs of one model on one host at one price.
@@ -101,14 +102,26 @@ type GPURequest struct {
 // WeightsMount puts a directory of weights into the container, read-only.
 type WeightsMount struct {
 	Name string // the customer's name for it
-	Root string // CID of its block manifest
+	Root string // CID of its tree
 	Path string // absolute path in the container
 }
 
-// JobSpec is what a customer signs. Nobody but the customer can change what runs.
+// localImages begins the name of an image that no registry has.
+const localImages = "local/"
+
+// LocalImage returns the image that a customer brought under a name from his own machine.
+func LocalImage(name string) string { return localImages + name }
+
+// IsLocalImage reports whether no registry has an image: its blocks came from its customer's machine, and hosts need
+// its root to ask for them.
+func IsLocalImage(image string) bool { return strings.HasPrefix(image, localImages) }
+
+// JobSpec is what a customer signs. Nobody but the customer can change what runs: a host takes the image's files
+// from Root, for which the customer vouches, or from an import of the layers that Digest names.
 type JobSpec struct {
-	Image       string            // reference with registry, as the customer wrote it
+	Image       string            // reference with registry, as the customer wrote it, or a local image
 	Digest      string            // digest of the OCI manifest or index that Image resolved to
+	Root        string            // CID of the image's root that the customer vouches for; empty: hosts import it from its registry
 	Command     []string          // replaces the image's entrypoint and command when not empty
 	Env         map[string]string // added to the image's
 	Workdir     string            // empty: the image's
@@ -149,7 +162,6 @@ type Hold struct {
 	Rate    pricing.Rate // per GPU-hour, as offered
 	Spec    []byte       // envelope signed by the customer
 	TTL     time.Duration
-	Root    string        // CID of the image's block manifest, if a peer holds it
 	Sources []BlockSource // peers that hold blocks of image or weights
 }
 

@@ -76,6 +76,7 @@ func TestSpecFieldsAreChecked(t *testing.T) {
 	for field, spoil := range map[string]func(*broker.JobSpec){
 		"image":          func(s *broker.JobSpec) { s.Image = "a\nb" },
 		"digest":         func(s *broker.JobSpec) { s.Digest = "sha256:" + strings.Repeat("G", 64) },
+		"root":           func(s *broker.JobSpec) { s.Root = "bafy" },
 		"command":        func(s *broker.JobSpec) { s.Command = []string{"sh", "-c", strings.Repeat("x", 1<<20)} },
 		"env":            func(s *broker.JobSpec) { s.Env = map[string]string{"A=B": "c"} },
 		"workdir":        func(s *broker.JobSpec) { s.Workdir = "/a/../b" },
@@ -104,6 +105,22 @@ func TestSpecFieldsAreChecked(t *testing.T) {
 		if fe, ok := errors.AsType[*broker.FieldError](s.Validate()); !ok || fe.Field != field {
 			t.Errorf("%s: got %v", field, s.Validate())
 		}
+	}
+}
+
+// A local image is nowhere but behind its root.
+func TestLocalImagesNeedARoot(t *testing.T) {
+	s := markettest.Spec("ann", "n")
+	s.Image = broker.LocalImage("mine")
+	if fe, ok := errors.AsType[*broker.FieldError](s.Validate()); !ok || fe.Field != "root" {
+		t.Errorf("without a root: %v", s.Validate())
+	}
+	s.Root = markettest.Root("mine")
+	if err := s.Validate(); err != nil {
+		t.Errorf("with a root: %v", err)
+	}
+	if broker.IsLocalImage("localhost/x") || broker.IsLocalImage("registry.example/local/x") {
+		t.Error("a registry's image is taken for a local one")
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"net"
 	"time"
 
+	"rialto/blockstore"
 	"rialto/broker"
 	"rialto/tunnel"
 )
@@ -137,23 +138,28 @@ type Sandbox interface {
 
 // Want names an image or weights to have on the host.
 type Want struct {
-	Image   string // registry reference; empty for weights
+	Image   string // as the customer wrote it: a registry's, or a local one that peers alone have; empty for weights
 	Digest  string // digest of manifest or index that the customer signed; empty for weights
-	Root    string // CID of the block manifest, if known; required for weights
+	Root    string // CID that the customer's signed spec names; empty: none; required for weights
 	Sources []broker.BlockSource
+	Trace   blockstore.Trace // what a run like this one read first, as far as anybody knows; a hint
 }
 
-// Image is a root file system ready to mount, and how to run it.
+// Image is a root file system that is shown on the host, and how to run it.
 type Image struct {
-	RootFS     string // read-only directory on the host
-	Root       string // CID of the block manifest
+	RootFS     string // read-only directory on the host, until Release
+	Root       string // CID of the image, or of the weights
 	Digest     string // digest of the platform's OCI manifest; empty for weights
 	Entrypoint []string
 	Cmd        []string
 	Env        []string
 	Workdir    string
 	User       string
-	Fetched    broker.Fetched
+	Fetched    broker.Fetched // so far: blocks that nobody waits for may still be on their way
+	Release    func()         // ends the use of RootFS. What a container has mounted of it stays
+	// Trace returns which blocks of the image were read first, in order, since Ensure; nil when others had read it before,
+	// or when nobody can tell. Nil itself: never.
+	Trace func(ctx context.Context) (blockstore.Trace, error)
 }
 
 // Images brings images and weights onto the host, verified, from the host itself, peers or the registry.

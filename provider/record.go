@@ -88,7 +88,6 @@ type Record struct {
 	GPUs        []broker.GPULease
 	Simulated   bool
 	Spec        []byte // envelope signed by the customer
-	Root        string // CID of the image's manifest, if the hold named it
 	Sources     []broker.BlockSource
 	TunnelKey   tunnel.PrivateKey
 	TunnelPort  uint16        // UDP port of the tunnel; zero: not opened yet

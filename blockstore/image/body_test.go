@@ -92,7 +92,7 @@ func TestRegistryStopsInTheMiddle(t *testing.T) {
 			}
 			bad.Store(tc.times)
 			_, err = found.Import(t.Context(), image.Import{
-				Put:      func(context.Context, int, blockstore.Block) error { return nil },
+				Put:      func(context.Context, blockstore.Block) error { return nil },
 				Patience: 400 * time.Millisecond,
 			})
 			if !errors.Is(err, tc.want) {

@@ -1,7 +1,6 @@
 package image
 
 import (
-	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
@@ -11,139 +10,232 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"rialto/blockstore"
 )
 
-// ErrWeights reports a directory that cannot become weights.
+// ErrWeights reports a directory or file that cannot become weights.
 var ErrWeights = errors.New("not usable as weights")
 
-// ImportDir turns a directory into one layer, the same on every machine: entries sorted by name, owner 0,
-// mode 0644, or 0755 for directories and executable files, mtimes of files in whole seconds and of nothing
-// else. It takes regular files, directories, and symlinks that stay inside. It calls put with the blocks in order;
-// the manifest's own blocks are the caller's to put after it.
-func ImportDir(ctx context.Context, dir string, put func(context.Context, blockstore.Block) error) (*blockstore.Manifest, error) {
-	root, err := os.OpenRoot(dir)
+// Weights is a directory of weights on this machine. Who opens it closes it.
+type Weights struct {
+	Size  int64 // of all its files
+	root  *os.Root
+	tree  *blockstore.Inode
+	files []string // of small files and large ones, by Inode.Data
+	large []*blockstore.Inode
+}
+
+// OpenWeights lists a directory, or a single file, which stands for a directory with that file. In the cache of
+// Hugging Face's hub, a model's directory stands for the snapshot that its ref "main" names, or its only one, and the
+// files that a snapshot links to are taken in.
+//
+// It takes regular files, directories, and symlinks that stay inside. The tree is the same on every machine: owner 0,
+// mode 0644, or 0755 for directories and executable files, and mtimes of files in whole seconds and of nothing else.
+func OpenWeights(name string) (*Weights, error) {
+	w, err := openWeights(name)
+	if err != nil {
+		return nil, fmt.Errorf("weights %s: %w", name, err)
+	}
+	return w, nil
+}
+
+func openWeights(name string) (*Weights, error) {
+	info, err := os.Stat(name)
 	if err != nil {
 		return nil, err
 	}
-	defer root.Close() //nolint:errcheck // it was only read
-	r, w := io.Pipe()
-	var layer blockstore.Layer
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		err := writeTar(ctx, root, w)
-		w.CloseWithError(err)
-		return err
-	})
-	g.Go(func() error {
-		var err error
-		layer, err = blockstore.Cut(r, func(b blockstore.Block) error { return put(ctx, b) })
-		r.CloseWithError(err) // ends the writer, if it still writes
-		return err
-	})
-	if err := g.Wait(); err != nil {
-		return nil, fmt.Errorf("import %s: %w", dir, err)
+	w := &Weights{tree: newDir()}
+	if !info.IsDir() {
+		if w.root, err = os.OpenRoot(filepath.Dir(name)); err != nil {
+			return nil, err
+		}
+		err = w.file(w.tree, filepath.Base(name), filepath.Base(name), info)
+		return w.opened(err)
 	}
-	return &blockstore.Manifest{Layers: []blockstore.Layer{layer}}, nil
+	root, dir, err := hubSnapshot(name)
+	if err != nil {
+		return nil, err
+	}
+	if w.root, err = os.OpenRoot(root); err != nil {
+		return nil, err
+	}
+	err = w.walk(dir)
+	if err == nil && len(w.tree.Children) == 0 {
+		err = fmt.Errorf("%w: the directory is empty", ErrWeights)
+	}
+	return w.opened(err)
 }
 
-// DirSize returns the bytes in the regular files of a directory, for a progress bar.
-func DirSize(dir string) (int64, error) {
-	var n int64
-	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		info, err := d.Info()
-		if err == nil {
-			n += info.Size()
-		}
-		return err
-	})
-	return n, err
+func (w *Weights) opened(err error) (*Weights, error) {
+	if err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	return w, nil
 }
 
-func writeTar(ctx context.Context, root *os.Root, w io.Writer) error {
-	tw := tar.NewWriter(w)
-	empty := true
-	// WalkDir goes in lexical order.
-	err := fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || name == "." {
+// Close ends the use of the directory.
+func (w *Weights) Close() error { return w.root.Close() }
+
+// Import cuts the weights into blocks, hands each to put, the tree's root last, and returns the root. Memory is
+// bounded by a few blocks and the list of files.
+func (w *Weights) Import(ctx context.Context, put func(context.Context, blockstore.Block) error) (blockstore.CID, error) {
+	for _, n := range w.large {
+		n.Leaves = nil
+		if err := w.cut(ctx, n, put); err != nil {
+			return blockstore.CID{}, fmt.Errorf("import weights: %s: %w", w.files[n.Data], err)
+		}
+	}
+	emit := func(b blockstore.Block) error { return put(ctx, b) }
+	t, err := blockstore.Build(w.tree, w.read, emit)
+	if err != nil {
+		return blockstore.CID{}, fmt.Errorf("import weights: %w", err)
+	}
+	return putTree(t, emit)
+}
+
+func newDir() *blockstore.Inode {
+	return &blockstore.Inode{Kind: blockstore.Dir, Mode: 0o755, Children: make(map[string]*blockstore.Inode)}
+}
+
+// walk lists the directory dir of the root.
+func (w *Weights) walk(dir string) error {
+	dirs := map[string]*blockstore.Inode{dir: w.tree}
+	// WalkDir comes to a directory before its children.
+	return fs.WalkDir(w.root.FS(), dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || name == dir {
 			return err
 		}
-		empty = false
-		if err := ctx.Err(); err != nil {
-			return err
+		parent, base := dirs[path.Dir(name)], path.Base(name)
+		switch {
+		case d.IsDir():
+			dirs[name] = newDir()
+			parent.Children[base] = dirs[name]
+			return nil
+		case d.Type() == fs.ModeSymlink:
+			return w.symlink(parent, dir, name)
+		case d.Type().IsRegular():
+			info, err := d.Info()
+			if err != nil {
+				return err
+			}
+			return w.file(parent, base, name, info)
+		default:
+			return fmt.Errorf("%s: %w: neither file, directory nor symlink", name, ErrWeights)
 		}
-		return writeEntry(tw, root, name, d)
 	})
+}
+
+func (w *Weights) symlink(parent *blockstore.Inode, dir, name string) error {
+	target, err := w.root.Readlink(name)
 	if err != nil {
 		return err
 	}
-	if empty {
-		return fmt.Errorf("%w: the directory is empty", ErrWeights)
+	target = filepath.ToSlash(target)
+	to := path.Join(path.Dir(name), target)
+	if within(dir, to) && !path.IsAbs(target) {
+		parent.Children[path.Base(name)] = &blockstore.Inode{Kind: blockstore.Symlink, Mode: 0o777, Target: target}
+		return nil
 	}
-	return tw.Close()
+	// The root is wider than dir in the hub's cache only, whose files are links to blobs beside the snapshots.
+	info, err := w.root.Stat(name)
+	if err != nil || dir == "." || !info.Mode().IsRegular() {
+		return fmt.Errorf("%s: %w: the symlink leaves the directory", name, ErrWeights)
+	}
+	return w.file(parent, path.Base(name), name, info)
 }
 
-func writeEntry(tw *tar.Writer, root *os.Root, name string, d fs.DirEntry) error {
-	info, err := d.Info()
-	if err != nil {
-		return err
-	}
-	h := &tar.Header{
-		Name:    filepath.ToSlash(name),
-		Mode:    0o644,
-		ModTime: time.Unix(0, 0),
-		Format:  tar.FormatPAX,
-	}
-	switch {
-	case d.IsDir():
-		h.Typeflag, h.Name, h.Mode = tar.TypeDir, h.Name+"/", 0o755
-		return tw.WriteHeader(h)
-	case d.Type() == fs.ModeSymlink:
-		target, err := root.Readlink(name)
-		if err != nil {
-			return err
-		}
-		h.Typeflag, h.Linkname, h.Mode = tar.TypeSymlink, filepath.ToSlash(target), 0o777
-		if resolved := path.Join(path.Dir(h.Name), h.Linkname); path.IsAbs(h.Linkname) || resolved == ".." || strings.HasPrefix(resolved, "../") {
-			return fmt.Errorf("%s: %w: the symlink leaves the directory", name, ErrWeights)
-		}
-		return tw.WriteHeader(h)
-	case info.Mode().IsRegular():
-		if info.Mode()&0o100 != 0 {
-			h.Mode = 0o755
-		}
-		h.Typeflag, h.Size, h.ModTime = tar.TypeReg, info.Size(), info.ModTime().Truncate(time.Second)
-		return writeFile(tw, root, name, h)
-	default:
-		return fmt.Errorf("%s: %w: neither file, directory nor symlink", name, ErrWeights)
-	}
+// within reports whether a cleaned path lies in a directory.
+func within(dir, name string) bool {
+	return dir == "." && name != ".." && !strings.HasPrefix(name, "../") || strings.HasPrefix(name, dir+"/")
 }
 
-func writeFile(tw *tar.Writer, root *os.Root, name string, h *tar.Header) error {
-	f, err := root.Open(name)
+func (w *Weights) file(parent *blockstore.Inode, base, name string, info fs.FileInfo) error {
+	n := &blockstore.Inode{
+		Kind: blockstore.File, Mode: 0o644, Sec: info.ModTime().Unix(), Size: info.Size(), Data: int64(len(w.files)),
+	}
+	if info.Mode()&0o100 != 0 {
+		n.Mode = 0o755
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s: %w: not a regular file", name, ErrWeights)
+	}
+	w.files = append(w.files, name)
+	if n.Size >= blockstore.LargeFile {
+		w.large = append(w.large, n)
+	}
+	w.Size += n.Size
+	parent.Children[base] = n
+	return nil
+}
+
+// cut reads a large file.
+func (w *Weights) cut(ctx context.Context, n *blockstore.Inode, put func(context.Context, blockstore.Block) error) error {
+	f, err := w.root.Open(w.files[n.Data])
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := tw.WriteHeader(h); err != nil {
-		return err
-	}
-	buf := make([]byte, blockstore.MaxBlock)
-	if _, err := io.CopyBuffer(onlyWriter{tw}, io.LimitReader(f, h.Size), buf); err != nil {
-		return err
-	}
-	if err := tw.Flush(); err != nil {
-		return fmt.Errorf("%s changed while it was read: %w", name, err)
+	for rest := n.Size; rest > 0; {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		p := make([]byte, min(rest, blockstore.MaxBlock))
+		if _, err := io.ReadFull(f, p); err != nil {
+			return fmt.Errorf("it changed while it was read: %w", err)
+		}
+		b, err := blockstore.NewBlock(p)
+		if err != nil {
+			return err
+		}
+		n.Leaves = append(n.Leaves, b.Ref())
+		if err := put(ctx, b); err != nil {
+			return err
+		}
+		rest -= int64(len(p))
 	}
 	return nil
 }
 
-// onlyWriter hides ReadFrom, which would not use the large buffer.
-type onlyWriter struct{ io.Writer }
+// read reads a small file.
+func (w *Weights) read(n *blockstore.Inode) ([]byte, error) {
+	p, err := w.root.ReadFile(w.files[n.Data])
+	if err == nil && int64(len(p)) != n.Size {
+		err = errors.New("it changed while it was read")
+	}
+	return p, err
+}
+
+// hubSnapshot returns the directory to list, and the root that it and what it links to lie in. They differ in the
+// hub's cache, "models--ORG--NAME/{blobs,refs,snapshots}", only.
+func hubSnapshot(name string) (root, dir string, err error) {
+	isDir := func(p string) bool {
+		info, err := os.Stat(p)
+		return err == nil && info.IsDir()
+	}
+	abs, err := filepath.Abs(name)
+	if err != nil {
+		return "", "", err
+	}
+	model := filepath.Dir(filepath.Dir(abs))
+	if filepath.Base(filepath.Dir(abs)) == "snapshots" && isDir(filepath.Join(model, "blobs")) {
+		return model, "snapshots/" + filepath.Base(abs), nil
+	}
+	if !isDir(filepath.Join(abs, "snapshots")) || !isDir(filepath.Join(abs, "blobs")) {
+		return abs, ".", nil
+	}
+	if ref, err := os.ReadFile(filepath.Join(abs, "refs", "main")); err == nil {
+		revision := strings.TrimSpace(string(ref))
+		if fs.ValidPath(revision) && isDir(filepath.Join(abs, "snapshots", revision)) {
+			return abs, "snapshots/" + revision, nil
+		}
+	}
+	all, err := os.ReadDir(filepath.Join(abs, "snapshots"))
+	if err != nil {
+		return "", "", err
+	}
+	if len(all) != 1 {
+		return "", "", fmt.Errorf("%w: %d snapshots and no ref \"main\"; name the directory of one", ErrWeights, len(all))
+	}
+	return abs, "snapshots/" + all[0].Name(), nil
+}

@@ -1,10 +1,14 @@
-// Package image turns OCI images and directories of weights into block manifests, and checks that a
-// manifest is the image that somebody signed. Images come from a registry ([Registry]) or from an OCI
-// layout ([OpenLayout]). Layers stream: memory is bounded by a few blocks per layer, whatever the image.
+// Package image turns OCI images and directories of weights into trees of content-addressed blocks. Images come from
+// a registry ([Registry]), an OCI layout ([OpenLayout]) or the archive of `docker save` ([OpenArchive]). Layers
+// stream: memory is bounded by a few blocks per layer and by the list of the image's files, whatever its size.
 //
-// [Prove] is what lets a manifest come from a stranger. It ties OCI manifest, config and diff_ids to
-// the signed digest; that each layer's blocks add up to its diff_id is checked by whoever reads them
-// (package unpack).
+// An import checks everything against the digest that somebody signed: the OCI manifest, its config, and each layer
+// against its diff_id. Equal images have equal roots wherever they are imported, and images whose layers add up
+// to the same files share their tree.
+//
+// [Prove] ties a root that came from elsewhere to a signed digest as far as that goes without the layers: OCI manifest
+// and config. That the tree is what the layers add up to, only an import can tell: who takes a root from somebody
+// needs to trust his word for that.
 package image
 
 import (
@@ -15,16 +19,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
 
 	"rialto/blockstore"
+	"rialto/blockstore/image/internal/flat"
 )
 
 // layersAtOnce is how many layers are fetched together: one decompresses while the other waits for its server.
 const layersAtOnce = 2
+
+// Bounds of an image that its limits do not name.
+const (
+	maxLayers  = 512
+	maxHeaders = 4 << 10 // bytes of headers and padding that an entry of a tar stream needs at most on average
+)
 
 var (
 	// ErrProof reports content that is not what the signed digest names.
@@ -33,8 +45,14 @@ var (
 	ErrTooLarge = errors.New("image is too large")
 )
 
-// Image is an OCI image for one platform, known by manifest and config; its layers are still where they were.
-type Image struct {
+// Limits bound an image. Zero fields get defaults: 2 million files, 256 GiB, paths of 128 components.
+type Limits = flat.Limits
+
+// ErrRefused reports an image that asks for what no image may have.
+var ErrRefused = flat.ErrRefused
+
+// Source is an OCI image for one platform, known by manifest and config; its layers are still where they were.
+type Source struct {
 	Index    []byte // raw OCI index that led here; nil if none did
 	manifest []byte
 	config   []byte
@@ -43,13 +61,10 @@ type Image struct {
 }
 
 // Digest returns the digest of the platform's manifest.
-func (m *Image) Digest() blockstore.Digest { return sha256.Sum256(m.manifest) }
-
-// DiffIDs returns the digests of the uncompressed layers, in the order in which they apply.
-func (m *Image) DiffIDs() []blockstore.Digest { return m.diffIDs }
+func (m *Source) Digest() blockstore.Digest { return sha256.Sum256(m.manifest) }
 
 // CompressedSize returns the bytes that the layers have at their source.
-func (m *Image) CompressedSize() int64 {
+func (m *Source) CompressedSize() int64 {
 	var n int64
 	for _, l := range m.layers {
 		if size, err := l.Size(); err == nil {
@@ -61,97 +76,134 @@ func (m *Image) CompressedSize() int64 {
 
 // Import says what to do with the blocks of an image.
 type Import struct {
-	// Put receives a layer's blocks in order; two layers may be under way at once. Required.
-	Put func(ctx context.Context, layer int, b blockstore.Block) error
-	// Known returns a layer that needs no import, because all its blocks are kept. Nil: none.
-	Known func(diffID blockstore.Digest) (blockstore.Layer, bool)
-	// Done receives each layer once it is whole and proven, in no order. Nil: nobody.
-	Done func(layer int, l blockstore.Layer)
+	// Put receives each block, from several goroutines, those of the root and of the tree last. Required.
+	Put func(ctx context.Context, b blockstore.Block) error
+	// Scratch is a directory for the data of small files until the tree is built; empty: the system's.
+	Scratch string
 	// Read receives counts of bytes read from the source, from several goroutines. Nil: nobody.
 	Read func(n int)
-	// MaxBytes bounds the uncompressed layers together; zero: 1 TiB.
-	MaxBytes int64
+	// Limits bound the uncompressed image.
+	Limits Limits
 	// Patience is how long a source may send nothing until it is asked again, once; zero: 30 s.
 	Patience time.Duration
 }
 
-// Import cuts all layers into blocks and returns the manifest.
-func (m *Image) Import(ctx context.Context, to Import) (*blockstore.Manifest, error) {
-	if to.MaxBytes == 0 {
-		to.MaxBytes = 1 << 40
-	}
+// Imported is an image whose blocks were all put.
+type Imported struct {
+	Root    blockstore.CID
+	Image   *blockstore.Image
+	Tree    *blockstore.Tree
+	Skipped int // device nodes, pipes and extended attributes that were left out
+}
+
+// Import reads all layers, lays them over each other, and returns the image that they make.
+func (m *Source) Import(ctx context.Context, to Import) (*Imported, error) {
 	if to.Patience == 0 {
 		to.Patience = 30 * time.Second
 	}
-	out := &blockstore.Manifest{OCI: m.manifest, Config: m.config, Layers: make([]blockstore.Layer, len(m.layers))}
-	spent := &budget{most: to.MaxBytes}
+	spool, err := flat.NewSpool(to.Scratch)
+	if err != nil {
+		return nil, err
+	}
+	defer spool.Close() //nolint:errcheck // it has no name and nobody reads it any more
+	layers, err := m.read(ctx, to, spool)
+	if err != nil {
+		return nil, err
+	}
+	tree := flat.New(to.Limits)
+	for _, l := range layers {
+		if err := tree.Apply(l); err != nil {
+			return nil, err
+		}
+	}
+	out := &Imported{Image: &blockstore.Image{OCI: m.manifest, Config: m.config}, Skipped: tree.Skipped()}
+	put := func(b blockstore.Block) error { return to.Put(ctx, b) }
+	if out.Tree, err = blockstore.Build(tree.Root(), spool.Read, put); err != nil {
+		return nil, err
+	}
+	if out.Image.Tree, err = putTree(out.Tree, put); err != nil {
+		return nil, err
+	}
+	blocks, err := out.Image.Encode()
+	if err != nil {
+		return nil, err
+	}
+	out.Root = blocks[0].CID()
+	return out, putBackward(blocks, put)
+}
+
+// putTree keeps the tree's own blocks, whose data was put before, and returns the root.
+func putTree(t *blockstore.Tree, put func(blockstore.Block) error) (blockstore.CID, error) {
+	blocks, err := t.Encode()
+	if err != nil {
+		return blockstore.CID{}, err
+	}
+	return blocks[0].CID(), putBackward(blocks, put)
+}
+
+// putBackward puts the root last: where it is, everything is.
+func putBackward(blocks []blockstore.Block, put func(blockstore.Block) error) error {
+	for _, b := range slices.Backward(blocks) {
+		if err := put(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Source) read(ctx context.Context, to Import, spool *flat.Spool) ([]*flat.Layer, error) {
+	layers := make([]*flat.Layer, len(m.layers))
+	budget := flat.NewBudget(to.Limits)
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(layersAtOnce)
 	for i := range m.layers {
 		g.Go(func() error {
-			l, err := m.layer(ctx, i, to, spent)
+			l, err := m.layer(ctx, i, to, spool, budget)
 			if err != nil {
 				return fmt.Errorf("layer %d (%v): %w", i+1, m.diffIDs[i], err)
 			}
-			out.Layers[i] = l
-			if to.Done != nil {
-				to.Done(i, l)
-			}
+			layers[i] = l
 			return nil
 		})
 	}
-	return out, g.Wait()
+	return layers, g.Wait()
 }
 
-func (m *Image) layer(ctx context.Context, i int, to Import, budget *budget) (blockstore.Layer, error) {
-	if to.Known != nil {
-		if l, ok := to.Known(m.diffIDs[i]); ok {
-			return l, nil
-		}
-	}
+func (m *Source) layer(ctx context.Context, i int, to Import, spool *flat.Spool, budget *flat.Budget) (*flat.Layer, error) {
 	compressed := &body{open: m.layers[i].Compressed, patience: to.Patience}
 	defer compressed.close()
 	tar, err := decompress(&source{ctx: ctx, from: compressed, read: to.Read})
 	if err != nil {
-		return blockstore.Layer{}, err
+		return nil, err
 	}
 	defer tar.Close()
-	l, err := blockstore.Cut(&limited{r: tar, budget: budget}, func(b blockstore.Block) error {
-		return to.Put(ctx, i, b)
-	})
+	whole := &hashed{r: tar, sum: sha256.New(), left: streamLimit(to.Limits)}
+	l, err := flat.Read(whole, spool, budget, func(b blockstore.Block) error { return to.Put(ctx, b) })
 	if err != nil {
-		return blockstore.Layer{}, err
+		return nil, err
 	}
-	if l.DiffID != m.diffIDs[i] {
-		return blockstore.Layer{}, fmt.Errorf("%w: the layer is %v", ErrProof, l.DiffID)
+	if got := blockstore.Digest(whole.sum.Sum(nil)); got != m.diffIDs[i] {
+		return nil, fmt.Errorf("%w: the layer is %v", ErrProof, got)
 	}
 	return l, nil
 }
 
-// Prove checks that a block manifest is the image that a digest names: the digest of its OCI manifest, or
-// of an index, given as raw bytes, that lists it.
-func Prove(m *blockstore.Manifest, signed blockstore.Digest, index []byte) error {
-	if !m.IsImage() {
-		return fmt.Errorf("%w: a directory", ErrProof)
-	}
+// streamLimit bounds a layer's stream: its files' data, and for each a few headers and padding.
+func streamLimit(l Limits) int64 {
+	l = l.WithDefaults()
+	return l.Bytes + int64(l.Entries)*maxHeaders
+}
+
+// Prove checks that the root of an image has the OCI manifest that a digest names, or that an index lists which the
+// digest names and which is given as raw bytes, and that manifest's config.
+func Prove(m *blockstore.Image, signed blockstore.Digest, index []byte) error {
 	if m.Digest() != signed {
 		if err := listed(index, signed, m.Digest()); err != nil {
 			return err
 		}
 	}
-	diffIDs, err := diffIDs(m.OCI, m.Config)
-	if err != nil {
-		return err
-	}
-	if len(diffIDs) != len(m.Layers) {
-		return fmt.Errorf("%w: %d layers, the config has %d", ErrProof, len(m.Layers), len(diffIDs))
-	}
-	for i, l := range m.Layers {
-		if l.DiffID != diffIDs[i] {
-			return fmt.Errorf("%w: layer %d is %v, the config has %v", ErrProof, i+1, l.DiffID, diffIDs[i])
-		}
-	}
-	return nil
+	_, err := diffIDs(m.OCI, m.Config)
+	return err
 }
 
 func listed(index []byte, signed, manifest blockstore.Digest) error {
@@ -187,7 +239,7 @@ func diffIDs(manifest, config []byte) ([]blockstore.Digest, error) {
 	if err := json.Unmarshal(config, &c); err != nil {
 		return nil, fmt.Errorf("parse OCI config: %w", err)
 	}
-	if len(c.RootFS.DiffIDs) != len(m.Layers) || len(m.Layers) > blockstore.MaxLayers {
+	if len(c.RootFS.DiffIDs) != len(m.Layers) || len(m.Layers) > maxLayers {
 		return nil, fmt.Errorf("%w: %d layers and %d diff_ids", ErrProof, len(m.Layers), len(c.RootFS.DiffIDs))
 	}
 	return c.RootFS.DiffIDs, nil
@@ -222,8 +274,8 @@ func ParseConfig(raw []byte) (Config, error) {
 	}, nil
 }
 
-// newImage checks the parts of an image against each other.
-func newImage(img v1.Image, index []byte) (*Image, error) {
+// newSource checks the parts of an image against each other.
+func newSource(img v1.Image, index []byte) (*Source, error) {
 	manifest, err := img.RawManifest()
 	if err != nil {
 		return nil, err
@@ -243,5 +295,5 @@ func newImage(img v1.Image, index []byte) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Image{Index: index, manifest: manifest, config: config, diffIDs: ids, layers: layers}, nil
+	return &Source{Index: index, manifest: manifest, config: config, diffIDs: ids, layers: layers}, nil
 }

@@ -6,16 +6,15 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
-	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"maps"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
@@ -23,7 +22,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -102,6 +100,36 @@ func layerOf(t *testing.T, how, content string) v1.Layer {
 	return rawLayer{blob: compress(t, how, raw), diff: diff}
 }
 
+// filesLayer has files by name and content.
+func filesLayer(t *testing.T, files ...string) v1.Layer {
+	t.Helper()
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for i := 0; i < len(files); i += 2 {
+		if err := w.WriteHeader(&tar.Header{Name: files[i], Mode: 0o644, Size: int64(len(files[i+1]))}); err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(w, files[i+1])
+	}
+	w.Close()
+	return rawOf(t, buf.Bytes())
+}
+
+// trailing has n zero bytes behind the end of its tar stream.
+func trailing(t *testing.T, n int) v1.Layer {
+	t.Helper()
+	return rawOf(t, append(tarOf(t, "x"), make([]byte, n)...))
+}
+
+func rawOf(t *testing.T, raw []byte) v1.Layer {
+	t.Helper()
+	diff, _, err := v1.SHA256(bytes.NewReader(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rawLayer{blob: compress(t, "gzip", raw), diff: diff}
+}
+
 func serve(t *testing.T) string {
 	t.Helper()
 	s := httptest.NewServer(registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelError))))
@@ -139,42 +167,58 @@ func digestOf(t *testing.T, x interface{ Digest() (v1.Hash, error) }) blockstore
 	return d
 }
 
-// collect is an Import that keeps the bytes of each layer.
-type collect struct {
-	mu     sync.Mutex
-	layers map[int][]byte
-	read   int
+// keep is an Import that keeps the blocks.
+type keep struct {
+	blockstore.Memory
+	read atomic.Int64
 }
 
-func (c *collect) into() image.Import {
-	c.layers = make(map[int][]byte)
+func (k *keep) into() image.Import {
 	return image.Import{
-		Put: func(_ context.Context, layer int, b blockstore.Block) error {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			c.layers[layer] = append(c.layers[layer], b.Data()...)
-			return nil
-		},
-		Read: func(n int) {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			c.read += n
-		},
+		Put:  func(ctx context.Context, b blockstore.Block) error { return k.Put(ctx, b) },
+		Read: func(n int) { k.read.Add(int64(n)) },
 	}
 }
 
-func rootOf(t *testing.T, m *blockstore.Manifest) blockstore.CID {
+// files returns the paths and contents of what lies under a root.
+func (k *keep) files(t *testing.T, root blockstore.CID) map[string]string {
 	t.Helper()
-	blocks, err := m.Blocks()
+	m, err := blockstore.LoadImage(t.Context(), root, k)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return blocks[0].CID()
+	return filesOf(t, m.Tree, k)
 }
 
-func TestImportFromRegistryAndLayout(t *testing.T) {
+func filesOf(t *testing.T, root blockstore.CID, from blockstore.Getter) map[string]string {
+	t.Helper()
+	tree, err := blockstore.LoadTree(t.Context(), root, from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := make(map[string]string)
+	for i := range tree.Nodes {
+		n := &tree.Nodes[i]
+		if n.Kind != blockstore.File {
+			continue
+		}
+		var content []byte
+		for at := n.Block; int64(len(content)) < n.Size; at++ {
+			b, err := from.Get(t.Context(), tree.Blocks[at].CID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			data := b.Data()[n.Offset:]
+			content = append(content, data[:min(int64(len(data)), n.Size-int64(len(content)))]...)
+		}
+		files[tree.Path(i)] = string(content)
+	}
+	return files
+}
+
+func TestImport(t *testing.T) {
 	host := serve(t)
-	img := imageOf(t, layerOf(t, "gzip", strings.Repeat("a", 100_000)), layerOf(t, "zstd", "b"), layerOf(t, "", "c"))
+	img := imageOf(t, layerOf(t, "gzip", "hidden"), layerOf(t, "zstd", strings.Repeat("a", 3<<20+5)), filesLayer(t, "g", "b", "d/h", "c"))
 	signed := digestOf(t, img)
 	push(t, host+"/app:1", img)
 
@@ -186,21 +230,20 @@ func TestImportFromRegistryAndLayout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var c collect
-	m, err := opened.Import(t.Context(), c.into())
+	var k keep
+	m, err := opened.Import(t.Context(), k.into())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := image.Prove(m, signed, nil); err != nil {
+	if err := image.Prove(m.Image, signed, nil); err != nil {
 		t.Error(err)
 	}
-	for i, want := range []string{strings.Repeat("a", 100_000), "b", "c"} {
-		if !bytes.Equal(c.layers[i], tarOf(t, want)) {
-			t.Errorf("layer %d has other bytes", i)
-		}
+	want := map[string]string{"f": strings.Repeat("a", 3<<20+5), "g": "b", "d/h": "c"}
+	if got := k.files(t, m.Root); !maps.Equal(got, want) {
+		t.Errorf("%d files, want %d, or other content", len(got), len(want))
 	}
-	if int64(c.read) != opened.CompressedSize() {
-		t.Errorf("told of %d bytes read, want %d", c.read, opened.CompressedSize())
+	if k.read.Load() != opened.CompressedSize() {
+		t.Errorf("told of %d bytes read, want %d", k.read.Load(), opened.CompressedSize())
 	}
 
 	dir := t.TempDir()
@@ -212,14 +255,66 @@ func TestImportFromRegistryAndLayout(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var c collect
-		got, err := local.Import(t.Context(), c.into())
+		got, err := local.Import(t.Context(), new(keep).into())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if rootOf(t, got) != rootOf(t, m) {
+		if got.Root != m.Root {
 			t.Error("registry and layout give different roots")
 		}
+	}
+}
+
+// The order of a layer's entries, its cut into layers and its compression change the image and not the tree.
+func TestTreeDependsOnFilesAlone(t *testing.T) {
+	large := strings.Repeat("l", 100_000)
+	var trees []blockstore.CID
+	for _, layers := range [][]v1.Layer{
+		{filesLayer(t, "a", "1", "b", large, "d/c", "3")},
+		{filesLayer(t, "d/c", "3", "b", large, "a", "1")},
+		{filesLayer(t, "d/c", "old", "d/e", "gone"), filesLayer(t, "b", large), filesLayer(t, "d/.wh.e", "", "d/c", "3", "a", "1")},
+	} {
+		host := serve(t)
+		img := imageOf(t, layers...)
+		push(t, host+"/app:1", img)
+		opened, err := image.Registry{}.Open(t.Context(), host+"/app:1", digestOf(t, img))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := opened.Import(t.Context(), new(keep).into())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if trees = append(trees, m.Image.Tree); trees[0] != m.Image.Tree {
+			t.Error("another tree for the same files")
+		}
+	}
+}
+
+func TestArchive(t *testing.T) {
+	one, two := imageOf(t, filesLayer(t, "f", "one")), imageOf(t, filesLayer(t, "f", "two"))
+	file := filepath.Join(t.TempDir(), "saved.tar")
+	tags := map[name.Tag]v1.Image{must(name.NewTag("app:1")): one, must(name.NewTag("app:2")): two}
+	if err := tarball.MultiWriteToFile(file, tags); err != nil {
+		t.Fatal(err)
+	}
+	s, err := image.OpenArchive(file, "app:2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var k keep
+	m, err := s.Import(t.Context(), k.into())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := k.files(t, m.Root)["f"]; got != "two" {
+		t.Errorf("f = %q", got)
+	}
+	if _, err := image.OpenArchive(file, ""); err == nil || !strings.Contains(err.Error(), "app:2") {
+		t.Errorf("error = %v, want the tags that there are", err)
+	}
+	if _, err := image.OpenArchive(filepath.Join(t.TempDir(), "absent.tar"), ""); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("error = %v", err)
 	}
 }
 
@@ -241,15 +336,14 @@ func TestIndex(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var c collect
-	m, err := opened.Import(t.Context(), c.into())
+	m, err := opened.Import(t.Context(), new(keep).into())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := image.Prove(m, digestOf(t, index), opened.Index); err != nil {
+	if err := image.Prove(m.Image, digestOf(t, index), opened.Index); err != nil {
 		t.Error(err)
 	}
-	if err := image.Prove(m, digestOf(t, index), nil); !errors.Is(err, image.ErrProof) {
+	if err := image.Prove(m.Image, digestOf(t, index), nil); !errors.Is(err, image.ErrProof) {
 		t.Errorf("proved without the index: %v", err)
 	}
 	riscv := image.Registry{Platform: v1.Platform{OS: "linux", Architecture: "riscv64"}}
@@ -269,7 +363,8 @@ func TestImportRefuses(t *testing.T) {
 		want  error
 	}{
 		{"layer is not its diff_id", wrong, 0, image.ErrProof},
-		{"bomb", layerOf(t, "gzip", strings.Repeat("\x00", 5<<20)), 1 << 20, image.ErrTooLarge},
+		{"bomb of one file", layerOf(t, "gzip", strings.Repeat("\x00", 5<<20)), 1 << 20, image.ErrRefused},
+		{"bomb behind the end", trailing(t, 90<<20), 1 << 20, image.ErrTooLarge},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			img := imageOf(t, tc.layer)
@@ -279,9 +374,8 @@ func TestImportRefuses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var c collect
-			to := c.into()
-			to.MaxBytes = tc.max
+			to := new(keep).into()
+			to.Limits = image.Limits{Bytes: tc.max, Entries: 20_000}
 			if _, err := opened.Import(t.Context(), to); !errors.Is(err, tc.want) {
 				t.Errorf("error = %v, want %v", err, tc.want)
 			}
@@ -303,27 +397,17 @@ func TestProve(t *testing.T) {
 	full := imageOf(t, img)
 	manifest, _ := full.RawManifest()
 	config, _ := full.RawConfigFile()
-	diff, err := partial.BlobToDiffID(full, must(img.Digest()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, _ := blockstore.ParseDigest(diff.String())
 	signed := digestOf(t, full)
-	block := []blockstore.Ref{{CID: blockstore.Sum([]byte("b")), Size: 1}}
-	good := func() *blockstore.Manifest {
-		return &blockstore.Manifest{OCI: bytes.Clone(manifest), Config: bytes.Clone(config), Layers: []blockstore.Layer{{DiffID: id, Blocks: block}}}
+	good := func() *blockstore.Image {
+		return &blockstore.Image{OCI: bytes.Clone(manifest), Config: bytes.Clone(config), Tree: blockstore.Sum([]byte("tree"))}
 	}
 	if err := image.Prove(good(), signed, nil); err != nil {
 		t.Fatal(err)
 	}
-	for name, change := range map[string]func(*blockstore.Manifest){
-		"manifest":   func(m *blockstore.Manifest) { m.OCI = append(m.OCI, ' ') },
-		"config":     func(m *blockstore.Manifest) { m.Config = append(m.Config, ' ') },
-		"diff id":    func(m *blockstore.Manifest) { m.Layers[0].DiffID[0] ^= 1 },
-		"more":       func(m *blockstore.Manifest) { m.Layers = append(m.Layers, m.Layers[0]) },
-		"fewer":      func(m *blockstore.Manifest) { m.Layers = nil },
-		"no OCI":     func(m *blockstore.Manifest) { m.OCI, m.Config = nil, nil },
-		"other JSON": func(m *blockstore.Manifest) { m.OCI = []byte("{}") },
+	for name, change := range map[string]func(*blockstore.Image){
+		"manifest":   func(m *blockstore.Image) { m.OCI = append(m.OCI, ' ') },
+		"config":     func(m *blockstore.Image) { m.Config = append(m.Config, ' ') },
+		"other JSON": func(m *blockstore.Image) { m.OCI = []byte("{}") },
 	} {
 		m := good()
 		change(m)
@@ -333,54 +417,9 @@ func TestProve(t *testing.T) {
 	}
 }
 
-func must(h v1.Hash, err error) v1.Hash {
+func must[T any](x T, err error) T {
 	if err != nil {
 		panic(err)
 	}
-	return h
-}
-
-func TestImportDir(t *testing.T) {
-	build := func(order ...string) string {
-		dir := t.TempDir()
-		for _, n := range order {
-			p := filepath.Join(dir, n)
-			os.MkdirAll(filepath.Dir(p), 0o700)
-			if err := os.WriteFile(p, []byte(n), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			os.Chtimes(p, time.Unix(1e9, 0), time.Unix(1e9, 0))
-		}
-		os.Symlink("../b", filepath.Join(dir, "sub", "link"))
-		return dir
-	}
-	put := func(context.Context, blockstore.Block) error { return nil }
-	one, err := image.ImportDir(t.Context(), build("a", "sub/x", "b"), put)
-	if err != nil {
-		t.Fatal(err)
-	}
-	two, err := image.ImportDir(t.Context(), build("b", "sub/x", "a"), put)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if one.IsImage() || fmt.Sprint(one.Layers) != fmt.Sprint(two.Layers) {
-		t.Errorf("the same files give\n  %v\nand\n  %v", one.Layers, two.Layers)
-	}
-	for name, make := range map[string]func(dir string) error{
-		"empty":            func(string) error { return nil },
-		"absolute symlink": func(dir string) error { return os.Symlink("/etc/passwd", filepath.Join(dir, "s")) },
-		"symlink outside":  func(dir string) error { return os.Symlink("../x", filepath.Join(dir, "s")) },
-	} {
-		dir := t.TempDir()
-		if err := make(dir); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := image.ImportDir(t.Context(), dir, put); !errors.Is(err, image.ErrWeights) {
-			t.Errorf("%s: error = %v", name, err)
-		}
-	}
-	stop := errors.New("stop")
-	if _, err := image.ImportDir(t.Context(), build("a", "sub/x"), func(context.Context, blockstore.Block) error { return stop }); !errors.Is(err, stop) {
-		t.Errorf("error = %v, want that of put", err)
-	}
+	return x
 }

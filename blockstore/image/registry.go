@@ -51,7 +51,7 @@ func (r Registry) Resolve(ctx context.Context, reference string) (blockstore.Dig
 
 // Open reads manifest and config of the image that a signed digest names, in the repository of the
 // reference. The reference's own tag or digest does not count.
-func (r Registry) Open(ctx context.Context, reference string, signed blockstore.Digest) (*Image, error) {
+func (r Registry) Open(ctx context.Context, reference string, signed blockstore.Digest) (*Source, error) {
 	ref, err := name.ParseReference(reference)
 	if err != nil {
 		return nil, fmt.Errorf("image name %q: %w", reference, err)
@@ -78,7 +78,7 @@ func (r Registry) Open(ctx context.Context, reference string, signed blockstore.
 	if err != nil {
 		return nil, registryError(reference, err)
 	}
-	m, err := newImage(img, index)
+	m, err := newSource(img, index)
 	if err != nil {
 		return nil, registryError(reference, err)
 	}
@@ -87,7 +87,7 @@ func (r Registry) Open(ctx context.Context, reference string, signed blockstore.
 
 // OpenLayout reads an image from an OCI layout directory. The zero digest means the only one for the platform.
 // The zero platform means linux/amd64.
-func OpenLayout(dir string, signed blockstore.Digest, platform v1.Platform) (*Image, error) {
+func OpenLayout(dir string, signed blockstore.Digest, platform v1.Platform) (*Source, error) {
 	platform = orLinux(platform)
 	list, err := layout.ImageIndexFromPath(dir)
 	if err != nil {
@@ -120,7 +120,7 @@ func OpenLayout(dir string, signed blockstore.Digest, platform v1.Platform) (*Im
 		if err != nil {
 			return nil, fmt.Errorf("OCI layout %s: %w", dir, err)
 		}
-		return newImage(img, outer)
+		return newSource(img, outer)
 	}
 	return nil, fmt.Errorf("OCI layout %s: %w for %v", dir, ErrNoImage, platform)
 }

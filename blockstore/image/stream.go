@@ -4,8 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"hash"
 	"io"
-	"sync/atomic"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -53,21 +53,18 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// budget is what all layers of an image may inflate to together.
-type budget struct {
-	used atomic.Int64
-	most int64
+// hashed hashes what is read, and ends with ErrTooLarge when there is too much: a few kilobytes can inflate to
+// terabytes of nothing.
+type hashed struct {
+	r    io.Reader
+	sum  hash.Hash
+	left int64
 }
 
-// limited ends with ErrTooLarge when the budget is spent: a few kilobytes can inflate to terabytes.
-type limited struct {
-	r      io.Reader
-	budget *budget
-}
-
-func (l *limited) Read(p []byte) (int, error) {
-	n, err := l.r.Read(p)
-	if l.budget.used.Add(int64(n)) > l.budget.most {
+func (h *hashed) Read(p []byte) (int, error) {
+	n, err := h.r.Read(p)
+	h.sum.Write(p[:n])
+	if h.left -= int64(n); h.left < 0 {
 		return 0, ErrTooLarge
 	}
 	return n, err

@@ -16,6 +16,12 @@
 // POST /v1/jobs needs an Idempotency-Key header. The same key with the same body returns the same job; with
 // another body it is refused with 422. An answer 202 means that the job is durable.
 //
+// # Images
+//
+// The broker imports images, those that it is asked for by POST /v1/images and those of jobs, and vouches for their roots:
+// that they are what the layers of the digest add up to. It keeps no layers. Its word counts for whoever trusts it
+// with that: a customer signs the root in his spec, and only then do hosts take the image's files from it.
+//
 // # Events
 //
 // GET /v1/jobs/{id}/events is a stream of server-sent events named "job", numbered by id from 1 without gaps. Last-Event-ID
@@ -36,6 +42,7 @@ import (
 type Market interface {
 	JobMarket
 	AccountMarket
+	ImageMarket
 	// Ready returns nil once the market can be used.
 	Ready() error
 	// Search explains which offers match.
@@ -70,6 +77,14 @@ type AccountMarket interface {
 	BindKey(ctx context.Context, id broker.AccountID, key broker.PeerID) (broker.Account, error)
 	// OpenAccount makes an account and its token; a nil deposit means the market's grant.
 	OpenAccount(ctx context.Context, name string, deposit *pricing.Money) (broker.Account, string, error)
+}
+
+// ImageMarket is the part of the market that vouches for roots of images.
+type ImageMarket interface {
+	// Image says what is known about the root of the image with a digest.
+	Image(ctx context.Context, digest string) (broker.ImageBuild, error)
+	// BuildImage asks for it.
+	BuildImage(ctx context.Context, image, digest string) (broker.ImageBuild, error)
 }
 
 // Blocks keeps the blocks that customers upload.

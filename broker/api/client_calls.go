@@ -115,6 +115,18 @@ func (c *Client) Accounts(ctx context.Context) ([]Account, error) {
 	return list.Accounts, err
 }
 
+// Image returns what the broker knows about the root of the image with a digest; [broker.ErrNotFound] if nothing.
+func (c *Client) Image(ctx context.Context, digest string) (Image, error) {
+	return get[Image](ctx, c, "/v1/images/"+url.PathEscape(digest))
+}
+
+// BuildImage asks the broker to vouch for an image, and returns how far that is. Asking again changes nothing.
+func (c *Client) BuildImage(ctx context.Context, image, digest string) (Image, error) {
+	var out Image
+	err := c.call(ctx, http.MethodPost, "/v1/images", nil, ImageRequest{Image: image, Digest: digest}, &out)
+	return out, err
+}
+
 // HasBlock reports whether the broker holds a block.
 func (c *Client) HasBlock(ctx context.Context, cid blockstore.CID) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -129,7 +141,7 @@ func (c *Client) HasBlock(ctx context.Context, cid blockstore.CID) (bool, error)
 	return true, resp.Body.Close()
 }
 
-// PutBlock uploads a block of weights. Putting one that the broker holds changes nothing.
+// PutBlock uploads a block of weights or of an image. Putting one that the broker holds changes nothing.
 func (c *Client) PutBlock(ctx context.Context, b blockstore.Block) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()

@@ -180,6 +180,22 @@ type (
 		Envelope           []byte     `json:"envelope" doc:"the receipt as the broker signed it, base64"`
 	}
 
+	// Image is what the broker knows about the root of an image.
+	Image struct {
+		Digest    string     `json:"digest" doc:"of the OCI manifest or index"`
+		State     string     `json:"state" enum:"ready,building,failed" doc:"ready: the broker vouches for the root"`
+		Root      string     `json:"root,omitempty" doc:"CID of the image's root, when ready: the broker read the layers, and it is what they add up to"`
+		Bytes     int64      `json:"bytes" doc:"of the layers, as the registry has them; zero: not known yet"`
+		DoneBytes int64      `json:"done_bytes" doc:"of bytes, read so far"`
+		BuiltAt   *time.Time `json:"built_at,omitempty"`
+		Error     string     `json:"error,omitempty" doc:"why it failed, a moment ago"`
+	}
+	// ImageRequest asks the broker to vouch for an image.
+	ImageRequest struct {
+		Image  string `json:"image" minLength:"1" maxLength:"512" doc:"reference with registry"`
+		Digest string `json:"digest" minLength:"1" maxLength:"128" doc:"of the OCI manifest or index, sha256:…"`
+	}
+
 	// Account is a customer's money and key.
 	Account struct {
 		ID               string `json:"id"`
@@ -312,6 +328,12 @@ func receiptOf(r broker.Receipt, envelope []byte) Receipt {
 		Model: r.Model, GPUs: gpusOf(r.GPUs), RateNanoUSDPerHour: int64(r.Rate), Ready: stamp(r.Ready), Ended: r.Ended,
 		UsedMS: r.Used.Milliseconds(), BilledMS: r.Billed.Milliseconds(), CostNanoUSD: int64(r.Cost),
 		FeeNanoUSD: int64(r.Fee), Fetched: fetchedOf(r.Fetched), ExitCode: r.ExitCode, Envelope: envelope,
+	}
+}
+
+func imageOf(b broker.ImageBuild) Image {
+	return Image{
+		Digest: b.Digest, State: string(b.State), Root: b.Root, Bytes: b.Bytes, DoneBytes: b.Done, BuiltAt: stamp(b.Built), Error: b.Error,
 	}
 }
 

@@ -21,6 +21,11 @@ type (
 		Location string `header:"Location"`
 		Body     Job
 	}
+	built struct {
+		Status   int
+		Location string `header:"Location"`
+		Body     Image
+	}
 	jobInput struct {
 		ID string `path:"id" maxLength:"64" doc:"job id"`
 	}

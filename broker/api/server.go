@@ -103,6 +103,7 @@ func New(c Config) (*Server, error) {
 	s.routeJobs()
 	s.routeEvents()
 	s.routeBlocks()
+	s.routeImages()
 	if err := s.routePlain(); err != nil {
 		return nil, err
 	}

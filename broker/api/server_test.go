@@ -32,6 +32,9 @@ func TestBadInputIsNamed(t *testing.T) {
 		{name: "unknown query parameter", method: "GET", path: "/v1/offers?modell=x", status: 422, field: "query.modell", nearest: "model"},
 		{name: "bad query value", method: "GET", path: "/v1/offers?count=many", status: 422, field: "query.count"},
 		{name: "unknown GPU", method: "GET", path: "/v1/offers?model=RTX+409", status: 422, field: "gpu.model", nearest: "RTX 4090"},
+		{name: "bad digest", method: "GET", path: "/v1/images/latest", status: 422, field: "digest"},
+		{name: "no image", method: "POST", path: "/v1/images", body: `{"digest":"sha256:1"}`, status: 422, detail: "image"},
+		{name: "unknown image field", method: "POST", path: "/v1/images", body: `{"image":"x","digest":"sha256:1","root":"bafy"}`, status: 422, field: "root"},
 		{name: "unknown path", method: "GET", path: "/v1/offer", status: 404, nearest: "/v1/offers"},
 		{name: "wrong method", method: "PATCH", path: "/v1/jobs", status: 405, detail: "GET, POST"},
 		{name: "no funds", method: "POST", path: "/v1/jobs", body: `{` + spec + `}`, key: "poor", status: 402, detail: "not enough money"},
@@ -90,6 +93,12 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"GET", "/v1/jobs/j-1/receipt", "", 401, 404, 404, 403, 401},
 		{"PUT", "/v1/blocks/" + block, "x", 401, 204, 204, 403, 401},
 		{"HEAD", "/v1/blocks/" + block, "", 401, 200, 200, 403, 401},
+		{"GET", "/v1/images/" + readyDigest, "", 401, 200, 200, 403, 401},
+		{"GET", "/v1/images/" + failedDigest, "", 401, 200, 200, 403, 401},
+		{"GET", "/v1/images/" + unknownDigest, "", 401, 404, 404, 403, 401},
+		{"POST", "/v1/images", `{"image":"debian","digest":"` + readyDigest + `"}`, 401, 200, 200, 403, 401},
+		{"POST", "/v1/images", `{"image":"debian","digest":"` + unknownDigest + `"}`, 401, 202, 202, 403, 401},
+		{"POST", "/v1/images", `{"image":"busy","digest":"` + unknownDigest + `"}`, 401, 503, 503, 403, 401},
 		{"POST", "/v1/admin/accounts", `{"name":"n"}`, 401, 403, 403, 201, 401},
 		{"GET", "/v1/admin/accounts", "", 401, 403, 403, 200, 401},
 	}
@@ -146,6 +155,15 @@ func TestClientRoundTrip(t *testing.T) {
 	}
 	if j, err := c.Cancel(ctx, jobID); err != nil || j.State != "cancelled" {
 		t.Errorf("cancel: %+v, %v", j, err)
+	}
+	if i, err := c.Image(ctx, readyDigest); err != nil || i.State != "ready" || i.Root != "bafy" || i.Bytes != 7 || i.BuiltAt == nil {
+		t.Errorf("image: %+v, %v", i, err)
+	}
+	if _, err := c.Image(ctx, unknownDigest); !isKind(err, broker.ErrNotFound) {
+		t.Errorf("unknown image: %v, want ErrNotFound", err)
+	}
+	if i, err := c.BuildImage(ctx, "debian", unknownDigest); err != nil || i.State != "building" || i.DoneBytes != 2 || i.Bytes != 9 {
+		t.Errorf("build image: %+v, %v", i, err)
 	}
 	deposit := 10 * pricing.USD
 	if a, err := admin.OpenAccount(ctx, "ada", &deposit); err != nil || a.Token != "rialto_new" || a.Account.AvailableNanoUSD != int64(deposit) {

@@ -147,7 +147,7 @@ func (s *Server) routeBlocks() {
 	})
 	huma.Register(s.api, huma.Operation{
 		OperationID: "put-block", Method: http.MethodPut, Path: "/v1/blocks/{cid}", DefaultStatus: http.StatusNoContent,
-		Summary: "Upload a block of weights", Security: tokenOnly(),
+		Summary: "Upload a block of weights or of an image", Security: tokenOnly(),
 		MaxBodyBytes: blockstore.MaxBlock + 1, BodyReadTimeout: time.Minute,
 	}, func(ctx context.Context, in *struct {
 		CID     string `path:"cid" maxLength:"128" doc:"CIDv1 of raw data with sha2-256"`

@@ -3,6 +3,7 @@ package api_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"net/http"
@@ -24,6 +25,8 @@ const (
 	owner      = broker.AccountID("a-owner")
 	other      = broker.AccountID("a-other")
 	jobID      = broker.JobID("j-1")
+
+	readyDigest, failedDigest, unknownDigest = "sha256:1", "sha256:2", "sha256:3"
 )
 
 // market is a Market with one job of one owner.
@@ -125,6 +128,29 @@ func (m *market) Receipt(_ context.Context, a broker.AccountID, id broker.JobID)
 		return nil, err
 	}
 	return nil, fmt.Errorf("no receipt yet: %w", broker.ErrNotFound)
+}
+
+func (m *market) Image(_ context.Context, digest string) (broker.ImageBuild, error) {
+	switch digest {
+	case readyDigest:
+		return broker.ImageBuild{Digest: digest, State: broker.BuildReady, Root: "bafy", Bytes: 7, Done: 7, Built: time.Unix(1, 0)}, nil
+	case failedDigest:
+		return broker.ImageBuild{Digest: digest, State: broker.BuildFailed, Error: "no such image"}, nil
+	case unknownDigest:
+		return broker.ImageBuild{}, fmt.Errorf("image %s: %w", digest, broker.ErrNotFound)
+	}
+	return broker.ImageBuild{}, &broker.FieldError{Field: "digest", Problem: "not a digest"}
+}
+
+func (m *market) BuildImage(ctx context.Context, image, digest string) (broker.ImageBuild, error) {
+	known, err := m.Image(ctx, digest)
+	if !errors.Is(err, broker.ErrNotFound) {
+		return known, err
+	}
+	if image == "busy" {
+		return known, fmt.Errorf("16 images wait: %w", broker.ErrUnavailable)
+	}
+	return broker.ImageBuild{Digest: digest, State: broker.BuildRunning, Bytes: 9, Done: 2}, nil
 }
 
 func (m *market) Authenticate(token string) (broker.AccountID, error) {

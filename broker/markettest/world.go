@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"rialto/blockstore"
 	"rialto/broker"
 	"rialto/pricing"
 	"rialto/tunnel"
@@ -154,6 +155,9 @@ func Digest(name string) string {
 	hex := fmt.Sprintf("%x", name)
 	return "sha256:" + hex + strings.Repeat("0", 64-len(hex))
 }
+
+// Root returns a well-formed CID that stands for the root of the image with a name.
+func Root(name string) string { return blockstore.Sum([]byte(name)).String() }
 
 // Grant answers a hold with GPUs and their epochs.
 func Grant(l broker.Lease, gpus ...broker.GPULease) broker.HoldAnswered {

@@ -141,7 +141,7 @@ func (s *Service) perform(ctx context.Context, e broker.Effect) broker.Event {
 
 // hold asks a provider for GPUs and verifies its answer.
 func (s *Service) hold(ctx context.Context, e broker.SendHold) (broker.Answer, []byte, error) {
-	if s.c.Source != nil && s.hasWeights(e.Hold.Job) {
+	if s.c.Source != nil && s.uploads(e.Hold.Job) {
 		e.Hold.Sources = append(slices.Clip(e.Hold.Sources), s.c.Source())
 	}
 	envelope, err := wire.SealHold(s.c.Key, e.Hold)
@@ -164,10 +164,12 @@ func (s *Service) hold(ctx context.Context, e broker.SendHold) (broker.Answer, [
 	return answer, reply, nil
 }
 
-func (s *Service) hasWeights(id broker.JobID) bool {
+// uploads reports whether a job needs blocks that its customer brought here.
+func (s *Service) uploads(id broker.JobID) bool {
 	s.view.mu.RLock()
 	defer s.view.mu.RUnlock()
-	return len(s.view.jobs[id].Spec.Weights) > 0
+	spec := s.view.jobs[id].Spec
+	return len(spec.Weights) > 0 || broker.IsLocalImage(spec.Image)
 }
 
 // lost logs a send without an outcome and returns the text for the market.

@@ -1,12 +1,18 @@
 package service
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"rialto/blockstore"
 	"rialto/broker"
 )
 
@@ -31,6 +37,66 @@ func TestClockSetBack(t *testing.T) {
 			t.Errorf("after a second: %v", got)
 		}
 	})
+}
+
+// slowBuilder reads a byte each second until it is stopped, and may then have found nothing.
+type slowBuilder struct{}
+
+func (slowBuilder) Build(ctx context.Context, _ string, _ blockstore.Digest, progress func(done, total int64)) (blockstore.CID, error) {
+	for done := int64(1); ; done++ {
+		select {
+		case <-time.After(time.Second):
+			progress(done, 1<<40)
+		case <-ctx.Done():
+			return blockstore.CID{}, errors.New("the transport's own words")
+		}
+	}
+}
+
+// fillingStore knows nothing and has room until a moment.
+type fillingStore struct {
+	Store
+	until time.Time
+}
+
+func (fillingStore) Note(context.Context, string) ([]byte, error) { return nil, broker.ErrNotFound }
+
+func (f fillingStore) Room() error {
+	if time.Now().After(f.until) {
+		return errors.New("full")
+	}
+	return nil
+}
+
+// TestBuildsEnd when the disk fills up, or when they take too long, and their failure stands for a minute.
+func TestBuildsEnd(t *testing.T) {
+	for want, room := range map[string]time.Duration{"too full": 10 * time.Second, "not done within 30m0s": time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			c := Config{Builder: slowBuilder{}, Store: fillingStore{until: time.Now().Add(room)}, Logger: slog.New(slog.DiscardHandler)}
+			s := &Service{c: c, metrics: newMetrics(prometheus.NewRegistry(), newView()), opened: make(chan struct{}), stopped: make(chan struct{})}
+			close(s.opened)
+			s.builds = newBuilds(s)
+			d := blockstore.Sum([]byte("image")).Digest().String()
+			if _, err := s.BuildImage(t.Context(), "app", d); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan struct{})
+			go func() { s.builds.run(ctx); close(ended) }()
+			begun := time.Now()
+			time.Sleep(min(room, buildTimeout) + 2*time.Second)
+			got, err := s.Image(ctx, d)
+			if err != nil || got.State != broker.BuildFailed || !strings.Contains(got.Error, want) {
+				t.Errorf("after %v: %+v, %v; want %q", time.Since(begun), got, err, want)
+			}
+			time.Sleep(failureTime)
+			if got, err := s.Image(ctx, d); !errors.Is(err, broker.ErrNotFound) {
+				t.Errorf("a minute later: %+v, %v; want ErrNotFound", got, err)
+			}
+			cancel()
+			<-ended
+		})
+	}
 }
 
 // TestOutboxKeepsTheLatest asks a slow agent again and again.

@@ -15,6 +15,8 @@ type metrics struct {
 	queue   prometheus.Gauge
 	offers  prometheus.Gauge
 	gpus    *prometheus.GaugeVec
+	builds  *prometheus.CounterVec
+	build   prometheus.Histogram
 }
 
 func newMetrics(reg prometheus.Registerer, v *view) *metrics {
@@ -32,8 +34,14 @@ func newMetrics(reg prometheus.Registerer, v *view) *metrics {
 		gpus: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "rialto_broker_gpus", Help: "GPUs of live offers, by whether they can be leased now.",
 		}, []string{"state"}),
+		builds: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rialto_broker_image_builds_total", Help: "Builds of image roots by outcome: ready, failed, or refused because too many wait.",
+		}, []string{"outcome"}),
+		build: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "rialto_broker_image_build_seconds", Help: "Time to build the root of an image, or to fail.", Buckets: prometheus.ExponentialBuckets(0.1, 2, 15),
+		}),
 	}
-	reg.MustRegister(m.events, m.refused, m.batch, m.commit, m.queue, m.offers, m.gpus, jobStates{
+	reg.MustRegister(m.events, m.refused, m.batch, m.commit, m.queue, m.offers, m.gpus, m.builds, m.build, jobStates{
 		v: v, desc: prometheus.NewDesc("rialto_broker_jobs", "Jobs by state.", []string{"state"}, nil),
 	})
 	return m

@@ -14,6 +14,11 @@
 //
 // A failed batch or a broken invariant of the market ends [Service.Run] with that error: the process must
 // end and read its state again. Leases go on meanwhile, because the providers are the authority over them.
+//
+// # Images
+//
+// A [Builder] makes roots of images, for which the broker then vouches: those that customers ask for, and those of
+// jobs whose spec names none. One is built at a time, each once; what came of it is durable.
 package service
 
 import (
@@ -68,8 +73,10 @@ type Config struct {
 	Host   Host
 	Store  Store
 	Market broker.MarketConfig // Self is set from Key
-	// Source is the broker's own block exchange, given to providers of jobs with weights; nil: none.
+	// Source is the broker's own block exchange, given to providers of jobs with weights or a local image; nil: none.
 	Source func() broker.BlockSource
+	// Builder makes the roots that the broker vouches for; nil: it vouches for no others than it did before.
+	Builder Builder
 	// Grant is what a new account gets unless the admin says otherwise.
 	Grant pricing.Money
 	// Tick is how often time passes for the market; default 250 ms, far below every limit that it keeps.
@@ -113,10 +120,11 @@ type Service struct {
 	queue   chan *op
 	sends   *outbox
 	gone    *goneSet
+	builds  *builds
 	opened  chan struct{} // closed when the market is restored
 	stopped chan struct{} // closed when Run returns
 	started atomic.Bool
-	sending sync.WaitGroup
+	sending sync.WaitGroup // and the builds
 }
 
 // New returns a service that does nothing yet.
@@ -130,11 +138,13 @@ func New(c Config) (*Service, error) {
 		return nil, err
 	}
 	v := newView()
-	return &Service{
+	s := &Service{
 		c: c, market: m, view: v, metrics: newMetrics(c.Metrics, v),
 		queue: make(chan *op, queueLength), sends: newOutbox(), gone: newGoneSet(),
 		opened: make(chan struct{}), stopped: make(chan struct{}),
-	}, nil
+	}
+	s.builds = newBuilds(s)
+	return s, nil
 }
 
 // Run restores the market and runs it until ctx ends (nil) or something fails that only a restart can mend.
@@ -156,6 +166,9 @@ func (s *Service) Run(ctx context.Context) error {
 	defer s.sending.Wait()
 	defer cancel()
 	close(s.opened)
+	if s.c.Builder != nil {
+		s.sending.Go(func() { s.builds.run(sendCtx) })
+	}
 	s.c.Logger.Info("market is open", "broker", s.c.Key.ID(), "epoch", epoch)
 	w := &writer{s: s, epoch: epoch, clock: newClock(s.market.Clock())}
 	if err := w.run(ctx, sendCtx); err != nil {

@@ -282,30 +282,37 @@ func TestAgentsAreHeldToTheirKeys(t *testing.T) {
 	}
 }
 
-func TestWeightsNameTheBrokerAsSource(t *testing.T) {
-	w := &world{t: t, key: newKey(t), customer: newKey(t), store: memory()}
-	self := broker.BlockSource{Peer: broker.PeerID(w.key.ID()), Addrs: []string{"/ip4/127.0.0.1/tcp/7071/p2p/" + string(w.key.ID())}}
-	w.source = func() broker.BlockSource { return self }
-	w.start()
-	t.Cleanup(func() { w.stop() })
-	deposit := pricing.USD
-	account, _, err := w.OpenAccount(t.Context(), "ada", &deposit)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.account = account.ID
-	if _, err := w.BindKey(t.Context(), w.account, broker.PeerID(w.customer.ID())); err != nil {
-		t.Fatal(err)
-	}
+func TestUploadsNameTheBrokerAsSource(t *testing.T) {
+	self := broker.BlockSource{Addrs: []string{"/ip4/127.0.0.1/tcp/7071"}}
+	w := newWorld(t, memory(), func(w *world) {
+		self.Peer = broker.PeerID(w.key.ID())
+		w.source = func() broker.BlockSource { return self }
+	})
 	a := newAgent(t, w)
-	a.offer()
-	spec := w.spec()
-	spec.Weights = []broker.WeightsMount{{Name: "llama", Root: root, Path: "/weights"}}
-	if _, err := w.Submit(t.Context(), w.account, "k", w.seal(spec)); err != nil {
-		t.Fatal(err)
-	}
-	if h := next(t, "hold", a.holds); len(h.Sources) != 1 || h.Sources[0].Peer != self.Peer {
-		t.Errorf("sources %+v, want the broker", h.Sources)
+	a.refuse = "busy"
+	for name, c := range map[string]struct {
+		change func(*broker.JobSpec)
+		want   int
+	}{
+		"weights": {func(s *broker.JobSpec) {
+			s.Weights = []broker.WeightsMount{{Name: "llama", Root: root, Path: "/weights"}}
+		}, 1},
+		"a local image":         {func(s *broker.JobSpec) { s.Image, s.Root = broker.LocalImage("mine"), root }, 1},
+		"a registry's, vouched": {func(s *broker.JobSpec) { s.Root = root }, 0},
+	} {
+		a.offer()
+		spec := w.spec()
+		c.change(&spec)
+		j, err := w.Submit(t.Context(), w.account, name, w.seal(spec))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h := next(t, "hold", a.holds); len(h.Sources) != c.want || c.want == 1 && h.Sources[0].Peer != self.Peer {
+			t.Errorf("%s: sources %+v, want %d", name, h.Sources, c.want)
+		}
+		if _, err := w.Cancel(t.Context(), w.account, j.ID, "enough"); err != nil && !errors.Is(err, broker.ErrJobTerminal) {
+			t.Fatal(err)
+		}
 	}
 }
 

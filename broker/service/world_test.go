@@ -41,6 +41,7 @@ type world struct {
 	store    service.Store
 	customer identity.Key
 	source   func() broker.BlockSource
+	builder  service.Builder
 
 	*service.Service
 	host    *p2p.Host
@@ -50,9 +51,12 @@ type world struct {
 	token   string
 }
 
-func newWorld(t *testing.T, store service.Store) *world {
+func newWorld(t *testing.T, store service.Store, configure ...func(*world)) *world {
 	t.Helper()
 	w := &world{t: t, key: newKey(t), customer: newKey(t), store: store}
+	for _, f := range configure {
+		f(w)
+	}
 	w.start()
 	t.Cleanup(func() { w.stop() })
 	deposit := 10 * pricing.USD
@@ -75,7 +79,7 @@ func (w *world) start() {
 	w.host = p2ptest.New(w.t, p2p.Config{Key: w.key})
 	s, err := service.New(service.Config{
 		Key: w.key, Host: w.host, Store: w.store, Market: broker.MarketConfig{AllowSimulated: true, FeePPM: 100_000},
-		Source: w.source, Tick: 10 * time.Millisecond,
+		Source: w.source, Builder: w.builder, Tick: 10 * time.Millisecond,
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -43,6 +43,7 @@ func encodeJobSpec(x broker.JobSpec) *JobSpec {
 		MaxCostNanousd: int64(x.MaxCost), MaxDurationNs: int64(x.MaxDuration), Region: x.Region,
 		Provider: string(x.Provider), Weights: each(x.Weights, encodeWeightsMount), TunnelKey: x.TunnelKey[:],
 		Customer: string(x.Customer), Broker: string(x.Broker), CreatedNs: nanos(x.Created), Nonce: x.Nonce,
+		Root: x.Root,
 	}
 	for _, name := range slices.Sorted(maps.Keys(x.Env)) {
 		m.Env = append(m.Env, &EnvVar{Name: name, Value: x.Env[name]})
@@ -74,9 +75,13 @@ func decodeJobSpec(c checker, m *JobSpec) broker.JobSpec {
 		Broker:      c.peer("broker", m.GetBroker()),
 		Created:     c.instant("created_ns", m.GetCreatedNs()),
 		Nonce:       c.name("nonce", m.GetNonce()),
+		Root:        c.anyCID("root", m.GetRoot()),
 	}
 	if x.Image == "" {
 		c.failf("image", "missing")
+	}
+	if broker.IsLocalImage(x.Image) && x.Root == "" {
+		c.failf("root", "missing, and no registry has the image")
 	}
 	if m.GetWorkdir() != "" {
 		x.Workdir = c.absolute("workdir", m.GetWorkdir())

@@ -21,7 +21,7 @@ func holds() codec[broker.Hold, *Hold] {
 func encodeHold(x broker.Hold) *Hold {
 	return &Hold{
 		Lease: string(x.Lease), Job: string(x.Job), Offer: string(x.Offer), RateNanousdPerHour: int64(x.Rate),
-		Spec: x.Spec, TtlNs: int64(x.TTL), Root: x.Root, Sources: each(x.Sources, encodeBlockSource),
+		Spec: x.Spec, TtlNs: int64(x.TTL), Sources: each(x.Sources, encodeBlockSource),
 	}
 }
 
@@ -33,7 +33,6 @@ func decodeHold(c checker, m *Hold) broker.Hold {
 		Rate:    c.rate("rate_nanousd_per_hour", m.GetRateNanousdPerHour()),
 		Spec:    c.envelope("spec", m.GetSpec(), MaxJobSpec),
 		TTL:     c.ttl("ttl_ns", m.GetTtlNs()),
-		Root:    c.anyCID("root", m.GetRoot()),
 		Sources: messages(c, "sources", m.GetSources(), maxSources, decodeBlockSource),
 	}
 	if x.Spec == nil {

@@ -738,6 +738,7 @@ type JobSpec struct {
 	Broker                string                 `protobuf:"bytes,17,opt,name=broker,proto3" json:"broker,omitempty"`
 	CreatedNs             int64                  `protobuf:"varint,18,opt,name=created_ns,json=createdNs,proto3" json:"created_ns,omitempty"`
 	Nonce                 string                 `protobuf:"bytes,19,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Root                  string                 `protobuf:"bytes,20,opt,name=root,proto3" json:"root,omitempty"`
 	unknownFields         protoimpl.UnknownFields
 	sizeCache             protoimpl.SizeCache
 }
@@ -905,6 +906,13 @@ func (x *JobSpec) GetNonce() string {
 	return ""
 }
 
+func (x *JobSpec) GetRoot() string {
+	if x != nil {
+		return x.Root
+	}
+	return ""
+}
+
 // One leased GPU with its fencing epoch.
 type GPULease struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1020,7 +1028,6 @@ type Hold struct {
 	RateNanousdPerHour int64                  `protobuf:"varint,4,opt,name=rate_nanousd_per_hour,json=rateNanousdPerHour,proto3" json:"rate_nanousd_per_hour,omitempty"`
 	Spec               []byte                 `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"` // envelope of a JobSpec
 	TtlNs              int64                  `protobuf:"varint,6,opt,name=ttl_ns,json=ttlNs,proto3" json:"ttl_ns,omitempty"`
-	Root               string                 `protobuf:"bytes,7,opt,name=root,proto3" json:"root,omitempty"`
 	Sources            []*BlockSource         `protobuf:"bytes,8,rep,name=sources,proto3" json:"sources,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
@@ -1096,13 +1103,6 @@ func (x *Hold) GetTtlNs() int64 {
 		return x.TtlNs
 	}
 	return 0
-}
-
-func (x *Hold) GetRoot() string {
-	if x != nil {
-		return x.Root
-	}
-	return ""
 }
 
 func (x *Hold) GetSources() []*BlockSource {
@@ -1902,7 +1902,7 @@ const file_messages_proto_rawDesc = "" +
 	"\fWeightsMount\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\tR\x04root\x12\x12\n" +
-	"\x04path\x18\x03 \x01(\tR\x04path\"\xe7\x04\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\"\xfb\x04\n" +
 	"\aJobSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +
@@ -1926,22 +1926,22 @@ const file_messages_proto_rawDesc = "" +
 	"\x06broker\x18\x11 \x01(\tR\x06broker\x12\x1d\n" +
 	"\n" +
 	"created_ns\x18\x12 \x01(\x03R\tcreatedNs\x12\x14\n" +
-	"\x05nonce\x18\x13 \x01(\tR\x05nonce\"4\n" +
+	"\x05nonce\x18\x13 \x01(\tR\x05nonce\x12\x12\n" +
+	"\x04root\x18\x14 \x01(\tR\x04root\"4\n" +
 	"\bGPULease\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"7\n" +
 	"\vBlockSource\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x14\n" +
-	"\x05addrs\x18\x02 \x03(\tR\x05addrs\"\xe8\x01\n" +
+	"\x05addrs\x18\x02 \x03(\tR\x05addrs\"\xe0\x01\n" +
 	"\x04Hold\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12\x10\n" +
 	"\x03job\x18\x02 \x01(\tR\x03job\x12\x14\n" +
 	"\x05offer\x18\x03 \x01(\tR\x05offer\x121\n" +
 	"\x15rate_nanousd_per_hour\x18\x04 \x01(\x03R\x12rateNanousdPerHour\x12\x12\n" +
 	"\x04spec\x18\x05 \x01(\fR\x04spec\x12\x15\n" +
-	"\x06ttl_ns\x18\x06 \x01(\x03R\x05ttlNs\x12\x12\n" +
-	"\x04root\x18\a \x01(\tR\x04root\x120\n" +
-	"\asources\x18\b \x03(\v2\x16.rialto.v1.BlockSourceR\asources\"\x95\x01\n" +
+	"\x06ttl_ns\x18\x06 \x01(\x03R\x05ttlNs\x120\n" +
+	"\asources\x18\b \x03(\v2\x16.rialto.v1.BlockSourceR\asourcesJ\x04\b\a\x10\bR\x04root\"\x95\x01\n" +
 	"\x05Grant\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12\x10\n" +
 	"\x03job\x18\x02 \x01(\tR\x03job\x12'\n" +

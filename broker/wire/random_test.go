@@ -172,6 +172,9 @@ func (g generators) jobSpec() broker.JobSpec {
 		}
 		x.Env[name] = g.raw("value")
 	}
+	if draw(g, "has root", rapid.Bool()) {
+		x.Root = g.cid()
+	}
 	if draw(g, "has workdir", rapid.Bool()) {
 		x.Workdir = "/" + g.raw("workdir")
 	}
@@ -185,9 +188,6 @@ func (g generators) hold() broker.Hold {
 		Sources: some(g, "sources", 3, func(int) broker.BlockSource {
 			return broker.BlockSource{Peer: g.me, Addrs: g.addrs("addrs")}
 		}),
-	}
-	if draw(g, "has root", rapid.Bool()) {
-		x.Root = g.cid()
 	}
 	return x
 }

@@ -86,6 +86,8 @@ func TestSealRefuses(t *testing.T) {
 		"weights: /weights/llama is there": spec(func(x *broker.JobSpec) { x.Weights = append(x.Weights, x.Weights[0]) }),
 		"tunnel_key":                       spec(func(x *broker.JobSpec) { x.TunnelKey = tunnel.Key{} }),
 		"created_ns: -1":                   spec(func(x *broker.JobSpec) { x.Created = time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC) }),
+		"root: \"../x\" is not a CID":      spec(func(x *broker.JobSpec) { x.Root = "../x" }),
+		"root: missing":                    spec(func(x *broker.JobSpec) { x.Image, x.Root = "local/mine", "" }),
 		"broker":                           spec(func(x *broker.JobSpec) { x.Broker = "" }),
 		"grant: want":                      answer(func(x *broker.Answer) { x.Refusal = "no" }),
 		"grant: of lease":                  answer(func(x *broker.Answer) { x.Lease = "l-aaaaaaaaaaaaaaaaaaaaaaaaaa" }),

@@ -80,14 +80,14 @@ func sampleJobSpec(customer broker.PeerID) broker.JobSpec {
 		GPU:       broker.GPURequest{Model: "any", Count: 2, MinMemoryMiB: 20000},
 		MemoryMiB: 8192, CPUs: 4, MaxRate: 500_000_000, MaxCost: 2_000_000_000, MaxDuration: time.Hour,
 		Region: "DE", Provider: customer, Weights: []broker.WeightsMount{{Name: "llama", Root: sampleCID, Path: "/weights/llama"}},
-		TunnelKey: tunnelKey(), Customer: customer, Broker: customer, Created: sampleTime(), Nonce: "n-1",
+		TunnelKey: tunnelKey(), Customer: customer, Broker: customer, Created: sampleTime(), Nonce: "n-1", Root: sampleCID,
 	}
 }
 
 func sampleHold(peer broker.PeerID) broker.Hold {
 	return broker.Hold{
 		Lease: sampleLease, Job: sampleJob, Offer: "rtx-4090", Rate: 400_000_000, Spec: []byte("sealed"), TTL: 10 * time.Second,
-		Root: sampleCID, Sources: []broker.BlockSource{{Peer: peer, Addrs: []string{sampleAddr}}},
+		Sources: []broker.BlockSource{{Peer: peer, Addrs: []string{sampleAddr}}},
 	}
 }
 

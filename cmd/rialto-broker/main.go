@@ -6,7 +6,12 @@
 //	key          its Ed25519 key; the peer id is the broker's name, and jobs are signed for it
 //	admin.json   where the running broker listens and the admin's token, for the other commands
 //	ledger/      accounts, jobs, leases, transfers and their hash-chained journal
-//	blocks/      weights that customers uploaded
+//	blocks/      weights and images that customers uploaded
+//	scratch/     small files of the image that is being built; emptied at each start
+//
+// Unless it is told not to, it imports each image of its customers once from the image's registry, without keeping
+// the layers, and vouches for what comes of it: that the image's root, by which hosts exchange its files block by
+// block, is what the layers of the signed digest add up to. A customer who trusts it with that signs the root in his job.
 //
 // It may be killed at any moment: what it answered is durable, leases go on at the providers meanwhile,
 // and a restart continues where it was.

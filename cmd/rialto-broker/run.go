@@ -45,6 +45,8 @@ type runFlags struct {
 	tlsKey         string
 	insecureHTTP   bool
 	minFree        string
+	buildImages    bool
+	registries     []string
 }
 
 func runCommand(state *string) *cobra.Command {
@@ -75,6 +77,8 @@ func runCommand(state *string) *cobra.Command {
 	fl.StringVar(&f.tlsKey, "tls-key", "", "key of the certificate, PEM")
 	fl.BoolVar(&f.insecureHTTP, "insecure-http", false, "serve plain HTTP on an address that is not loopback: whoever sees the traffic can take the tokens, so only where a TLS proxy or a private network stands in front")
 	fl.StringVar(&f.minFree, "min-free", "2GiB", "free disk space below which no new jobs are accepted; an eighth more is kept as ballast beside the ledger")
+	fl.BoolVar(&f.buildImages, "build-images", true, "download each image that customers run once, anonymously and without keeping it, and vouch for its root, so that hosts can start it from each other's blocks")
+	cli.RegistriesFlag(fl, &f.registries)
 	return c
 }
 
@@ -93,6 +97,10 @@ func (f *runFlags) run(ctx context.Context, stderr io.Writer) (err error) {
 		return fmt.Errorf("--min-free: %w", err)
 	}
 	gate, err := f.gate()
+	if err != nil {
+		return err
+	}
+	policy, err := cli.ParseRegistries(f.registries)
 	if err != nil {
 		return err
 	}
@@ -140,13 +148,22 @@ func (f *runFlags) run(ctx context.Context, stderr io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
+	var images service.Builder
+	if f.buildImages {
+		b, err := newBuilder(policy, f.state.scratch())
+		if err != nil {
+			return fmt.Errorf("scratch directory: %w", err)
+		}
+		defer closing(&err, b)
+		images = b
+	}
 	market, err := service.New(service.Config{
 		Key: key, Host: host, Store: ledger.Books{Store: store}, Grant: grant,
 		Market: broker.MarketConfig{AllowSimulated: f.allowSimulated, FeePPM: f.feePPM, LeaseTTL: f.leaseTTL},
 		Source: func() broker.BlockSource {
 			return broker.BlockSource{Peer: broker.PeerID(key.ID()), Addrs: host.Addrs()}
 		},
-		Metrics: reg, Logger: log.With("part", "market"),
+		Builder: images, Metrics: reg, Logger: log.With("part", "market"),
 	})
 	if err != nil {
 		return err

@@ -21,6 +21,8 @@ func (d stateDir) ledger() string { return filepath.Join(string(d), "ledger") }
 
 func (d stateDir) blocks() string { return filepath.Join(string(d), "blocks") }
 
+func (d stateDir) scratch() string { return filepath.Join(string(d), "scratch") }
+
 func (d stateDir) keyPath() string { return filepath.Join(string(d), "key") }
 
 func (d stateDir) make() error {

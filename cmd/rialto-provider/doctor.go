@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"rialto/blockstore/mount"
 	"rialto/cmd/internal/cli"
 	"rialto/provider/nvml"
 	"rialto/provider/sandbox"
@@ -89,7 +90,7 @@ func resultTone(text string) cli.Tone {
 func examine(ctx context.Context, state, runc string, driver bool) []check {
 	checks := []check{
 		checkRoot(), checkKernel(), checkTUN(), checkOverlay(), checkCgroups(), checkRunc(ctx, runc), checkNetns(),
-		checkSeccomp(), checkWireGuard(), checkDisk(state), checkDiskSpeed(ctx, state), checkDriver(ctx, driver),
+		checkSeccomp(), checkWireGuard(), checkMounts(ctx, state), checkJobDisk(ctx, state), checkDisk(state), checkDiskSpeed(ctx, state), checkDriver(ctx, driver),
 	}
 	for i := range checks {
 		if checks[i].OK {
@@ -145,6 +146,37 @@ func checkOverlay() check {
 	if bytes.Contains(text, []byte("\toverlay\n")) {
 		k.OK, k.Found = true, "in the kernel"
 	}
+	return k
+}
+
+// checkMounts tries how images can be shown.
+func checkMounts(ctx context.Context, state string) check {
+	k := check{Name: "image mounts", Required: true, Advice: "`modprobe fuse erofs`; in a container, run it privileged with /dev/fuse"}
+	can, err := mount.Probe(ctx, existing(state))
+	if err != nil {
+		k.Found = err.Error()
+		return k
+	}
+	tier, err := can.Lazy()
+	if err != nil {
+		k.Found = err.Error()
+		return k
+	}
+	k.OK, k.Found = true, "tier "+string(tier)
+	if can.FileBacked == nil {
+		k.Found += ", sealed once whole"
+	}
+	return k
+}
+
+// checkJobDisk tries whether what a job writes can be limited.
+func checkJobDisk(ctx context.Context, state string) check {
+	k := check{Name: "disk limit", Required: true, Advice: "`modprobe loop` and e2fsprogs, or run with --disk-per-job unlimited"}
+	if err := sandbox.CheckDisk(ctx, existing(state)); err != nil {
+		k.Found = err.Error()
+		return k
+	}
+	k.OK, k.Found = true, "loop devices and ext4"
 	return k
 }
 

@@ -18,10 +18,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"rialto/blockstore/mount"
 	"rialto/cmd/internal/cli"
 	"rialto/provider/nvml"
 	"rialto/provider/sandbox"
 )
+
+// mountVerb is the first argument of the process that serves images to containers.
+const mountVerb = "mount-server"
 
 func main() {
 	if len(os.Args) > 1 {
@@ -30,6 +34,8 @@ func main() {
 			os.Exit(sandbox.SupervisorMain(os.Args[2:]))
 		case nvml.ChildVerb:
 			os.Exit(nvml.ChildMain(os.Args[2:]))
+		case mountVerb:
+			os.Exit(mount.ServerMain(os.Args[2:]))
 		}
 	}
 	os.Exit(cli.Main("rialto-provider", run))

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -14,10 +13,10 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"rialto/blockstore/image"
 	"rialto/cmd/internal/cli"
 	"rialto/pricing"
 	"rialto/provider/agent"
-	"rialto/provider/images"
 	"rialto/provider/simgpu"
 )
 
@@ -31,7 +30,7 @@ const (
 type options struct {
 	brokers, listen, simulate, advertise, registries []string
 
-	price, name, region, state, linger, ports, runc, cache, memory string
+	price, name, region, state, linger, ports, runc, cache, memory, disk string
 
 	cpus       int
 	stopJobs   bool
@@ -51,8 +50,9 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.simulate, "simulate-gpu", nil, "pretend to have GPUs, such as \"RTX 4090:2\"; labelled as simulated everywhere (repeatable)")
 	f.IntVar(&o.cpus, "cpus-per-gpu", 0, "cores that a job gets per GPU (default: this host's, divided)")
 	f.StringVar(&o.memory, "memory-per-gpu", "", "memory that a job gets per GPU, such as 32GiB (default: this host's, divided)")
+	f.StringVar(&o.disk, "disk-per-job", "10GiB", "most that a job may write to its root file system; \"unlimited\" on hosts without loop devices")
 	f.StringVar(&o.cache, "cache", "", "most disk for images and weights, such as 200GiB (default: what is free, less 2 GiB)")
-	f.StringArrayVar(&o.registries, "allow-registry", nil, "registry that customers' images may come from though it is not on the internet: HOST, HOST:PORT or a network such as 10.0.0.0/8 (repeatable)")
+	cli.RegistriesFlag(f, &o.registries)
 	f.StringVar(&o.linger, "linger", "10m", "how long an ended job's log can be read")
 	f.BoolVar(&o.stopJobs, "stop-jobs-on-exit", false, "end all jobs when the agent ends, instead of leaving them to the next one")
 	f.StringVar(&o.runc, "runc", "", "the runc to use (default: beside this program, else in PATH)")
@@ -74,8 +74,9 @@ type settings struct {
 	simulate  []simgpu.Spec
 	cpus      int
 	memoryMiB uint64
+	diskMiB   uint64 // zero: unlimited
 	quota     int64
-	policy    images.Policy
+	policy    image.Policy
 	linger    time.Duration
 	runc      string
 }
@@ -126,6 +127,11 @@ func (o *options) parse() (settings, error) {
 			return s, fmt.Errorf("--memory-per-gpu: %w", err)
 		}
 	}
+	if o.disk != "unlimited" {
+		if s.diskMiB, err = cli.ParseMiB(o.disk); err != nil {
+			return s, fmt.Errorf("--disk-per-job: %w", err)
+		}
+	}
 	if o.cpus < 0 {
 		return s, fmt.Errorf("--cpus-per-gpu %d: want at least 1", o.cpus)
 	}
@@ -139,7 +145,7 @@ func (o *options) parse() (settings, error) {
 	if s.linger, err = cli.ParseDuration(o.linger); err != nil {
 		return s, fmt.Errorf("--linger: %w", err)
 	}
-	if s.policy, err = parseRegistries(o.registries); err != nil {
+	if s.policy, err = cli.ParseRegistries(o.registries); err != nil {
 		return s, err
 	}
 	s.runc = o.runc
@@ -199,36 +205,6 @@ func parsePorts(s string) (agent.PortRange, error) {
 		return agent.PortRange{}, fmt.Errorf("--tunnel-ports %q: want a range such as 51000-51100", s)
 	}
 	return agent.PortRange{First: uint16(first), Last: uint16(last)}, nil
-}
-
-func parseRegistries(list []string) (images.Policy, error) {
-	var p images.Policy
-	for _, s := range list {
-		if strings.Contains(s, "/") {
-			network, err := netip.ParsePrefix(s)
-			if err != nil {
-				return p, fmt.Errorf("--allow-registry %q: want HOST, HOST:PORT or a network such as 10.0.0.0/8", s)
-			}
-			p.Networks = append(p.Networks, network.Masked())
-			continue
-		}
-		if ip, err := netip.ParseAddr(s); err == nil {
-			p.Networks = append(p.Networks, netip.PrefixFrom(ip, ip.BitLen()))
-			continue
-		}
-		host := s
-		if h, port, err := net.SplitHostPort(s); err == nil {
-			if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-				return p, fmt.Errorf("--allow-registry %q: bad port %q", s, port)
-			}
-			host = h
-		}
-		if host == "" || strings.ContainsAny(host, " :@") {
-			return p, fmt.Errorf("--allow-registry %q: want HOST, HOST:PORT or a network such as 10.0.0.0/8", s)
-		}
-		p.Hosts = append(p.Hosts, s)
-	}
-	return p, nil
 }
 
 // findRunc prefers the runc that was built with this program to one that happens to be installed.

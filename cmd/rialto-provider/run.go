@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -23,6 +22,7 @@ import (
 
 	"rialto/blockstore/disk"
 	"rialto/blockstore/exchange"
+	"rialto/blockstore/mount"
 	"rialto/broker"
 	"rialto/broker/api"
 	"rialto/cmd/internal/cli"
@@ -88,6 +88,11 @@ func serve(ctx context.Context, o *options, s settings, stderr io.Writer) (err e
 	if err := os.MkdirAll(s.state, 0o700); err != nil {
 		return err
 	}
+	if s.diskMiB > 0 {
+		if err := sandbox.CheckDisk(ctx, s.state); err != nil {
+			return cli.Hint(err, "`rialto-provider doctor` says what is missing; --disk-per-job unlimited does without")
+		}
+	}
 	key, err := identity.LoadOrCreate(filepath.Join(s.state, "identity.key"))
 	if err != nil {
 		return err
@@ -114,15 +119,22 @@ func serve(ctx context.Context, o *options, s settings, stderr io.Writer) (err e
 	if err != nil {
 		return err
 	}
+	mounts, err := openMounts(ctx, s.state, log)
+	if err != nil {
+		return err
+	}
+	var a *agent.Agent // made below; nothing changes before it runs
 	library, err := images.New(ctx, images.Config{
-		Dir: filepath.Join(s.state, "images"), Store: store, Peers: blocks, Policy: s.policy, Logger: log,
+		Dir: filepath.Join(s.state, "images"), Store: store, Peers: blocks, Mounts: mounts, Policy: s.policy,
+		Changed: func() { a.Touch() }, Logger: log,
 	})
 	if err != nil {
 		return err
 	}
 	self := broker.PeerID(key.ID())
 	boxes, err := sandbox.New(sandbox.Config{
-		StateDir: filepath.Join(s.state, "sandboxes"), RuncPath: s.runc, Tag: tag(self), Logger: log,
+		StateDir: filepath.Join(s.state, "sandboxes"), RuncPath: s.runc, Tag: tag(self),
+		DiskMiB: s.diskMiB, UnlimitedDisk: s.diskMiB == 0, Logger: log,
 	})
 	if err != nil {
 		return err
@@ -140,7 +152,7 @@ func serve(ctx context.Context, o *options, s settings, stderr io.Writer) (err e
 		return err
 	}
 	cpus, memory := share(s, gpus)
-	a, err := agent.New(agent.Config{
+	a, err = agent.New(agent.Config{
 		Key: key, Network: host, Inventory: inventory, Runtime: boxes, Images: library,
 		Tunnels: device.Opener{Userspace: o.userspace, Logger: log}, Journal: records,
 		Brokers: brokers, Host: s.name, Region: s.region, Rate: s.rate, CPUs: cpus, MemoryMiB: memory,
@@ -158,21 +170,56 @@ func serve(ctx context.Context, o *options, s settings, stderr io.Writer) (err e
 	if err != nil {
 		return err
 	}
-	return together(ctx, a, blocks, control)
+	err = together(ctx, a, library, blocks.Run, mounts.Run, func(ctx context.Context) error {
+		return serveControl(ctx, control, a.Handler())
+	})
+	return errors.Join(err, closeMounts(mounts, a.Left())) //nolint:contextcheck // ctx is over
 }
 
-// together runs the agent, and what it needs for as long as it runs.
-func together(ctx context.Context, a *agent.Agent, blocks *exchange.Exchange, control net.Listener) error {
+// together runs the agent, and the parts that it needs for as long as it runs.
+func together(ctx context.Context, a *agent.Agent, library *images.Images, parts ...func(context.Context) error) error {
 	// The parts outlive the agent, which may still stop jobs and report them after ctx ended.
 	support, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g := new(errgroup.Group)
-	g.Go(func() error { defer cancel(); return blocks.Run(support) })
-	g.Go(func() error { defer cancel(); return serveControl(support, control, a.Handler()) })
-	g.Go(func() error { defer stop(); return a.Run(ctx) })
+	for _, part := range parts {
+		g.Go(func() error { defer cancel(); return part(support) })
+	}
+	g.Go(func() error {
+		defer stop()
+		return errors.Join(a.Run(ctx), library.Close())
+	})
 	return g.Wait()
+}
+
+// openMounts finds out how this host can show images, and takes over what an earlier agent showed.
+func openMounts(ctx context.Context, state string, log *slog.Logger) (*mount.Mounts, error) {
+	dir := filepath.Join(state, "mounts")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	can, err := mount.Probe(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	tier, err := can.Lazy()
+	if err != nil {
+		return nil, cli.Hint(fmt.Errorf("images cannot be mounted: %w", err), "`rialto-provider doctor` shows what is missing")
+	}
+	log.InfoContext(ctx, "images are mounted", "tier", string(tier), "host", can.String())
+	return mount.New(mount.Config{Dir: dir, Can: can, Args: []string{"rialto-provider", mountVerb}, Logger: log})
+}
+
+// closeMounts takes all images away, unless containers that run on need them; the next agent finds them then.
+func closeMounts(mounts *mount.Mounts, left int) error {
+	if left > 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	return mounts.Close(ctx)
 }
 
 // tag tells this agent's sandboxes from another's on the same host.

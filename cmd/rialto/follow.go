@@ -38,6 +38,7 @@ type follower struct {
 	flags  *runFlags
 	view   *view
 
+	root        string       // CID of the image's root that the job's spec names; empty: none
 	begin       time.Time    // when the command started
 	steps       []step       // what this machine did before the broker accepted
 	firstOutput atomic.Int64 // nanoseconds since begin; zero: none yet
@@ -52,8 +53,8 @@ func newFollower(a *app, m *market, f *runFlags) *follower {
 }
 
 // took notes a part of the start that this machine did.
-func (f *follower) took(name string, since time.Time) {
-	f.steps = append(f.steps, step{Name: name, TookMS: ms(time.Since(since))})
+func (f *follower) took(name string, since time.Time, note string) {
+	f.steps = append(f.steps, step{Name: name, TookMS: ms(time.Since(since)), Note: note})
 }
 
 func (f *follower) id() broker.JobID { return broker.JobID(f.record.Job) }

@@ -77,6 +77,25 @@ func (h home) weights() (map[string]weights, error) {
 	return all, err
 }
 
+// localImage is an image that was imported on this machine and uploaded.
+type localImage struct {
+	Digest string    `json:"digest"` // of its OCI manifest
+	Root   string    `json:"root"`
+	Bytes  int64     `json:"bytes"` // of its files
+	From   string    `json:"from"`
+	Added  time.Time `json:"added"`
+}
+
+// images returns the images of this machine by their names, without "local/".
+func (h home) images() (map[string]localImage, error) {
+	all := map[string]localImage{}
+	err := h.load(&all, "images.json")
+	if errors.Is(err, fs.ErrNotExist) {
+		return all, nil
+	}
+	return all, err
+}
+
 // record is what this machine knows about a job: enough to send it again and to open its tunnel.
 type record struct {
 	Job            string    `json:"job,omitempty"` // empty until the broker answered
@@ -91,12 +110,19 @@ type record struct {
 // tunnelKey returns the customer's end of the job's tunnel.
 func (r record) tunnelKey() (tunnel.PrivateKey, error) { return tunnel.ParsePrivateKey(r.TunnelKey) }
 
-// keyPattern is what an idempotency key may look like: it becomes a file name.
+// keyPattern is what an idempotency key may look like, which becomes a file name, and a name of weights or of an image.
 const keyPattern = `^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`
 
 func checkIdempotencyKey(key string) error {
 	if !regexp.MustCompile(keyPattern).MatchString(key) {
 		return fmt.Errorf("idempotency key %q: want 1 to 64 letters, digits, '.', '_' or '-'", key)
+	}
+	return nil
+}
+
+func checkName(name string) error {
+	if !regexp.MustCompile(keyPattern).MatchString(name) {
+		return fmt.Errorf("name %q: want 1 to 64 letters, digits, '.', '_' or '-'", name)
 	}
 	return nil
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/creack/pty"
 
 	"rialto/blockstore"
+	"rialto/blockstore/image"
 	"rialto/broker"
 	"rialto/provider"
 	"rialto/tunnel"
@@ -314,6 +315,9 @@ type images struct {
 
 func (i *images) Ensure(ctx context.Context, w provider.Want, progress func(broker.Fetched)) (provider.Image, error) {
 	const mib = 1 << 20
+	if broker.IsLocalImage(w.Image) && w.Root == "" {
+		return provider.Image{}, errors.New("nobody has the image")
+	}
 	progress(broker.Fetched{Peers: 50 * mib, Total: 212 * mib})
 	if i.arrive != nil {
 		select {
@@ -327,7 +331,7 @@ func (i *images) Ensure(ctx context.Context, w provider.Want, progress func(brok
 	if root == "" {
 		root = blockstore.Sum([]byte(w.Digest)).String()
 	}
-	return provider.Image{RootFS: "/", Root: root, Digest: w.Digest, Cmd: []string{"true"}, Workdir: "/", Fetched: got}, nil
+	return provider.Image{RootFS: "/", Root: root, Digest: w.Digest, Cmd: []string{"true"}, Workdir: "/", Fetched: got, Release: func() {}}, nil
 }
 
 func (*images) Held(context.Context) ([]broker.ImageHeld, []string, error) { return nil, nil, nil }
@@ -370,6 +374,12 @@ func (b *blocks) Has(_ context.Context, c blockstore.CID) (bool, error) {
 	return b.kept[c], nil
 }
 
+func (b *blocks) forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.kept)
+}
+
 func (b *blocks) Put(_ context.Context, all ...blockstore.Block) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -380,4 +390,20 @@ func (b *blocks) Put(_ context.Context, all ...blockstore.Block) error {
 		b.kept[block.CID()] = true
 	}
 	return nil
+}
+
+// builder imports images from registries, wherever they are.
+type builder struct{}
+
+func (builder) Build(ctx context.Context, name string, digest blockstore.Digest, progress func(done, total int64)) (blockstore.CID, error) {
+	source, err := image.Registry{}.Open(ctx, name, digest)
+	if err != nil {
+		return blockstore.CID{}, err
+	}
+	got, err := source.Import(ctx, image.Import{Put: func(context.Context, blockstore.Block) error { return nil }})
+	if err != nil {
+		return blockstore.CID{}, err
+	}
+	progress(source.CompressedSize(), source.CompressedSize())
+	return got.Root, nil
 }

@@ -11,6 +11,7 @@
 //	jobs/<id>.sock      while a command holds the job's tunnel: the door through which other commands share it
 //	pending/<key>.json  a submission whose answer has not arrived yet
 //	weights.json        weights that were added, by name
+//	images.json         images of this machine that were added, by name
 //
 // A submission is written down before it is sent, and always sent again under the same idempotency
 // key, so a lost answer never makes a second job. What a provider says is believed only when it is

@@ -65,16 +65,16 @@ func (a *app) search(ctx context.Context, m *market, r *request, args []string) 
 	if err != nil {
 		return api.Query{}, err
 	}
-	digest := ""
+	var image imageRef
 	if len(args) > 0 {
-		if digest, err = resolveImage(ctx, args[0]); err != nil {
+		if image, err = m.home.findImage(ctx, args[0]); err != nil {
 			return api.Query{}, err
 		}
 	}
 	if err := r.resolve(ctx, m.Client); err != nil {
 		return api.Query{}, explain(err)
 	}
-	return r.query(digest, mounts), nil
+	return r.query(image.digest, mounts), nil
 }
 
 // writeOffers draws the offers, the busy ones last, or says why there is none.
@@ -178,8 +178,9 @@ func eliminations(offers api.Offers) []string {
 	return all
 }
 
-// completeRequest completes the flags that name things of the market.
+// completeRequest completes the image and the flags that name things of the market.
 func (a *app) completeRequest(c *cobra.Command) {
+	c.ValidArgsFunction = a.completeImages
 	for flag, complete := range map[string]cobra.CompletionFunc{
 		"gpu": a.completeModels, "provider": a.completeHosts, "weights": a.completeWeights,
 	} {

@@ -186,11 +186,11 @@ func (r *request) quote(ctx context.Context, market *api.Client, q api.Query) (a
 }
 
 // spec fills the job that the customer signs.
-func (r *request) spec(image, digest string, mounts []broker.WeightsMount, command []string) broker.JobSpec {
+func (r *request) spec(name string, image imageRef, mounts []broker.WeightsMount, command []string) broker.JobSpec {
 	gpu := r.gpu
 	gpu.MinMemoryMiB = r.gpuMiB
 	return broker.JobSpec{
-		Image: image, Digest: digest, Command: command, Env: environment(r.env), Workdir: r.workdir,
+		Image: name, Digest: image.digest, Root: image.root, Command: command, Env: environment(r.env), Workdir: r.workdir,
 		GPU: gpu, MemoryMiB: r.memory, CPUs: r.cpus,
 		MaxRate: r.maxRate, MaxCost: r.maxCost, MaxDuration: r.duration,
 		Region: r.region, Provider: broker.PeerID(r.provider), Weights: mounts,

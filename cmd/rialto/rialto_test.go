@@ -17,8 +17,15 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -27,13 +34,15 @@ func TestMain(m *testing.M) {
 }
 
 // TestScripts runs the manual in testdata. A script has a market of its own with three hosts and a
-// registry with one image, $IMAGE; a container is a process of this machine. Beside testscript's commands:
+// registry with an image, $IMAGE, one with $OTHER, and one with $BROKEN, whose layer is none; another image is in the OCI layout "layout" and the archive "both.tar", as app:1 beside
+// app:2. A container is a process of this machine. Beside testscript's commands:
 //
 //	exit CODE rialto ARGS…   the command must end with this code
 //	until TEXT rialto ARGS…  repeats a command until it prints TEXT
 //	ready FILE               waits until a container has made a file
 //	fetch URL TEXT           asks a web server until it answers, and the answer must hold TEXT
 //	broker away|back|mute    makes the broker unreachable, or reachable again, or lose its next answers to submissions
+//	broker forget            makes the broker lose what customers uploaded
 //	lose HOST                cuts a provider off from the broker
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -63,6 +72,11 @@ func setup(env *testscript.Env) error {
 	env.Setenv("BROKER", w.api.URL)
 	env.Setenv("TOKEN", w.token)
 	env.Setenv("IMAGE", pushImage(t))
+	env.Setenv("OTHER", pushImage(t))
+	env.Setenv("BROKEN", pushBroken(t))
+	if err := saveImages(env.WorkDir); err != nil {
+		return err
+	}
 	for _, v := range []string{"SERVER", "PUBLISHED", "FORWARDED"} {
 		port, err := freePort()
 		if err != nil {
@@ -87,13 +101,28 @@ func freePort() (string, error) {
 // pushImage starts a registry and returns a reference to an image in it.
 func pushImage(tb testing.TB) string {
 	tb.Helper()
-	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
-	tb.Cleanup(server.Close)
-	ref, err := name.ParseReference(strings.TrimPrefix(server.URL, "http://") + "/debian:12")
+	img, err := random.Image(1<<10, 1)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	img, err := random.Image(1<<10, 1)
+	return push(tb, img)
+}
+
+// pushBroken is pushImage of an image whose layer is no archive.
+func pushBroken(tb testing.TB) string {
+	tb.Helper()
+	img, err := mutate.AppendLayers(empty.Image, static.NewLayer([]byte("no archive"), types.DockerUncompressedLayer))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return push(tb, img)
+}
+
+func push(tb testing.TB, img v1.Image) string {
+	tb.Helper()
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	tb.Cleanup(server.Close)
+	ref, err := name.ParseReference(strings.TrimPrefix(server.URL, "http://") + "/debian:12")
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -101,6 +130,34 @@ func pushImage(tb testing.TB) string {
 		tb.Fatal(err)
 	}
 	return ref.Name()
+}
+
+// saveImages writes an OCI layout and an archive as `docker save` does.
+func saveImages(dir string) error {
+	one, err := random.Image(100<<10, 2)
+	if err != nil {
+		return err
+	}
+	two, err := random.Image(1<<10, 1)
+	if err != nil {
+		return err
+	}
+	index, err := layout.Write(filepath.Join(dir, "layout"), empty.Index)
+	if err != nil {
+		return err
+	}
+	if err := index.AppendImage(one); err != nil {
+		return err
+	}
+	images := map[name.Tag]v1.Image{}
+	for text, img := range map[string]v1.Image{"app:1": one, "app:2": two} {
+		tag, err := name.NewTag(text)
+		if err != nil {
+			return err
+		}
+		images[tag] = img
+	}
+	return tarball.MultiWriteToFile(filepath.Join(dir, "both.tar"), images)
 }
 
 func theWorld(ts *testscript.TestScript) *world {
@@ -194,9 +251,11 @@ func fetch(url string) (string, error) {
 func brokerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	switch w := theWorld(ts); {
 	case neg || len(args) != 1:
-		ts.Fatalf("usage: broker away|back|mute")
+		ts.Fatalf("usage: broker away|back|mute|forget")
 	case args[0] == "mute":
 		w.loseAnswers()
+	case args[0] == "forget":
+		w.blocks.forget()
 	default:
 		w.setAway(args[0] == "away")
 	}

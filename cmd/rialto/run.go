@@ -36,12 +36,14 @@ func (a *app) runCommand() *cobra.Command {
 		Use:   "run [flags] IMAGE [-- CMD…]",
 		Short: "Run a container on a GPU of the market",
 		Long: "Run a container on the cheapest offer that matches, stream its output, and print how it started and\n" +
-			"what it cost. Its exit code becomes the command's; 125 is an error of Rialto's own.\n\n" +
+			"what it cost. Its exit code becomes the command's; 125 is an error of Rialto's own. The image is a\n" +
+			"registry's, or local/NAME, which `rialto image add` brought here.\n\n" +
 			"Ctrl-C cancels the job. Nothing is paid for a container that never became ready.\n" +
 			"With --json, the summary goes to stderr as one JSON object; stdout stays the container's.",
 		Example: "  rialto run --gpu any python:3.13 -- python3 -c 'print(6*7)'\n" +
 			"  rialto run --gpu 'RTX 4090:2' --max-price 0.50/h --for 30m ghcr.io/me/train:1\n" +
 			"  rialto run -p 8080:80 --weights llama:/models ghcr.io/me/serve:1\n" +
+			"  rialto run local/mine\n" +
 			"  rialto run -d --gpu-memory 24GiB ghcr.io/me/batch:1 -- ./batch --all",
 		Args: imageAndCommand,
 	}
@@ -91,14 +93,19 @@ func (a *app) run(ctx context.Context, f *runFlags, args []string) error {
 	if err != nil {
 		return err
 	}
-	follower.took("resolve", follower.begin)
+	spec, _, err := wire.OpenJobSpec(r.Envelope)
+	if err != nil {
+		return fmt.Errorf("submission %s: %w", r.IdempotencyKey, err)
+	}
+	follower.root = spec.Root
+	follower.took("resolve", follower.begin, vouchedNote(&spec))
 	job := api.Job{ID: r.Job}
 	if r.Job == "" {
 		sent := time.Now()
 		if job, err = follower.submit(ctx, r); err != nil {
 			return err
 		}
-		follower.took("match", sent)
+		follower.took("match", sent, "")
 		r.Job = job.ID
 		if err := m.home.saveJob(r); err != nil {
 			return cli.Hint(err, "the job runs all the same; `rialto stop %s` ends it", job.ID)
@@ -169,10 +176,10 @@ func (f *runFlags) specFor(ctx context.Context, m *market, args []string) (broke
 			return broker.JobSpec{}, err
 		}
 	}
-	var digest string
+	var image imageRef
 	var info api.MarketInfo
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() (err error) { digest, err = resolveImage(ctx, args[0]); return err })
+	g.Go(func() (err error) { image, err = m.findVouched(ctx, args[0]); return err })
 	g.Go(func() (err error) { info, err = m.Market(ctx); return explain(err) })
 	g.Go(func() error {
 		if err := f.resolve(ctx, m.Client); err != nil || f.wait {
@@ -187,7 +194,7 @@ func (f *runFlags) specFor(ctx context.Context, m *market, args []string) (broke
 	if err := g.Wait(); err != nil {
 		return broker.JobSpec{}, err
 	}
-	spec := f.spec(args[0], digest, mounts, args[1:])
+	spec := f.spec(args[0], image, mounts, args[1:])
 	spec.Broker = broker.PeerID(info.Broker)
 	return spec, nil
 }

@@ -32,6 +32,7 @@ type summary struct {
 	Error     string  `json:"error,omitempty"`
 	Host      string  `json:"host,omitempty"`
 	Simulated bool    `json:"simulated"`
+	Root      string  `json:"root,omitempty"` // CID of the image's root that the job was signed with
 	Steps     []step  `json:"steps"`
 	TotalMS   float64 `json:"total_ms"` // from the command to its first output, or until it ran if it printed nothing
 	Bill      *bill   `json:"bill,omitempty"`
@@ -43,7 +44,7 @@ func (f *follower) conclude(ctx context.Context) error {
 	if err != nil {
 		return f.unsettled(err)
 	}
-	s := summary{Job: job.ID, State: job.State, ExitCode: job.ExitCode, Error: job.Error, Host: job.Host, Simulated: job.Simulated}
+	s := summary{Job: job.ID, State: job.State, ExitCode: job.ExitCode, Error: job.Error, Host: job.Host, Simulated: job.Simulated, Root: f.root}
 	if job.Lease != "" {
 		lease, err := retry(ctx, func() (api.Lease, error) { return f.market.Lease(ctx, f.id()) })
 		if err != nil {
@@ -140,6 +141,18 @@ type endError struct{ text string }
 func (e *endError) Error() string { return e.text }
 
 func (e *endError) Unwrap() error { return errNotDone }
+
+// vouchedNote says who vouches for the root of a job's image; empty: nobody, so that hosts import it.
+func vouchedNote(spec *broker.JobSpec) string {
+	if spec.Root == "" {
+		return ""
+	}
+	who := "the broker"
+	if broker.IsLocalImage(spec.Image) {
+		who = "this machine"
+	}
+	return fmt.Sprintf("image root bafk…%s vouched for by %s", spec.Root[max(0, len(spec.Root)-6):], who)
+}
 
 // timeline puts together what this machine, the broker and the provider measured; each by its own clock,
 // and some at the same time as others, so the parts need not add up to the whole.

@@ -6,29 +6,24 @@ import (
 	"io"
 	"maps"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 
 	"rialto/blockstore"
 	"rialto/blockstore/image"
 	"rialto/cmd/internal/cli"
 )
 
-// uploads is how many blocks travel at once.
-const uploads = 8
-
 func (a *app) weightsCommand() *cobra.Command {
 	c := &cobra.Command{Use: "weights", Short: "Bring directories of weights into containers", Example: "  rialto weights add ./llama --name llama"}
 	add := &cobra.Command{
-		Use:   "add DIR",
-		Short: "Upload a directory as content-addressed blocks",
-		Long: "Cut a directory into content-addressed blocks, upload those that the broker lacks, and remember the root\n" +
-			"under a name for `rialto run --weights NAME:/path`. An interrupted upload goes on where it was.",
+		Use:   "add DIR|FILE",
+		Short: "Upload a directory or a file as content-addressed blocks",
+		Long: "Cut weights into content-addressed blocks, upload those that the broker lacks, and remember the root under\n" +
+			"a name for `rialto run --weights NAME:/path`. A model's directory in the cache of Hugging Face's hub stands for\n" +
+			"its present snapshot. An interrupted upload goes on where it was.",
 		Example: "  rialto weights add ./llama-3-8b --name llama\n  rialto run --weights llama:/models IMAGE",
 		Args:    cli.Args(1, 1),
 	}
@@ -71,24 +66,30 @@ func (a *app) addWeights(ctx context.Context, dir, name string, p *cli.Printer) 
 	if err != nil {
 		return err
 	}
-	if name == "" {
-		name = filepath.Base(dir)
-	}
-	if !regexp.MustCompile(keyPattern).MatchString(name) {
-		return fmt.Errorf("name %q: want 1 to 64 letters, digits, '.', '_' or '-'", name)
+	name = firstOf(name, filepath.Base(dir))
+	if err := checkName(name); err != nil {
+		return err
 	}
 	m, err := a.connect()
 	if err != nil {
 		return err
 	}
-	size, err := image.DirSize(dir)
+	from, err := image.OpenWeights(dir)
 	if err != nil {
 		return err
 	}
+	defer from.Close() //nolint:errcheck // it was only read
 	progress := cli.NewProgress(a.stderr)
 	defer progress.Close()
-	up := &upload{market: m, bar: progress.Bar(name, size), size: size}
-	root, err := up.dir(ctx, dir)
+	up := &upload{market: m, bar: progress.Bar(name, from.Size), size: from.Size}
+	var root blockstore.CID
+	err = up.all(ctx, func(ctx context.Context, put putFunc) (err error) {
+		root, err = from.Import(ctx, func(ctx context.Context, b blockstore.Block) error {
+			up.read(b.Size())
+			return put(ctx, b)
+		})
+		return err
+	})
 	if err != nil {
 		return cli.Hint(explain(err), "the same command again goes on where it was")
 	}
@@ -97,7 +98,7 @@ func (a *app) addWeights(ctx context.Context, dir, name string, p *cli.Printer) 
 	if err != nil {
 		return err
 	}
-	w := weights{Root: root.String(), Bytes: size, From: dir, Added: time.Now().UTC()}
+	w := weights{Root: root.String(), Bytes: from.Size, From: dir, Added: time.Now().UTC()}
 	all[name] = w
 	if err := m.home.save(all, "weights.json"); err != nil {
 		return err
@@ -106,57 +107,6 @@ func (a *app) addWeights(ctx context.Context, dir, name string, p *cli.Printer) 
 		_, err := fmt.Fprintf(out, "%s  %s\n", w.Root, name)
 		return err
 	})
-}
-
-// upload brings blocks to the broker, each once.
-type upload struct {
-	market *market
-	bar    *cli.Bar
-	size   int64
-	done   atomic.Int64
-	sent   atomic.Int64
-}
-
-// dir cuts a directory, uploads what is missing and returns the root.
-func (u *upload) dir(ctx context.Context, dir string) (blockstore.CID, error) {
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(uploads)
-	manifest, err := image.ImportDir(gctx, dir, func(_ context.Context, b blockstore.Block) error {
-		g.Go(func() error { return u.put(gctx, b) })
-		return gctx.Err()
-	})
-	if uploadErr := g.Wait(); uploadErr != nil {
-		return blockstore.CID{}, uploadErr
-	}
-	if err != nil {
-		return blockstore.CID{}, err
-	}
-	blocks, err := manifest.Blocks()
-	if err != nil {
-		return blockstore.CID{}, err
-	}
-	for _, b := range slices.Backward(blocks) { // the root last: where it is, everything is
-		if err := u.put(ctx, b); err != nil {
-			return blockstore.CID{}, err
-		}
-	}
-	return blocks[0].CID(), nil
-}
-
-// put uploads one block unless the broker has it. A broker that is away for a moment is asked again.
-func (u *upload) put(ctx context.Context, b blockstore.Block) error {
-	has, err := retry(ctx, func() (bool, error) { return u.market.HasBlock(ctx, b.CID()) })
-	if err != nil {
-		return err
-	}
-	if !has {
-		if _, err := retry(ctx, func() (struct{}, error) { return struct{}{}, u.market.PutBlock(ctx, b) }); err != nil {
-			return err
-		}
-		u.sent.Add(int64(b.Size()))
-	}
-	u.bar.Set(u.done.Add(int64(b.Size())), u.size, "("+cli.FormatBytes(u.sent.Load())+" sent)")
-	return nil
 }
 
 // completeWeights completes names of weights.

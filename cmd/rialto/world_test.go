@@ -36,6 +36,7 @@ type world struct {
 	token  string
 	agents map[string]*testAgent
 	images images // what all agents have
+	blocks blocks // what customers uploaded
 
 	mu   sync.Mutex
 	away bool
@@ -51,6 +52,7 @@ func newWorld(tb testing.TB) *world {
 	w.market, err = service.New(service.Config{
 		Key: key, Host: brokerNode{w.broker}, Store: ledger.Books{Store: &ledger.Memory{}},
 		Market: broker.MarketConfig{AllowSimulated: true, FeePPM: 50_000, LeaseTTL: 2 * time.Second}, Tick: 20 * time.Millisecond,
+		Builder: builder{},
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -61,7 +63,7 @@ func newWorld(tb testing.TB) *world {
 		Info: func() api.MarketInfo {
 			return api.MarketInfo{Broker: string(key.ID()), AllowSimulated: true, FeePPM: 50_000, Addrs: []string{}, Version: "test"}
 		},
-		Blocks: &blocks{},
+		Blocks: &w.blocks,
 	})
 	if err != nil {
 		tb.Fatal(err)

@@ -29,6 +29,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -136,7 +137,8 @@ type Agent struct {
 	freed   chan struct{} // GPUs became free; capacity 1
 	fatal   chan error    // the journal failed; capacity 1
 
-	drains sync.Mutex // held while a drain begins or ends
+	drains sync.Mutex   // held while a drain begins or ends
+	handed atomic.Int32 // workloads that Run left to the next agent
 
 	mu        sync.Mutex // guards what follows
 	authority *provider.Authority
@@ -147,6 +149,9 @@ type Agent struct {
 	draining  bool
 	stopping  bool
 }
+
+// Left returns how many workloads Run left to the next agent: they run on.
+func (a *Agent) Left() int { return int(a.handed.Load()) }
 
 // home is one broker that the agent belongs to.
 type home struct {

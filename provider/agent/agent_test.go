@@ -110,6 +110,11 @@ func (w *world) mustStop() {
 	if w.tunnels.count() != 0 {
 		w.t.Errorf("%d tunnels are open after the agent ended", w.tunnels.count())
 	}
+	w.images.mu.Lock()
+	defer w.images.mu.Unlock()
+	if w.images.used != 0 {
+		w.t.Errorf("%d images are in use after the agent ended", w.images.used)
+	}
 }
 
 func (w *world) spec() broker.JobSpec {
@@ -195,7 +200,9 @@ func TestJobFromHoldToItsEnd(t *testing.T) {
 		if got := w.broker.free(); !slices.Equal(got, []string{"SIM-1", "SIM-2"}) {
 			t.Fatalf("offered %v", got)
 		}
-		h := w.holdOf("one", w.spec())
+		spec := w.spec()
+		spec.Root = "bafyvouched"
+		h := w.holdOf("one", spec)
 		a := w.ask(h)
 		if a.Grant == nil {
 			t.Fatalf("refused: %s", a.Refusal)
@@ -223,7 +230,7 @@ func TestJobFromHoldToItsEnd(t *testing.T) {
 		}
 		box := w.runtime.box(h.Lease)
 		program, _, _ := box.state()
-		if !slices.Equal(program.Args, []string{"/bin/app", "serve"}) || program.Workdir != "/" || program.RootFS != "/images/bafyimage" {
+		if !slices.Equal(program.Args, []string{"/bin/app", "serve"}) || program.Workdir != "/" || program.RootFS != "/images/bafyvouched" {
 			t.Errorf("program: %+v", program)
 		}
 		for _, kv := range []string{"A=1", "GPUS=SIM-1", "LD_LIBRARY_PATH=/usr/local/nvidia/lib64:/opt/lib", "PATH=/bin"} {

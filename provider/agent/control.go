@@ -164,7 +164,7 @@ func (a *Agent) setDraining(on bool) error {
 	a.mu.Lock()
 	a.draining = on
 	a.mu.Unlock()
-	a.touch()
+	a.Touch()
 	signal(a.freed) // for a drain that waits
 	return nil
 }

@@ -100,7 +100,7 @@ func (a *Agent) admit(arrived time.Time, hold broker.Hold, from broker.PeerID) (
 	}
 	w := newWorkload(a, provider.Record{
 		Lease: hold.Lease, Job: hold.Job, Broker: from, State: provider.StateHeld, GPUs: claim.GPUs, Simulated: simulated,
-		Spec: hold.Spec, Root: hold.Root, Sources: fitting(hold.Sources), TunnelKey: key, Deadline: a.Clock.instant(claim.Deadline),
+		Spec: hold.Spec, Sources: fitting(hold.Sources), TunnelKey: key, Deadline: a.Clock.instant(claim.Deadline),
 		Report: broker.Report{Lease: hold.Lease, GPUs: claim.GPUs, Phase: broker.PhasePreparing},
 	}, spec, arrived)
 	a.workloads[hold.Lease] = w
@@ -282,6 +282,6 @@ func (a *Agent) forget(w *workload) {
 	a.authority.Release(w.lease)
 	delete(a.workloads, w.lease)
 	a.mu.Unlock()
-	a.touch()
+	a.Touch()
 	signal(a.freed)
 }

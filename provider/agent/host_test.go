@@ -232,6 +232,7 @@ type fakeImages struct {
 	mu   sync.Mutex
 	fail error
 	wait chan struct{} // when not nil: images come once it is closed
+	used int           // by workloads, now
 }
 
 func (f *fakeImages) Ensure(ctx context.Context, w provider.Want, progress func(broker.Fetched)) (provider.Image, error) {
@@ -249,6 +250,9 @@ func (f *fakeImages) Ensure(ctx context.Context, w provider.Want, progress func(
 	if fail != nil {
 		return provider.Image{}, fail
 	}
+	f.mu.Lock()
+	f.used++
+	f.mu.Unlock()
 	root := w.Root
 	if root == "" {
 		root = "bafyimage"
@@ -256,6 +260,11 @@ func (f *fakeImages) Ensure(ctx context.Context, w provider.Want, progress func(
 	return provider.Image{
 		RootFS: "/images/" + root, Root: root, Digest: w.Digest, Entrypoint: []string{"/bin/app"}, Cmd: []string{"serve"},
 		Env: []string{"PATH=/bin", "LD_LIBRARY_PATH=/opt/lib"}, Fetched: broker.Fetched{Peers: 100, Total: 100},
+		Release: func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.used--
+		},
 	}, nil
 }
 

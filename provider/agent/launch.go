@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"path"
 	"slices"
@@ -22,12 +23,37 @@ type fetched struct {
 	err    error
 }
 
-// fetch brings the image and all weights at once.
+// uses are the images and weights that a workload uses, until it has ended.
+type uses struct {
+	mu       sync.Mutex
+	ended    bool
+	releases []func()
+}
+
+func (u *uses) add(release func()) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.ended {
+		release()
+		return
+	}
+	u.releases = append(u.releases, release)
+}
+
+func (u *uses) end() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, release := range u.releases {
+		release()
+	}
+	u.ended, u.releases = true, nil
+}
+
+// fetch brings the image and all weights at once, as far as a start needs them. For a workload that an earlier agent
+// started it goes on with what was under way, so that what the workload has not read yet can be read.
 func (w *workload) fetch(ctx context.Context) fetched {
 	r := w.record()
-	if r.State == provider.StateRunning {
-		return fetched{}
-	}
+	adopted := r.State == provider.StateRunning
 	var (
 		out    = fetched{mounts: make([]provider.Mount, len(w.spec.Weights))}
 		errs   = make([]error, len(w.spec.Weights)+1)
@@ -36,6 +62,9 @@ func (w *workload) fetch(ctx context.Context) fetched {
 		wg     sync.WaitGroup
 	)
 	progress := func(i int) func(broker.Fetched) {
+		if adopted { // its report says what the earlier agent fetched
+			return func(broker.Fetched) {}
+		}
 		return func(f broker.Fetched) {
 			mu.Lock()
 			counts[i] = f
@@ -44,42 +73,59 @@ func (w *workload) fetch(ctx context.Context) fetched {
 			w.note(func(d *broker.Report) { d.Fetched = sum })
 		}
 	}
+	step := w.step
+	if adopted {
+		step = func(string) func() { return func() {} }
+	}
 	wg.Go(func() {
-		done := w.step("image")
-		out.image, errs[0] = w.agent.Images.Ensure(ctx, provider.Want{
-			Image: w.spec.Image, Digest: w.spec.Digest, Root: r.Root, Sources: r.Sources,
+		done := step("image")
+		out.image, errs[0] = w.ensure(ctx, provider.Want{
+			Image: w.spec.Image, Digest: w.spec.Digest, Root: w.spec.Root, Sources: r.Sources,
 		}, progress(0))
 		if errs[0] != nil {
 			return
 		}
 		done()
-		progress(0)(out.image.Fetched)
 		w.note(func(d *broker.Report) {
-			d.Held = append(slices.Clone(d.Held), broker.ImageHeld{Digest: out.image.Digest, Root: out.image.Root})
+			held := broker.ImageHeld{Digest: out.image.Digest, Root: out.image.Root}
+			if !slices.Contains(d.Held, held) {
+				d.Held = append(slices.Clone(d.Held), held)
+			}
 		})
-		w.agent.touch()
+		w.agent.Touch()
 	})
 	done := func() {}
 	if len(w.spec.Weights) > 0 {
-		done = w.step("weights")
+		done = step("weights")
 	}
 	var weights sync.WaitGroup
 	for i, m := range w.spec.Weights {
 		weights.Go(func() {
-			dir, err := w.agent.Images.Ensure(ctx, provider.Want{Root: m.Root, Sources: r.Sources}, progress(i+1))
+			dir, err := w.ensure(ctx, provider.Want{Root: m.Root, Sources: r.Sources}, progress(i+1))
 			if err != nil {
 				errs[i+1] = fmt.Errorf("weights %s: %w", m.Name, err)
 				return
 			}
-			progress(i + 1)(dir.Fetched)
 			out.mounts[i] = provider.Mount{Source: dir.RootFS, Target: m.Path, ReadOnly: true}
 		})
 	}
 	weights.Wait()
 	done()
 	wg.Wait()
-	out.err = errors.Join(errs...)
+	if out.err = errors.Join(errs...); out.err != nil && adopted && ctx.Err() == nil {
+		w.log.Warn("what the workload has not read yet cannot be read", slog.Any("err", out.err))
+	}
 	return out
+}
+
+// ensure is Images.Ensure for as long as the workload lives.
+func (w *workload) ensure(ctx context.Context, want provider.Want, progress func(broker.Fetched)) (provider.Image, error) {
+	img, err := w.agent.Images.Ensure(ctx, want, progress)
+	if err == nil {
+		w.uses.add(img.Release)
+		progress(img.Fetched)
+	}
+	return img, err
 }
 
 func sum(counts []broker.Fetched) broker.Fetched {

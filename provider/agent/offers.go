@@ -21,8 +21,8 @@ const (
 	offerRetry   = 3 * time.Second
 )
 
-// touch says that what we offer may have changed.
-func (a *Agent) touch() {
+// Touch says that what we offer may have changed. It does not block.
+func (a *Agent) Touch() {
 	a.mu.Lock()
 	for _, h := range a.brokers {
 		h.stale = true
@@ -223,7 +223,7 @@ func (a *Agent) refresh(ctx context.Context) error {
 	a.gpus = gpus
 	a.mu.Unlock()
 	if !same {
-		a.touch()
+		a.Touch()
 	}
 	return err
 }

@@ -114,7 +114,7 @@ func (w *workload) conclude(ctx context.Context, s *site, out outcome) error {
 	w.log.Info("workload ended", slog.Int("exit_code", out.code), slog.String("message", clip(out.message)), slog.Duration("used", w.used()))
 	signal(w.phase)
 	signal(w.agent.freed)
-	w.agent.touch()
+	w.agent.Touch()
 	if old := w.agent.lingering(); len(old) > w.agent.MaxLingering {
 		signal(old[0].evicted)
 	}

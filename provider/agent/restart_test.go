@@ -22,8 +22,8 @@ func TestNewAgentAdoptsRunningWorkload(t *testing.T) {
 		before := w.broker.last()
 		key, port := w.journal.get(lease).TunnelKey, w.journal.get(lease).TunnelPort
 		w.mustStop()
-		if box := w.runtime.box(lease); box == nil || w.runtime.wasRemoved(lease) {
-			t.Fatal("the workload did not survive its agent")
+		if box := w.runtime.box(lease); box == nil || w.runtime.wasRemoved(lease) || w.agent.Left() != 1 {
+			t.Fatalf("the workload did not survive its agent, which left %d", w.agent.Left())
 		}
 		time.Sleep(10 * time.Second)
 

@@ -44,6 +44,7 @@ type workload struct {
 	evicted   chan struct{} // its place among the lingering is needed; capacity 1
 	reported  chan struct{} // closed when the broker acknowledged the end
 	gone      chan struct{} // closed when run is over
+	uses      uses
 
 	mu        sync.Mutex // guards what follows
 	rec       provider.Record
@@ -188,6 +189,7 @@ func (w *workload) run(ctx context.Context) {
 	defer s.close()
 	if w.record().State.Holding() {
 		out := w.live(ctx, alive, s)
+		w.uses.end()
 		w.settle()
 		if w.handed(ctx) {
 			w.handOver(ctx)
@@ -214,6 +216,7 @@ func (w *workload) handed(ctx context.Context) bool {
 
 // handOver leaves the time metered so far to the next agent.
 func (w *workload) handOver(ctx context.Context) {
+	w.agent.handed.Add(1)
 	w.stopMeter()
 	err := w.update(context.WithoutCancel(ctx), func(r *provider.Record) error { r.Report.Used = w.used(); return nil })
 	if err != nil {

@@ -5,38 +5,41 @@ package images
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"rialto/blockstore"
 )
 
 const (
-	queueBytes  = 32 << 20 // to be stored: one batch is stored while the next one gathers
-	recentBytes = 32 << 20 // stored already, kept for who reads close behind
+	queueBytes = 32 << 20 // to be stored: one batch is stored while the next one gathers
+	batchBytes = 16 << 20 // stored with one sync: what somebody waits for does not wait long
 )
 
-// buffer stands before a store while blocks arrive: who adds a block does not wait for the disk, and who
-// reads it soon does not read it from there. Memory is bounded; a slow disk slows down who adds.
+var errEnded = errors.New("no block is taken any more")
+
+// putter is the part of a store that a buffer needs.
+type putter interface {
+	Has(ctx context.Context, c blockstore.CID) (bool, error)
+	Put(ctx context.Context, blocks ...blockstore.Block) error
+}
+
+// buffer stands before a store while blocks arrive: who adds a block does not wait for the disk. Memory is bounded; a
+// slow disk slows down who adds. It is safe for concurrent use.
 type buffer struct {
-	store blockstore.Store
+	store putter
 
 	mu      sync.Mutex
-	changed chan struct{} // closed and made anew at each change
-	blocks  map[blockstore.CID]blockstore.Block
+	changed chan struct{}               // closed and made anew at each change
+	waiting map[blockstore.CID]struct{} // in queue or in the batch being stored
 	queue   []blockstore.Block
-	queued  int // bytes in queue and in the batch being stored
-	stored  []blockstore.Block
-	kept    int   // bytes in stored
+	queued  int   // bytes waiting
 	ended   bool  // nothing is added any more
 	err     error // why, if not because all was added
 }
 
-func newBuffer(store blockstore.Store) *buffer {
-	return &buffer{
-		store:   store,
-		changed: make(chan struct{}),
-		blocks:  make(map[blockstore.CID]blockstore.Block),
-	}
+func newBuffer(store putter) *buffer {
+	return &buffer{store: store, changed: make(chan struct{}), waiting: make(map[blockstore.CID]struct{})}
 }
 
 // change wakes everybody who waits. The caller holds mu.
@@ -53,15 +56,13 @@ func (b *buffer) add(ctx context.Context, block blockstore.Block) error {
 			defer b.mu.Unlock()
 			return errors.Join(errEnded, b.err)
 		}
-		if _, dup := b.blocks[block.CID()]; dup {
+		if _, dup := b.waiting[block.CID()]; dup {
 			b.mu.Unlock()
 			return nil
 		}
 		if b.queued < queueBytes {
 			b.queue = append(b.queue, block)
-			b.queued += block.Size()
-			b.blocks[block.CID()] = block
-			b.change()
+			b.enter(block)
 			b.mu.Unlock()
 			return nil
 		}
@@ -75,30 +76,43 @@ func (b *buffer) add(ctx context.Context, block blockstore.Block) error {
 	}
 }
 
-var errEnded = errors.New("no block is taken any more")
+// enter counts a block in. The caller holds mu.
+func (b *buffer) enter(block blockstore.Block) {
+	b.queued += block.Size()
+	b.waiting[block.CID()] = struct{}{}
+	b.change()
+}
 
-// Get returns a block from memory or store, and waits for it as long as it may still come.
-func (b *buffer) Get(ctx context.Context, c blockstore.CID) (blockstore.Block, error) {
+// put stores a block before all that is queued, and returns when it is in the store.
+func (b *buffer) put(ctx context.Context, block blockstore.Block) error {
+	b.mu.Lock()
+	if _, dup := b.waiting[block.CID()]; !dup && !b.ended {
+		b.queue = slices.Insert(b.queue, 0, block)
+		b.enter(block)
+	}
+	b.mu.Unlock()
+	return b.await(ctx, block.CID())
+}
+
+// await returns when a block is in the store. It fails when none is added any more.
+func (b *buffer) await(ctx context.Context, c blockstore.CID) error {
 	for {
 		b.mu.Lock()
-		block, here := b.blocks[c]
+		_, waiting := b.waiting[c]
 		changed, ended, cause := b.changed, b.ended, b.err
 		b.mu.Unlock()
-		if here {
-			return block, nil
+		if !waiting {
+			if ok, err := b.store.Has(ctx, c); ok || err != nil {
+				return err
+			}
 		}
-		// Everything that was ever added and is not in memory is in the store.
-		block, err := b.store.Get(ctx, c)
-		if !errors.Is(err, blockstore.ErrNotFound) {
-			return block, err
-		}
-		if ended {
-			return blockstore.Block{}, errors.Join(err, cause)
+		if ended && (!waiting || cause != nil) {
+			return &blockstore.BlockError{Op: "await", CID: c, Err: errors.Join(blockstore.ErrNotFound, cause)}
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return blockstore.Block{}, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 	}
 }
@@ -113,12 +127,28 @@ func (b *buffer) end(err error) {
 	}
 }
 
+// drain returns when all that was added is stored.
+func (b *buffer) drain(ctx context.Context) error {
+	for {
+		b.mu.Lock()
+		left, changed, err := len(b.waiting), b.changed, b.err
+		b.mu.Unlock()
+		if err != nil || left == 0 {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
 // run stores what is added until the end, and then all the rest.
 func (b *buffer) run(ctx context.Context) error {
 	for {
 		b.mu.Lock()
-		batch := b.queue
-		b.queue = nil
+		batch := b.batch()
 		changed, ended := b.changed, b.ended
 		b.mu.Unlock()
 		if len(batch) == 0 {
@@ -128,6 +158,7 @@ func (b *buffer) run(ctx context.Context) error {
 			select {
 			case <-changed:
 			case <-ctx.Done():
+				b.end(context.Cause(ctx))
 				return context.Cause(ctx)
 			}
 			continue
@@ -136,25 +167,24 @@ func (b *buffer) run(ctx context.Context) error {
 			b.end(err)
 			return err
 		}
-		b.retire(batch)
+		b.mu.Lock()
+		for _, block := range batch {
+			b.queued -= block.Size()
+			delete(b.waiting, block.CID())
+		}
+		b.change()
+		b.mu.Unlock()
 	}
 }
 
-// retire lets go of stored blocks, oldest first.
-func (b *buffer) retire(batch []blockstore.Block) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, block := range batch {
-		b.queued -= block.Size()
-		b.kept += block.Size()
-	}
-	b.stored = append(b.stored, batch...)
-	n := 0
-	for b.kept > recentBytes {
-		delete(b.blocks, b.stored[n].CID())
-		b.kept -= b.stored[n].Size()
+// batch takes blocks off the queue. The caller holds mu.
+func (b *buffer) batch() []blockstore.Block {
+	size, n := 0, 0
+	for n < len(b.queue) && size < batchBytes {
+		size += b.queue[n].Size()
 		n++
 	}
-	b.stored = append([]blockstore.Block(nil), b.stored[n:]...)
-	b.change()
+	batch := b.queue[:n:n]
+	b.queue = b.queue[n:]
+	return batch
 }

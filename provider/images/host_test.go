@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -31,8 +32,11 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
+	"rialto/blockstore"
 	"rialto/blockstore/disk"
 	"rialto/blockstore/exchange"
+	"rialto/blockstore/image"
+	"rialto/blockstore/mount"
 	"rialto/broker"
 	"rialto/p2p"
 	"rialto/p2p/p2ptest"
@@ -124,15 +128,17 @@ func someLayers(seed uint64) []map[string][]byte {
 
 type hostNode struct {
 	*images.Images
-	dir   string
-	host  *p2p.Host
-	store *disk.Store
-	x     *exchange.Exchange
+	mounts  *shelf
+	changed chan struct{} // Held has changed
+	dir     string
+	host    *p2p.Host
+	store   *disk.Store
+	x       *exchange.Exchange
 }
 
 func newHost(tb testing.TB, change func(*images.Config)) *hostNode {
 	tb.Helper()
-	n := &hostNode{dir: tb.TempDir(), host: p2ptest.New(tb, p2p.Config{})}
+	n := &hostNode{dir: tb.TempDir(), changed: make(chan struct{}, 100), host: p2ptest.New(tb, p2p.Config{})}
 	var err error
 	if n.store, err = disk.Open(tb.Context(), disk.Config{Dir: filepath.Join(n.dir, "blocks"), Reserve: -1}); err != nil {
 		tb.Fatal(err)
@@ -155,17 +161,24 @@ func newHost(tb testing.TB, change func(*images.Config)) *hostNode {
 // open begins anew on what is on the disk.
 func (n *hostNode) open(tb testing.TB, change func(*images.Config)) {
 	tb.Helper()
+	n.mounts = &shelf{shown: make(map[string]shown), sealed: make(map[blockstore.CID]bool), read: make(map[blockstore.CID][]mount.Touch), seals: make(chan struct{}, 100)}
 	cfg := images.Config{
-		Dir: n.dir, Store: n.store, Peers: n.x,
-		Policy: images.Policy{Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}},
+		Dir: n.dir, Store: n.store, Peers: n.x, Mounts: n.mounts, Changed: func() { n.changed <- struct{}{} },
+		Policy: image.Policy{Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}},
 	}
 	if change != nil {
 		change(&cfg)
 	}
-	var err error
-	if n.Images, err = images.New(tb.Context(), cfg); err != nil {
+	opened, err := images.New(tb.Context(), cfg)
+	if err != nil {
 		tb.Fatal(err)
 	}
+	n.Images = opened
+	tb.Cleanup(func() {
+		if err := opened.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
 }
 
 func (n *hostNode) source() broker.BlockSource {
@@ -178,23 +191,177 @@ func ensure(tb testing.TB, n *hostNode, w provider.Want) provider.Image {
 	if err != nil {
 		tb.Fatal(err)
 	}
+	tb.Cleanup(img.Release)
 	return img
 }
 
-func wantFile(t *testing.T, img provider.Image, path, content string) {
+// shelf stands in for mounts: a file is read through the source when somebody reads it, block by block.
+type shelf struct {
+	mu     sync.Mutex
+	shown  map[string]shown // by directory
+	sealed map[blockstore.CID]bool
+	read   map[blockstore.CID][]mount.Touch
+	forgot []blockstore.CID
+	seals  chan struct{} // of each Seal
+}
+
+type shown struct {
+	root   blockstore.CID
+	tree   *blockstore.Tree
+	source mount.Source
+	sealed bool
+}
+
+var _ images.Mounts = (*shelf)(nil)
+
+func (s *shelf) Mount(_ context.Context, root blockstore.CID, t *blockstore.Tree, source mount.Source) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dir := fmt.Sprintf("/shelf/%v/%v", s.sealed[root], root)
+	s.shown[dir] = shown{root, t, source, s.sealed[root]}
+	return dir, nil
+}
+
+func (s *shelf) Seal(ctx context.Context, root blockstore.CID, t *blockstore.Tree, source mount.Source) error {
+	for ref := range t.Refs() {
+		if _, err := source.Locate(ctx, ref); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sealed[root] = true
+	s.seals <- struct{}{}
+	return nil
+}
+
+func (s *shelf) Unmount(root blockstore.CID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := len(s.shown)
+	maps.DeleteFunc(s.shown, func(_ string, at shown) bool { return at.root == root })
+	if len(s.shown) == before {
+		return errors.New("not shown")
+	}
+	return nil
+}
+
+func (s *shelf) Forget(root blockstore.CID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forgot = append(s.forgot, root)
+	return nil
+}
+
+func (s *shelf) List(context.Context) ([]mount.Mounted, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []mount.Mounted
+	for dir, at := range s.shown {
+		all = append(all, mount.Mounted{Path: dir, Root: at.root})
+	}
+	return all, nil
+}
+
+func (s *shelf) Trace(_ context.Context, root blockstore.CID) ([]mount.Touch, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, at := range s.shown {
+		if at.root == root && !at.sealed {
+			return slices.Clone(s.read[root]), nil
+		}
+	}
+	return nil, errors.New("not served")
+}
+
+// touch notes the first read of a block.
+func (s *shelf) touch(root blockstore.CID, block int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.ContainsFunc(s.read[root], func(t mount.Touch) bool { return t.Block == block }) {
+		s.read[root] = append(s.read[root], mount.Touch{Block: block})
+	}
+}
+
+func (s *shelf) list() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.shown))
+}
+
+var errNoFile = errors.New("no such file")
+
+// read reads a file of what is shown in a directory.
+func (s *shelf) readFile(ctx context.Context, dir, path string) ([]byte, error) {
+	s.mu.Lock()
+	at, ok := s.shown[dir]
+	s.mu.Unlock()
+	if !ok {
+		return nil, errors.New("nothing is shown")
+	}
+	for i := range at.tree.Nodes {
+		n := &at.tree.Nodes[i]
+		if n.Kind != blockstore.File || at.tree.Path(i) != path {
+			continue
+		}
+		var got []byte
+		for k := n.Block; int64(len(got)) < n.Size; k++ {
+			s.touch(at.root, k)
+			place, err := at.source.Block(ctx, at.tree.Blocks[k])
+			if err != nil {
+				return nil, err
+			}
+			f, err := os.Open(place.Path)
+			if err != nil {
+				return nil, err
+			}
+			p := make([]byte, at.tree.Blocks[k].Size)
+			_, err = f.ReadAt(p, place.Offset)
+			f.Close()
+			if err != nil {
+				return nil, err
+			}
+			p = p[n.Offset:]
+			got = append(got, p[:min(int64(len(p)), n.Size-int64(len(got)))]...)
+		}
+		return got, nil
+	}
+	return nil, errNoFile
+}
+
+func (n *hostNode) wantFile(t *testing.T, img provider.Image, path, content string) {
 	t.Helper()
-	got, err := os.ReadFile(filepath.Join(img.RootFS, path))
+	got, err := n.mounts.readFile(t.Context(), img.RootFS, path)
 	if err != nil || string(got) != content {
 		t.Errorf("%s = %.20q, %v; want %.20q", path, got, err, content)
 	}
 }
 
-func wantTree(t *testing.T, img provider.Image, seed uint64) {
+func (n *hostNode) wantTree(t *testing.T, img provider.Image, seed uint64) {
 	t.Helper()
-	wantFile(t, img, "lib/big", string(random(seed, 3_000_000)))
-	wantFile(t, img, "lib/small007", string(random(seed+7, 3000)))
-	wantFile(t, img, "etc/new", "new")
-	if _, err := os.Lstat(filepath.Join(img.RootFS, "etc/old")); !errors.Is(err, os.ErrNotExist) {
+	n.wantFile(t, img, "lib/big", string(random(seed, 3_000_000)))
+	n.wantFile(t, img, "lib/small007", string(random(seed+7, 3000)))
+	n.wantFile(t, img, "etc/new", "new")
+	if _, err := n.mounts.readFile(t.Context(), img.RootFS, "etc/old"); !errors.Is(err, errNoFile) {
 		t.Errorf("etc/old: %v, want it whited out", err)
+	}
+}
+
+// awaitHeld returns when n things are whole here.
+func (n *hostNode) awaitHeld(t *testing.T, count int) {
+	t.Helper()
+	for {
+		images, weights, err := n.Held(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(images)+len(weights) >= count {
+			return
+		}
+		select {
+		case <-n.changed:
+		case <-t.Context().Done():
+			t.Fatalf("%d are whole, want %d", len(images)+len(weights), count)
+		}
 	}
 }

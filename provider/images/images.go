@@ -1,39 +1,48 @@
 //go:build linux
 
-// Package images brings images and weights onto a host: from its own block store, from peers, or from a
-// registry, in this order, and unpacks them while they arrive.
+// Package images brings images and weights onto a host and shows them as directories: from its own block store, from
+// peers, or from a registry, in this order.
+//
+// A tree is shown as soon as the list of its files is here. Its blocks follow: what a program reads first comes first,
+// what it read last time comes before it asks, and all others behind those. See package mount for how.
 //
 // # What is trusted
 //
-// The digest that the customer signed, and nothing else. A peer's manifest must prove itself against it
-// ([image.Prove]); each block must hash to its name; each layer must hash to its diff_id. A peer that fails
-// costs time only: what is missing then comes from the registry, where the signed digest is checked again.
+// What the customer signed, and this host's own work. A root that came from peers is used for jobs whose signed spec
+// names that root, and only if its OCI manifest is the one that the spec names as well. For all other jobs the host
+// imports the image itself, layer by layer, each against its diff_id. Each block must hash to its name. Where peers
+// fail while a container runs, the registry takes over: the same image gives the same blocks, and one that does not is
+// refused.
 //
 // # Files
 //
-//	roots/CID.json        what is whole here: kind, digests
-//	trees/BOOT/CID/       unpacked, read-only by convention
-//	trees/BOOT/new-*      under construction
+//	roots/CID.json   what is here, whole or in part: kind, digests, last use
+//	scratch/         small files of an import under way, without names
+//	filling          is there while blocks arrive that no record names yet; so what a crash leaves is found
 //
-// BOOT is the kernel's boot id. Trees are not synced to the disk, because that takes longer than unpacking;
-// so a tree of another boot may have holes where the power failed, and is deleted. Blocks are synced.
+// Blocks are in the store. Everything here may be deleted while no agent runs: it is fetched again.
 package images
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
+	"maps"
 	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 
 	"rialto/blockstore"
+	"rialto/blockstore/disk"
 	"rialto/blockstore/exchange"
-	"rialto/blockstore/unpack"
+	"rialto/blockstore/image"
+	"rialto/blockstore/mount"
 	"rialto/broker"
 	"rialto/provider"
 )
@@ -41,203 +50,227 @@ import (
 // ErrUnavailable reports an image or weights that no source could give.
 var ErrUnavailable = errors.New("not available from any source")
 
-// Peers fetches blocks from peers; see exchange.Exchange.
+// Peers begins downloads from peers; see exchange.Exchange.
 type Peers interface {
-	Fetch(ctx context.Context, refs iter.Seq[blockstore.Ref], peers []exchange.Peer, sink func(blockstore.Block) error) (exchange.Fetched, error)
+	Open(ctx context.Context, peers []exchange.Peer, sink func(blockstore.Block) error) (*exchange.Download, error)
 }
 
-// Config is what a host's images are made of. Dir and Store are required.
+// Mounts shows trees as directories; see mount.Mounts.
+type Mounts interface {
+	// Mount shows a tree, whose blocks it asks source for, and returns the directory. A tree that was sealed is shown
+	// in a directory of its own, beside the one where it was shown before.
+	Mount(ctx context.Context, root blockstore.CID, t *blockstore.Tree, source mount.Source) (dir string, err error)
+	// Seal prepares that a tree, all of whose blocks are here, is shown without asking anybody, from the next Mount on.
+	Seal(ctx context.Context, root blockstore.CID, t *blockstore.Tree, source mount.Source) error
+	// Unmount ends it. What containers have open stays readable as far as its blocks are here.
+	Unmount(root blockstore.CID) error
+	// Forget deletes what is kept of a tree that is not shown.
+	Forget(root blockstore.CID) error
+	// List returns what is mounted, also by an earlier process.
+	List(ctx context.Context) ([]mount.Mounted, error)
+	// Trace returns the first touches of blocks of a tree that is shown, but not sealed, since it was mounted.
+	Trace(ctx context.Context, root blockstore.CID) ([]mount.Touch, error)
+}
+
+// Config is what a host's images are made of. Dir, Store and Mounts are required.
 type Config struct {
-	Dir   string
-	Store blockstore.Store
-	Peers Peers // nil: only the registry
+	Dir    string
+	Store  *disk.Store
+	Mounts Mounts
+	Peers  Peers // nil: only the registry
 	// Keychain has credentials for registries; nil: anonymous.
 	Keychain authn.Keychain
 	// Policy says which registries may be reached.
-	Policy Policy
+	Policy image.Policy
 	// Transport reaches registries in place of the one that Policy makes; for tests.
 	Transport http.RoundTripper
-	// Timeout ends the preparation of one image; zero: an hour, enough for 40 GB at 100 Mbit/s.
+	// Timeout ends the import of one image; zero: an hour, enough for 40 GB at 100 Mbit/s.
 	Timeout time.Duration
-	// Limits bound a tree; its Bytes also bound what a registry may send.
-	Limits unpack.Limits
-	Logger *slog.Logger
+	// Limits bound an image.
+	Limits image.Limits
+	// Changed is called when Held has changed; nil: nobody. It must not block.
+	Changed func()
+	Logger  *slog.Logger
 }
 
 func (c Config) withDefaults() (Config, error) {
-	if c.Dir == "" || c.Store == nil {
-		return c, errors.New("images without a directory or a block store")
+	if c.Dir == "" || c.Store == nil || c.Mounts == nil {
+		return c, errors.New("images without a directory, a block store or mounts")
 	}
 	if c.Timeout == 0 {
 		c.Timeout = time.Hour
+	}
+	if c.Changed == nil {
+		c.Changed = func() {}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Transport == nil {
-		c.Transport = c.Policy.transport()
+		c.Transport = c.Policy.Transport()
 	}
 	return c, nil
 }
 
 // Images is a host's images and weights. It implements provider.Images.
 type Images struct {
-	cfg   Config
-	trees trees
-	roots roots
+	cfg     Config
+	scratch string
+	records records
 
-	mu   sync.Mutex
-	jobs map[string]*job // by what is wanted
+	lifetime func() context.Context // ends when Close begins
+	end      context.CancelFunc
+	running  sync.WaitGroup
+	turn     chan struct{} // holds one token: who has it may mount, unmount and evict
+
+	mu        sync.Mutex
+	damage    map[blockstore.CID]struct{} // blocks that are here and wrong
+	importing int                         // imports under way
+	jobs      map[string]*job             // preparations under way, by what is wanted
+	shown     map[blockstore.CID]*tree    // by the root of the tree
 }
 
 var _ provider.Images = (*Images)(nil)
 
-// New reads what is here, deletes trees of other boots, and forgets what is not whole any more.
+// New reads what is here and forgets what is not whole any more. Who makes it closes it.
 func New(ctx context.Context, cfg Config) (*Images, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	m := &Images{cfg: cfg, jobs: make(map[string]*job)}
-	if m.trees, err = openTrees(cfg.Dir); err != nil {
-		return nil, fmt.Errorf("open image trees: %w", err)
+	m := &Images{
+		cfg: cfg, scratch: filepath.Join(cfg.Dir, "scratch"),
+		turn: make(chan struct{}, 1), damage: make(map[blockstore.CID]struct{}), jobs: make(map[string]*job), shown: make(map[blockstore.CID]*tree),
 	}
-	if m.roots, err = openRoots(ctx, cfg.Dir, cfg.Store, cfg.Logger); err != nil {
-		return nil, fmt.Errorf("open image roots: %w", err)
+	if err := os.MkdirAll(m.scratch, 0o700); err != nil {
+		return nil, err
 	}
+	if m.records, err = openRecords(ctx, cfg.Dir, cfg.Store, cfg.Logger); err != nil {
+		return nil, fmt.Errorf("open records of images: %w", err)
+	}
+	if err := m.sweep(ctx); err != nil {
+		return nil, fmt.Errorf("sweep blocks of no image: %w", err)
+	}
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	m.lifetime, m.end = func() context.Context { return life }, end
 	return m, nil
+}
+
+// Close ends all that is under way. No call of Ensure may be under way. What is shown stays shown, and containers that
+// the agent leaves to the next one can read what is here; the rest when the next one has shown it.
+func (m *Images) Close() error {
+	m.end()
+	m.running.Wait()
+	m.mu.Lock()
+	shown := slices.Collect(maps.Values(m.shown))
+	clear(m.shown)
+	m.mu.Unlock()
+	var errs []error
+	for _, t := range shown {
+		errs = append(errs, t.fill.close())
+	}
+	return errors.Join(errs...)
 }
 
 // Held lists what is whole here, sorted.
 func (m *Images) Held(context.Context) (images []broker.ImageHeld, weights []string, err error) {
-	for _, r := range m.roots.list() {
-		if r.Digest.IsZero() {
+	for _, r := range m.records.list() {
+		switch {
+		case !r.Whole:
+		case r.Digest.IsZero():
 			weights = append(weights, r.Root.String())
-			continue
+		default:
+			images = append(images, broker.ImageHeld{Digest: r.Digest.String(), Root: r.Root.String()})
 		}
-		images = append(images, broker.ImageHeld{Digest: r.Digest.String(), Root: r.Root.String()})
 	}
 	return images, weights, nil
 }
 
 // job is one preparation that several callers may wait for. It ends early when all have gone.
 type job struct {
+	target target
 	done   chan struct{}
 	cancel context.CancelFunc
+	meter  *meter
+	tree   *tree          // after done, with a user for the job itself
 	image  provider.Image // after done
 	err    error          // after done
 
-	mu      sync.Mutex
-	waiting int
-	tell    map[*func(broker.Fetched)]struct{}
+	waiting int // guarded by Images.mu
 }
 
-// Ensure brings what is wanted onto the host. Concurrent wants of one thing share the work.
+// Ensure brings what is wanted onto the host, as far as a container needs it to start, and shows it until the image's
+// Release. Concurrent wants of one thing share the work. progress is told until Release.
 func (m *Images) Ensure(ctx context.Context, w provider.Want, progress func(broker.Fetched)) (provider.Image, error) {
 	t, err := parseWant(w)
 	if err != nil {
 		return provider.Image{}, err
 	}
 	j := m.join(ctx, t)
-	if progress != nil {
-		j.mu.Lock()
-		j.tell[&progress] = struct{}{}
-		j.mu.Unlock()
-	}
+	quiet := j.meter.listen(progress)
 	select {
 	case <-j.done:
 	case <-ctx.Done():
 	}
-	j.mu.Lock()
-	delete(j.tell, &progress)
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	j.waiting--
-	last := j.waiting == 0
-	j.mu.Unlock()
-	if last {
+	if j.waiting == 0 {
 		j.cancel()
 	}
 	select {
 	case <-j.done:
-		return j.image, j.err
 	default:
+		quiet()
 		return provider.Image{}, context.Cause(ctx)
 	}
+	if j.err != nil {
+		quiet()
+		return provider.Image{}, j.err
+	}
+	j.tree.users++
+	img := j.image
+	img.RootFS = j.tree.dir
+	if j.tree.fresh {
+		j.tree.fresh = false
+		img.Trace = func(ctx context.Context) (blockstore.Trace, error) { return m.trace(ctx, j.tree) }
+	}
+	img.Fetched = j.meter.count()
+	img.Release = sync.OnceFunc(func() { //nolint:contextcheck // it has none
+		quiet()
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.leave(j.tree)
+	})
+	if j.waiting == 0 {
+		m.leave(j.tree) //nolint:contextcheck // the job's own use
+	}
+	return img, nil
 }
 
 // join returns the job for a target, begun if nobody did or if all who waited for it are gone.
 func (m *Images) join(ctx context.Context, t target) *job {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if j := m.jobs[t.key()]; j != nil {
-		j.mu.Lock()
-		defer j.mu.Unlock()
-		if j.waiting > 0 {
-			j.waiting++
-			return j
-		}
+	if j := m.jobs[t.key()]; j != nil && j.waiting > 0 {
+		j.waiting++
+		return j
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.cfg.Timeout)
-	j := &job{done: make(chan struct{}), cancel: cancel, waiting: 1, tell: make(map[*func(broker.Fetched)]struct{})}
+	j := &job{target: t, done: make(chan struct{}), cancel: cancel, waiting: 1, meter: newMeter()}
 	m.jobs[t.key()] = j
 	go func() { // ends with ctx, which ends when the last who waits has gone
-		defer cancel()
-		p := &preparation{images: m, target: t, meter: meter{report: j.report}}
-		j.image, j.err = p.run(ctx)
+		p := &preparation{images: m, target: t, meter: j.meter}
+		j.tree, j.image, j.err = p.run(ctx)
 		m.mu.Lock()
+		defer m.mu.Unlock()
+		if j.err == nil && j.waiting == 0 {
+			m.leave(j.tree) //nolint:contextcheck // ctx is over
+		}
 		if m.jobs[t.key()] == j {
 			delete(m.jobs, t.key())
 		}
-		m.mu.Unlock()
 		close(j.done)
 	}()
 	return j
-}
-
-func (j *job) report(f broker.Fetched) {
-	j.mu.Lock()
-	tell := make([]func(broker.Fetched), 0, len(j.tell))
-	for fn := range j.tell {
-		tell = append(tell, *fn)
-	}
-	j.mu.Unlock()
-	for _, fn := range tell {
-		fn(f)
-	}
-}
-
-// target is a want whose names were read.
-type target struct {
-	image   string // empty: weights
-	signed  blockstore.Digest
-	root    blockstore.CID // zero: not known
-	sources []exchange.Peer
-}
-
-func parseWant(w provider.Want) (target, error) {
-	t := target{image: w.Image}
-	var err error
-	if w.Root != "" {
-		if t.root, err = blockstore.ParseCID(w.Root); err != nil {
-			return target{}, fmt.Errorf("root of a block manifest: %w", err)
-		}
-	}
-	if w.Image != "" {
-		if t.signed, err = blockstore.ParseDigest(w.Digest); err != nil {
-			return target{}, fmt.Errorf("digest of %s: %w", w.Image, err)
-		}
-	} else if t.root.IsZero() {
-		return target{}, errors.New("weights without a root")
-	}
-	for _, s := range w.Sources {
-		t.sources = append(t.sources, exchange.Peer{ID: string(s.Peer), Addrs: s.Addrs})
-	}
-	return t, nil
-}
-
-// key is equal for targets that are the same thing. Where to get it from is the first caller's word.
-func (t target) key() string {
-	if t.image == "" {
-		return t.root.String()
-	}
-	return t.signed.String() + " " + t.image
 }

@@ -23,7 +23,6 @@ type record struct {
 	GPUs        []broker.GPULease    `json:"gpus"`
 	Simulated   bool                 `json:"simulated,omitempty"`
 	Spec        []byte               `json:"spec,omitempty"`
-	Root        string               `json:"root,omitempty"`
 	Sources     []broker.BlockSource `json:"sources,omitempty"`
 	TunnelKey   string               `json:"tunnel_key,omitempty"`
 	TunnelPort  uint16               `json:"tunnel_port,omitempty"`
@@ -42,7 +41,7 @@ func encode(r provider.Record) ([]byte, error) {
 	}
 	stored := record{
 		Lease: r.Lease, Job: r.Job, Broker: r.Broker, State: r.State, GPUs: r.GPUs, Simulated: r.Simulated,
-		Spec: r.Spec, Root: r.Root, Sources: r.Sources, TunnelPort: r.TunnelPort, Answer: r.Answer,
+		Spec: r.Spec, Sources: r.Sources, TunnelPort: r.TunnelPort, Answer: r.Answer,
 		Deadline: r.Deadline, TTL: r.TTL, MaxDuration: r.MaxDuration, Report: r.Report, Acked: r.Acked,
 		Linger: r.Linger.Round(0),
 	}
@@ -74,7 +73,7 @@ func decode(value []byte) (provider.Record, error) {
 	}
 	r := provider.Record{
 		Lease: stored.Lease, Job: stored.Job, Broker: stored.Broker, State: stored.State, GPUs: stored.GPUs,
-		Simulated: stored.Simulated, Spec: stored.Spec, Root: stored.Root, Sources: stored.Sources,
+		Simulated: stored.Simulated, Spec: stored.Spec, Sources: stored.Sources,
 		TunnelPort: stored.TunnelPort, Answer: stored.Answer, Deadline: stored.Deadline, TTL: stored.TTL,
 		MaxDuration: stored.MaxDuration, Report: stored.Report, Acked: stored.Acked, Linger: stored.Linger,
 	}

@@ -73,7 +73,7 @@ func (w *World) Forget(ctx context.Context, a *Agent) error {
 	if err != nil {
 		return err
 	}
-	for _, dir := range []string{"blocks", "images"} {
+	for _, dir := range []string{"blocks", "images", "mounts"} {
 		if err := os.Rename(w.Path(a.Host.Name, dir), filepath.Join(aside, dir)); err != nil {
 			return err
 		}
@@ -126,7 +126,11 @@ for i in range(3): print("hello", i, "from", os.uname().nodename, flush=True); t
 	if err := run("run", "--gpu", "any", "--max-price", "0.50/h", w.Ref, "--", "python3", "-c", hello); err != nil {
 		return err
 	}
-	say("the same on another host: its image comes from the first host, not from the registry")
+	say("the broker has imported the image as well, and vouches for what its layers add up to")
+	if err := run("image", "add", w.Ref); err != nil {
+		return err
+	}
+	say("the same on another host: it starts at once, and what it reads comes from the first host, not from the registry")
 	if err := run("run", "--gpu", "RTX 4090", "--provider", "bravo", w.Ref, "--", "python3", "-c", hello); err != nil {
 		return err
 	}

@@ -26,6 +26,7 @@ func (l *Lab) Broker(ctx context.Context, h *Host, extra ...string) (*Market, er
 		"run", "--state", l.Path("broker"), "--http", h.Addr.String() + ":7070", "--insecure-http",
 		"--p2p-listen", "/ip4/" + h.Addr.String() + "/udp/7071/quic-v1",
 		"--p2p-listen", "/ip4/" + h.Addr.String() + "/tcp/7071", "--allow-simulated",
+		"--allow-registry", "10.77.0.0/24", "--allow-registry", "127.0.0.0/8",
 	}, extra...)
 	return m, m.Start(ctx)
 }

@@ -1,6 +1,4 @@
-//go:build linux
-
-package images
+package image
 
 import (
 	"errors"
@@ -74,7 +72,7 @@ func TestPolicyJudgesWhereItEnds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		resp, err := (&http.Client{Transport: p.transport()}).Do(r)
+		resp, err := (&http.Client{Transport: p.Transport()}).Do(r)
 		if err == nil {
 			resp.Body.Close()
 		}

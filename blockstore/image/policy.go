@@ -1,6 +1,4 @@
-//go:build linux
-
-package images
+package image
 
 import (
 	"context"
@@ -15,10 +13,10 @@ import (
 	"time"
 )
 
-// ErrForbidden reports a registry at an address that the provider does not allow.
+// ErrForbidden reports a registry at an address that this host does not allow.
 var ErrForbidden = errors.New("registry address is not allowed")
 
-// Policy says which registries may be reached. A customer names the registry, and the provider's host
+// Policy says which registries may be reached. A customer names the registry, and this host
 // must not become a way into its own network: the zero value allows public unicast addresses on ports 80
 // and 443 only. What counts is the address that is connected to, after names were resolved, and
 // it counts for every redirect again.
@@ -27,8 +25,8 @@ type Policy struct {
 	Hosts    []string       // allowed as well whatever their address: "host" or "host:port", as in an image's name
 }
 
-// transport reaches what the policy allows. It ignores proxies of the environment.
-func (p Policy) transport() http.RoundTripper {
+// Transport reaches what the policy allows. It ignores proxies of the environment.
+func (p Policy) Transport() http.RoundTripper {
 	guarded := &net.Dialer{Timeout: 10 * time.Second, ControlContext: p.control}
 	free := &net.Dialer{Timeout: 10 * time.Second}
 	return &http.Transport{

@@ -1,0 +1,341 @@
+//go:build linux
+
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"rialto/blockstore"
+	"rialto/blockstore/disk"
+	"rialto/blockstore/exchange"
+	"rialto/blockstore/image"
+	"rialto/blockstore/mount"
+)
+
+// fill brings the blocks of one target onto the host: all of them, in a good order, and ahead of these the one that
+// somebody waits for. It is the source of the tree's mount, and a Getter for the lists of blocks. Methods are safe for
+// concurrent use.
+type fill struct {
+	images *Images
+	target target
+	meter  *meter
+	buf    *buffer
+
+	// Set before run and Block.
+	tree    *blockstore.Tree
+	root    blockstore.CID // of tree
+	counted bool           // the meter knows of what is here
+
+	lifetime func() context.Context // ends with close
+	end      context.CancelFunc
+	running  sync.WaitGroup
+
+	mu      sync.Mutex
+	down    *exchange.Download // nil: none yet, or there are no peers
+	closed  bool
+	imports *importing // from the registry; nil: not needed yet
+	holds   []*disk.Hold
+	sure    map[blockstore.CID]struct{} // blocks that this fill put
+}
+
+// importing is an import under way, or one that ended.
+type importing struct {
+	done chan struct{}
+	err  error // after done
+}
+
+var (
+	_ blockstore.Getter = (*fill)(nil)
+	_ mount.Source      = (*fill)(nil)
+)
+
+var errNoSources = errors.New("no peers known")
+
+// newFill begins to store what is brought, until close.
+func (m *Images) newFill(t target, meter *meter) *fill {
+	ctx, end := context.WithCancel(m.lifetime())
+	f := &fill{
+		images: m, target: t, meter: meter, sure: make(map[blockstore.CID]struct{}),
+		lifetime: func() context.Context { return ctx }, end: end,
+	}
+	f.buf = newBuffer(room{f})
+	f.running.Go(func() { _ = f.buf.run(ctx) }) // who adds or awaits is told
+	return f
+}
+
+// close ends all that is under way.
+func (f *fill) close() error {
+	f.mu.Lock()
+	d := f.down
+	f.down, f.closed = nil, true
+	f.mu.Unlock()
+	f.end()
+	f.buf.end(errEnded)
+	f.running.Wait()
+	f.mu.Lock()
+	for _, h := range f.holds {
+		h.Release()
+	}
+	f.holds = nil
+	f.mu.Unlock()
+	if d == nil {
+		return nil
+	}
+	return d.Close()
+}
+
+// hold keeps blocks where they are until close: somebody reads them there without asking.
+func (f *fill) hold(ctx context.Context, cids ...blockstore.CID) error {
+	h, err := f.images.cfg.Store.Hold(ctx, cids...)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.holds = append(f.holds, h)
+	return nil
+}
+
+// rest ends the download when all is here. It begins anew if a block is damaged later.
+func (f *fill) rest() error {
+	f.mu.Lock()
+	d := f.down
+	f.down, f.imports = nil, nil
+	clear(f.sure) // what is read from now on has been on the disk for a while
+	f.mu.Unlock()
+	if d == nil {
+		return nil
+	}
+	return d.Close()
+}
+
+// peers returns the download from peers, begun when it is needed first.
+func (f *fill) peers() (*exchange.Download, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.closed:
+		return nil, errEnded
+	case f.down != nil:
+		return f.down, nil
+	case f.images.cfg.Peers == nil || len(f.target.sources) == 0:
+		return nil, errNoSources
+	}
+	ctx := f.lifetime()
+	d, err := f.images.cfg.Peers.Open(ctx, f.target.sources, func(b blockstore.Block) error {
+		f.meter.peers(int64(b.Size()))
+		return f.buf.add(ctx, b)
+	})
+	if err != nil {
+		return nil, err
+	}
+	f.down = d
+	return d, nil
+}
+
+// Get returns a block from the store, or else from peers. It is for roots and lists; data goes another way.
+func (f *fill) Get(ctx context.Context, c blockstore.CID) (blockstore.Block, error) {
+	b, err := f.images.cfg.Store.Get(ctx, c)
+	if !errors.Is(err, blockstore.ErrNotFound) {
+		return b, err
+	}
+	d, err := f.peers() //nolint:contextcheck // the download outlives who asks first
+	if err != nil {
+		return blockstore.Block{}, &blockstore.BlockError{Op: "get", CID: c, Err: errors.Join(blockstore.ErrNotFound, err)}
+	}
+	if b, err = d.Get(ctx, blockstore.Ref{CID: c}); err != nil {
+		return blockstore.Block{}, err
+	}
+	f.meter.peers(int64(b.Size()))
+	if parts, err := blockstore.Parts(b); err == nil && len(parts) > 1 {
+		// The caller asks for them one after the other; this asks for all at once.
+		refs := make([]blockstore.Ref, len(parts))
+		for i, part := range parts {
+			refs[i].CID = part
+		}
+		if err := d.Fetch(ctx, slices.Values(refs)); err != nil {
+			return blockstore.Block{}, err
+		}
+		if err := f.buf.drain(ctx); err != nil {
+			return blockstore.Block{}, err
+		}
+	}
+	return b, f.buf.add(ctx, b)
+}
+
+// bring fetches one block that somebody waits for.
+func (f *fill) bring(ctx context.Context, ref blockstore.Ref) error {
+	b, err := f.fromPeers(ctx, ref)
+	if err == nil {
+		f.meter.peers(int64(b.Size()))
+		return f.buf.put(ctx, b)
+	}
+	if ctx.Err() != nil || !f.target.registered() {
+		return err
+	}
+	// An import under way may have been past the block before it was known to be damaged: then the next one brings it.
+	for range 2 {
+		here, importErr := f.awaitImport(ctx, ref.CID, f.fromRegistry(err)) //nolint:contextcheck // so does the import
+		if here || importErr != nil {
+			return importErr
+		}
+	}
+	return &blockstore.BlockError{Op: "import", CID: ref.CID, Err: blockstore.ErrNotFound}
+}
+
+// fromPeers asks peers for a block. The download may end meanwhile, because all the others are here.
+func (f *fill) fromPeers(ctx context.Context, ref blockstore.Ref) (blockstore.Block, error) {
+	for {
+		d, err := f.peers() //nolint:contextcheck // the download outlives who asks first
+		if err != nil {
+			return blockstore.Block{}, err
+		}
+		b, err := d.Get(ctx, ref)
+		if !errors.Is(err, exchange.ErrClosed) {
+			return b, err
+		}
+		if here, err := (room{f}).Has(ctx, ref.CID); here || err != nil {
+			if err == nil {
+				b, err = f.images.cfg.Store.Get(ctx, ref.CID)
+			}
+			return b, err
+		}
+	}
+}
+
+// awaitImport returns when a block is here, or an import is over.
+func (f *fill) awaitImport(ctx context.Context, c blockstore.CID, i *importing) (here bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	arrived := make(chan error, 1)
+	go func() { arrived <- f.buf.await(ctx, c) }() // ends with ctx at the latest
+	select {
+	case err := <-arrived:
+		return err == nil, err
+	case <-i.done:
+	}
+	if i.err != nil {
+		return false, i.err
+	}
+	return room{f}.Has(ctx, c)
+}
+
+// run brings all blocks, in the order in which they are likely to be wanted. When it returns nil, all are stored.
+func (f *fill) run(ctx context.Context) error {
+	missing, err := f.missing(ctx)
+	if err != nil || len(missing) == 0 {
+		return err
+	}
+	d, err := f.peers() //nolint:contextcheck // the download outlives who asks first
+	if err == nil {
+		if err = d.Fetch(ctx, slices.Values(missing)); err == nil {
+			return f.buf.drain(ctx)
+		}
+	}
+	if ctx.Err() != nil || !f.target.registered() {
+		return err
+	}
+	imports := f.fromRegistry(err) //nolint:contextcheck // it outlives who asks first
+	select {
+	case <-imports.done:
+		return imports.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// missing lists the blocks of the tree that are not here, and counts those that are.
+func (f *fill) missing(ctx context.Context) ([]blockstore.Ref, error) {
+	var missing []blockstore.Ref
+	var here int64
+	for ref := range f.tree.InOrder(f.target.trace) {
+		ok, err := f.images.cfg.Store.Has(ctx, ref.CID)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			here += int64(ref.Size)
+			continue
+		}
+		missing = append(missing, ref)
+	}
+	if !f.counted {
+		f.meter.total(f.tree.Size())
+		f.meter.local(here)
+	}
+	return missing, nil
+}
+
+// fromRegistry begins to import the image once more, because peers failed, unless that is under way. The same image
+// gives the same blocks.
+func (f *fill) fromRegistry(why error) *importing {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.imports != nil {
+		select {
+		case <-f.imports.done:
+		default:
+			return f.imports
+		}
+	}
+	i := &importing{done: make(chan struct{})}
+	f.imports = i
+	if f.closed {
+		i.err = errEnded
+		close(i.done)
+		return i
+	}
+	f.running.Go(func() { // ends with the fill, or after Timeout
+		defer close(i.done)
+		ctx, cancel := context.WithTimeout(f.lifetime(), f.images.cfg.Timeout)
+		defer cancel()
+		log := f.images.cfg.Logger.With("want", f.target.name())
+		if !errors.Is(why, errNoSources) {
+			log.WarnContext(ctx, "peers failed, the registry takes over", "err", why)
+		}
+		got, err := f.importImage(ctx)
+		if err == nil && got.Image.Tree != f.root {
+			err = fmt.Errorf("%w: its layers add up to %v, not to %v", image.ErrProof, got.Image.Tree, f.root)
+		}
+		if err == nil {
+			err = f.buf.drain(ctx)
+		}
+		if i.err = err; err != nil {
+			log.WarnContext(ctx, "the registry failed as well", "err", err)
+		}
+	})
+	return i
+}
+
+// importImage reads the image from its registry into the buffer.
+func (f *fill) importImage(ctx context.Context) (*image.Imported, error) {
+	r := image.Registry{Transport: f.images.cfg.Transport, Keychain: f.images.cfg.Keychain}
+	src, err := r.Open(ctx, f.target.image, f.target.signed)
+	if err != nil {
+		return nil, err
+	}
+	f.meter.restart(src.CompressedSize())
+	got, err := src.Import(ctx, image.Import{
+		Put:     f.buf.add,
+		Scratch: f.images.scratch,
+		Read:    func(n int) { f.meter.registry(int64(n)) },
+		Limits:  f.images.cfg.Limits,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("fetch %s: %w", f.target.image, err)
+	}
+	if src.Index != nil && len(src.Index) <= blockstore.MaxBlock {
+		b, err := blockstore.NewBlock(src.Index)
+		if err != nil {
+			return nil, err
+		}
+		if err := f.buf.add(ctx, b); err != nil {
+			return nil, err
+		}
+	}
+	return got, nil
+}
