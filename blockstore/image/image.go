@@ -82,10 +82,24 @@ type Import struct {
 	Scratch string
 	// Read receives counts of bytes read from the source, from several goroutines. Nil: nobody.
 	Read func(n int)
+	// Layers knows layers that were imported before, so that they are not read again; nil: nobody does.
+	Layers Layers
+	// Recalled receives the sizes, at the source, of layers that were not read again. Nil: nobody.
+	Recalled func(n int64)
 	// Limits bound the uncompressed image.
 	Limits Limits
 	// Patience is how long a source may send nothing until it is asked again, once; zero: 30 s.
 	Patience time.Duration
+}
+
+// Layers keeps the lists of layers, and knows where the data of their files is. Its methods are called from one
+// goroutine at a time.
+type Layers interface {
+	flat.Contents
+	// List returns the list that was kept of a layer, or nil.
+	List(ctx context.Context, diffID blockstore.Digest) ([]byte, error)
+	// Keep is told of the layers of an image that was imported whole.
+	Keep(ctx context.Context, root blockstore.CID, lists map[blockstore.Digest][]byte) error
 }
 
 // Imported is an image whose blocks were all put.
@@ -129,7 +143,14 @@ func (m *Source) Import(ctx context.Context, to Import) (*Imported, error) {
 		return nil, err
 	}
 	out.Root = blocks[0].CID()
-	return out, putBackward(blocks, put)
+	if err := putBackward(blocks, put); err != nil || to.Layers == nil {
+		return out, err
+	}
+	lists := make(map[blockstore.Digest][]byte, len(layers))
+	for i, l := range layers {
+		lists[m.diffIDs[i]] = l.List()
+	}
+	return out, to.Layers.Keep(ctx, out.Root, lists)
 }
 
 // putTree keeps the tree's own blocks, whose data was put before, and returns the root.
@@ -154,9 +175,15 @@ func putBackward(blocks []blockstore.Block, put func(blockstore.Block) error) er
 func (m *Source) read(ctx context.Context, to Import, spool *flat.Spool) ([]*flat.Layer, error) {
 	layers := make([]*flat.Layer, len(m.layers))
 	budget := flat.NewBudget(to.Limits)
+	if err := m.recall(ctx, to, layers, spool, budget); err != nil {
+		return nil, err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(layersAtOnce)
 	for i := range m.layers {
+		if layers[i] != nil {
+			continue
+		}
 		g.Go(func() error {
 			l, err := m.layer(ctx, i, to, spool, budget)
 			if err != nil {
@@ -167,6 +194,29 @@ func (m *Source) read(ctx context.Context, to Import, spool *flat.Spool) ([]*fla
 		})
 	}
 	return layers, g.Wait()
+}
+
+// recall fills in the layers that were imported before.
+func (m *Source) recall(ctx context.Context, to Import, layers []*flat.Layer, spool *flat.Spool, budget *flat.Budget) error {
+	if to.Layers == nil {
+		return nil
+	}
+	for i, id := range m.diffIDs {
+		list, err := to.Layers.List(ctx, id)
+		if err != nil {
+			return err
+		}
+		if list == nil {
+			continue
+		}
+		if layers[i], err = flat.Recall(ctx, list, to.Layers, spool, budget); err != nil {
+			return fmt.Errorf("recall layer %d (%v): %w", i+1, id, err)
+		}
+		if size, err := m.layers[i].Size(); layers[i] != nil && err == nil && to.Recalled != nil {
+			to.Recalled(size)
+		}
+	}
+	return nil
 }
 
 func (m *Source) layer(ctx context.Context, i int, to Import, spool *flat.Spool, budget *flat.Budget) (*flat.Layer, error) {

@@ -231,7 +231,7 @@ func (m *Images) drop(ctx context.Context, s *survey, root blockstore.CID) error
 			return err
 		}
 	}
-	if err := m.records.drop(root); err != nil {
+	if err := errors.Join(m.forgetLayers(root), m.records.drop(root)); err != nil {
 		return err
 	}
 	if err := m.cfg.Mounts.Forget(rec.Tree); err != nil {

@@ -320,10 +320,12 @@ func (f *fill) importImage(ctx context.Context) (*image.Imported, error) {
 	}
 	f.meter.restart(src.CompressedSize())
 	got, err := src.Import(ctx, image.Import{
-		Put:     f.buf.add,
-		Scratch: f.images.scratch,
-		Read:    func(n int) { f.meter.registry(int64(n)) },
-		Limits:  f.images.cfg.Limits,
+		Put:      f.buf.add,
+		Scratch:  f.images.scratch,
+		Read:     func(n int) { f.meter.registry(int64(n)) },
+		Layers:   f.layers(),
+		Recalled: f.meter.local,
+		Limits:   f.images.cfg.Limits,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("fetch %s: %w", f.target.image, err)

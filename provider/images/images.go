@@ -17,6 +17,7 @@
 // # Files
 //
 //	roots/CID.json   what is here, whole or in part: kind, digests, last use
+//	layers/DIFFID    the files of layers that were imported, so that images with a common base share the work
 //	scratch/         small files of an import under way, without names
 //	filling          is there while blocks arrive that no record names yet; so what a crash leaves is found
 //

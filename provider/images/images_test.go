@@ -218,6 +218,30 @@ func TestRegistryThatDoesNotAgree(t *testing.T) {
 	}
 }
 
+// Images that share their base share the work of importing it, for as long as one of them is here.
+func TestBaseLayerIsImportedOnce(t *testing.T) {
+	s := openShop(t)
+	base := someLayers(3)[0]
+	n := newHost(t, nil)
+	ensure(t, n, s.push(t, "one", base))
+	n.awaitHeld(t, 1)
+	before := s.blobs.Load()
+	two := s.push(t, "two", base, map[string][]byte{"more": []byte("m"), "lib/.wh.small001": nil})
+	img := ensure(t, n, two)
+	n.wantFile(t, img, "more", "m")
+	n.wantFile(t, img, "bin/run", "#!")
+	n.wantFile(t, img, "lib/small002", string(random(5, 3000)))
+	if got := s.blobs.Load() - before; got != 2 { // config and one layer
+		t.Errorf("%d blobs fetched for the second image, want 2", got)
+	}
+	if img.Fetched.Local == 0 {
+		t.Errorf("fetched %+v, want the base from here", img.Fetched)
+	}
+	if other := ensure(t, newHost(t, nil), two); other.Root != img.Root {
+		t.Errorf("a recalled layer makes root %v, a read one %v", img.Root, other.Root)
+	}
+}
+
 // Who signed an index gets the platform's image, and peers can prove it: the index is a block, too.
 func TestSignedIndex(t *testing.T) {
 	s := openShop(t)

@@ -165,6 +165,14 @@ func (r records) drop(root blockstore.CID) error {
 	return err
 }
 
+// get returns a root's record.
+func (r records) get(root blockstore.CID) (record, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rec, ok := r.held[root]
+	return rec, ok
+}
+
 // find returns what may be used of what is here for a target: the root that the customer vouches for, if it is what
 // he signed, else what this host imported itself.
 func (r records) find(t target) (record, bool) {

@@ -3,6 +3,8 @@ package flat_test
 import (
 	"archive/tar"
 	"bytes"
+	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -267,6 +269,93 @@ func FuzzLayer(f *testing.F) {
 		_, err = blockstore.Build(r.fs.Root(), r.spool.Read, func(blockstore.Block) error { return nil })
 		if err != nil && !errors.Is(err, blockstore.ErrTree) {
 			t.Fatal(err)
+		}
+	})
+}
+
+// pantry has the data of files.
+type pantry struct {
+	blocks map[blockstore.CID]bool
+	small  map[[sha256.Size]byte][]byte
+}
+
+func (p pantry) Has(_ context.Context, c blockstore.CID) (bool, error) { return p.blocks[c], nil }
+
+func (p pantry) Small(_ context.Context, sum [sha256.Size]byte) ([]byte, error) {
+	return p.small[sum], nil
+}
+
+// A layer that is recalled makes the tree that it made when it was read, if all its data is here.
+func TestRecall(t *testing.T) {
+	big := strings.Repeat("large", 20_000)
+	stream := layer(t,
+		e{name: "d/", kind: tar.TypeDir, mode: 0o700}, e{name: "d/f", data: "small", pax: map[string]string{"SCHILY.xattr.user.a": "b"}},
+		e{name: "d/g", data: big}, e{name: "s", kind: tar.TypeSymlink, link: "d/f"}, e{name: "h", kind: tar.TypeLink, link: "d/f"},
+		e{name: "empty"}, e{name: "null", kind: tar.TypeChar}, e{name: "x/.wh.y"})
+	spool, err := flat.NewSpool(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer spool.Close()
+	have := pantry{make(map[blockstore.CID]bool), map[[sha256.Size]byte][]byte{sha256.Sum256([]byte("small")): []byte("small")}}
+	budget := flat.NewBudget(flat.Limits{})
+	read, err := flat.Read(bytes.NewReader(stream), spool, budget, func(b blockstore.Block) error {
+		have.blocks[b.CID()] = true
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := read.List()
+	tree := func(l *flat.Layer) string {
+		f := flat.New(flat.Limits{})
+		if err := f.Apply(l); err != nil {
+			t.Fatal(err)
+		}
+		built, err := blockstore.Build(f.Root(), spool.Read, func(blockstore.Block) error { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(built, f.Skipped())
+	}
+	again, err := flat.Recall(t.Context(), list, have, spool, budget)
+	if err != nil || again == nil {
+		t.Fatalf("recalled %v, %v", again, err)
+	}
+	if got, want := tree(again), tree(read); got != want {
+		t.Errorf("recalled\n%s\nread\n%s", got, want)
+	}
+	for name, lack := range map[string]pantry{"small": {have.blocks, nil}, "large": {nil, have.small}} {
+		if got, err := flat.Recall(t.Context(), list, lack, spool, budget); got != nil || err != nil {
+			t.Errorf("recalled without its %s data: %v, %v", name, got, err)
+		}
+	}
+	for i := range list {
+		if got, err := flat.Recall(t.Context(), list[:i], have, spool, budget); err == nil {
+			t.Fatalf("recalled %v from %d of %d bytes", got, i, len(list))
+		}
+	}
+}
+
+func FuzzRecall(f *testing.F) {
+	spool, err := flat.NewSpool(f.TempDir())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { spool.Close() })
+	l, err := flat.Read(bytes.NewReader(layer(f, e{name: "a/b", data: "c"}, e{name: "s", kind: tar.TypeSymlink, link: "a"})), spool,
+		flat.NewBudget(flat.Limits{}), func(blockstore.Block) error { return nil })
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(l.List())
+	f.Fuzz(func(t *testing.T, list []byte) {
+		l, err := flat.Recall(t.Context(), list, pantry{}, spool, flat.NewBudget(flat.Limits{Entries: 1000, Bytes: 1 << 20}))
+		if err != nil || l == nil {
+			return
+		}
+		if err := flat.New(flat.Limits{}).Apply(l); err != nil {
+			return
 		}
 	})
 }

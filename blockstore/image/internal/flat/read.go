@@ -2,6 +2,7 @@ package flat
 
 import (
 	"archive/tar"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -41,6 +42,7 @@ type entry struct {
 	kind  byte   // tar's type flag
 	link  string // of a hard link: its target's name
 	inode *blockstore.Inode
+	sum   [sha256.Size]byte // of a small file's data
 }
 
 // Layer is a tar stream that was read.
@@ -94,7 +96,7 @@ func (l *Layer) read(h *tar.Header, data io.Reader, spool *Spool, budget *Budget
 		return err
 	}
 	if size > 0 {
-		if err := contents(e.inode, data, spool, emit); err != nil {
+		if err := e.contents(data, spool, emit); err != nil {
 			return err
 		}
 	}
@@ -145,12 +147,14 @@ func (l *Layer) inode(h *tar.Header) (*blockstore.Inode, error) {
 	return n, nil
 }
 
-func contents(n *blockstore.Inode, data io.Reader, spool *Spool, emit func(blockstore.Block) error) error {
+func (e *entry) contents(data io.Reader, spool *Spool, emit func(blockstore.Block) error) error {
+	n := e.inode
 	if n.Size < blockstore.LargeFile {
 		p := make([]byte, n.Size)
 		if _, err := io.ReadFull(data, p); err != nil {
 			return fmt.Errorf("read tar: %w", err)
 		}
+		e.sum = sha256.Sum256(p)
 		var err error
 		n.Data, err = spool.add(p)
 		return err
