@@ -226,15 +226,19 @@ func (f *fill) awaitImport(ctx context.Context, c blockstore.CID, i *importing) 
 
 // run brings all blocks, in the order in which they are likely to be wanted. When it returns nil, all are stored.
 func (f *fill) run(ctx context.Context) error {
-	missing, err := f.missing(ctx)
+	missing, traced, err := f.missing(ctx)
 	if err != nil || len(missing) == 0 {
 		return err
 	}
 	d, err := f.peers() //nolint:contextcheck // the download outlives who asks first
-	if err == nil {
-		if err = d.Fetch(ctx, slices.Values(missing)); err == nil {
-			return f.buf.drain(ctx)
+	// What is likely to be read first comes whole before anything else does: several peers mix what they fetch at once.
+	for _, part := range [][]blockstore.Ref{missing[:traced], missing[traced:]} {
+		if err == nil {
+			err = d.Fetch(ctx, slices.Values(part))
 		}
+	}
+	if err == nil {
+		return f.buf.drain(ctx)
 	}
 	if ctx.Err() != nil || !f.target.registered() {
 		return err
@@ -248,26 +252,29 @@ func (f *fill) run(ctx context.Context) error {
 	}
 }
 
-// missing lists the blocks of the tree that are not here, and counts those that are.
-func (f *fill) missing(ctx context.Context) ([]blockstore.Ref, error) {
-	var missing []blockstore.Ref
+// missing lists the blocks of the tree that are not here, first those of the trace, and counts those that are here.
+func (f *fill) missing(ctx context.Context) (missing []blockstore.Ref, traced int, err error) {
 	var here int64
+	number := 0
 	for ref := range f.tree.InOrder(f.target.trace) {
 		ok, err := f.images.cfg.Store.Has(ctx, ref.CID)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		if ok {
 			here += int64(ref.Size)
-			continue
+		} else {
+			missing = append(missing, ref)
 		}
-		missing = append(missing, ref)
+		if number++; number <= len(f.target.trace) {
+			traced = len(missing)
+		}
 	}
 	if !f.counted {
 		f.meter.total(f.tree.Size())
 		f.meter.local(here)
 	}
-	return missing, nil
+	return missing, traced, nil
 }
 
 // fromRegistry begins to import the image once more, because peers failed, unless that is under way. The same image
