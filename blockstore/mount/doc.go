@@ -14,15 +14,21 @@
 //
 // # Who knows what
 //
-// The agent has a [Source], which knows blocks. The server (internal/server) knows slots of a device and where
+// The agent has a [Source] for each tree, which knows blocks. The server (internal/server) knows slots of a device and where
 // verified bytes of blocks lie, because the agent told it. It outlives the agent: reads of what it knows go on; others
 // wait for the next agent, up to the read's deadline, and then fail with an I/O error. The reason, with what the source
 // said, is in [Mounts.Failures]. If the server dies, reads of what the kernel has not cached fail. No reader ever gets
 // zeros, or bytes that were not compared with a block's name.
 //
-// That last sentence needs care: kernels before the fix of 2026 give zeros where a file-backed EROFS gets part of
-// what it asked for. [Probe] tries it. On such a kernel the device is used past the page cache, in requests that are
+// That last sentence needs care: some kernels give zeros where a file-backed EROFS gets part of what it asked for
+// (6.18.44 gives an error). [Probe] tries it. On such a kernel the device is used past the page cache, in requests that are
 // all or nothing, and leaves alternate between two names of it, so that no request spans two.
+//
+// # The agent's life
+//
+// After a start: New, Run in the background, List for what is mounted still, Mount for each tree that is wanted (which
+// mounts nothing, but says where blocks come from now), Unmount for the others. Before an end for good: Close after Run.
+// Before a restart: nothing.
 //
 // # Contract for the source's files
 //
@@ -32,7 +38,7 @@
 // # Directory
 //
 //	server-V/            the server of protocol version V: socket, log, and the mount point of its devices
-//	tables/ROOT.slots    what the server is told of a tree
+//	tables/ROOT.*        what the server is told of a tree: slots, and for the FUSE tier names
 //	meta/ROOT-*.erofs    metadata; beside each such file stands its sha256
 //	sealed/ROOT/         metadata, small files, and a record of both
 //	mounts/TIER-ROOT/    record and mount point of a mount

@@ -192,7 +192,11 @@ func agentMain(args []string) int {
 	if err := gob.NewDecoder(os.Stdin).Decode(&s); err != nil {
 		return 1
 	}
-	m, err := mount.New(mount.Config{Dir: args[0], Args: []string{os.Args[0], serverVerb}})
+	can, err := mount.Probe(context.Background(), args[0])
+	if err != nil {
+		return 1
+	}
+	m, err := mount.New(mount.Config{Dir: args[0], Can: can, Args: []string{os.Args[0], serverVerb}})
 	if err != nil {
 		return 1
 	}

@@ -64,8 +64,8 @@ type Config struct {
 }
 
 func (c Config) withDefaults() (Config, error) {
-	if !filepath.IsAbs(c.Dir) || len(c.Args) == 0 {
-		return c, errors.New("mounts need an absolute directory and a server's command line")
+	if !filepath.IsAbs(c.Dir) || len(c.Args) == 0 || !c.Can.probed {
+		return c, errors.New("mounts need an absolute directory, a server's command line, and what Probe found")
 	}
 	if c.Exe == "" {
 		c.Exe = "/proc/self/exe"

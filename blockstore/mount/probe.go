@@ -27,6 +27,8 @@ type Capabilities struct {
 	ShortReads error // an I/O error, and not zeros, where such an EROFS reads past what its device can give
 	Loop       error // EROFS from loop devices, one of them over a FUSE file
 	Overlay    error // an overlay on EROFS, for what wants to write
+
+	probed bool // else the zero value would mean that all works
 }
 
 // Lazy returns the best tier for trees whose blocks are not all here, or why there is none.
@@ -92,11 +94,11 @@ type probe struct {
 }
 
 func (p *probe) run(ctx context.Context) Capabilities {
-	var c Capabilities
+	c := Capabilities{probed: true}
 	data := bytes.Repeat([]byte{0xa5}, probeWhole+probeTorn)
 	meta, device, err := p.files(data)
 	if err != nil {
-		return Capabilities{err, err, err, err, err, err}
+		return Capabilities{err, err, err, err, err, err, true}
 	}
 	c.FileBacked = p.try("file", func(at string) error { return mountFile(at, meta, []string{device}) }, func(at string) error {
 		c.Overlay = p.overlay(at)

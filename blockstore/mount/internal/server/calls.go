@@ -167,6 +167,7 @@ func (s *server) mount(q wire.Request) error {
 	o.AllowOther = os.Geteuid() == 0 // others need their administrator's consent
 	o.DirectMountFlags = unix.MS_RDONLY | unix.MS_NODEV
 	o.EnableSymlinkCaching = true
+	o.ExtraCapabilities = noOpenDir
 	f, err := fuse.NewServer(newTreeFS(t, data), q.At, o)
 	if err != nil {
 		return fmt.Errorf("mount %s: %w", q.At, err)

@@ -143,10 +143,16 @@ func (f *treeFS) Read(interrupted <-chan struct{}, in *fuse.ReadIn, buf []byte) 
 	return readDevice(f.data, interrupted, in, buf, f.layout.File(n), n.Size)
 }
 
-func (f *treeFS) OpenDir(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	out.OpenFlags = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_CACHE_DIR
-	return fuse.OK
+// noOpenDir has the kernel take ENOSYS for an answer to the opening of directories, too.
+const noOpenDir = 1 << 24
+
+// OpenDir is like Open.
+func (f *treeFS) OpenDir(_ <-chan struct{}, _ *fuse.OpenIn, _ *fuse.OpenOut) fuse.Status {
+	return fuse.ENOSYS
 }
+
+// Flush says that closing a file is nobody's business.
+func (f *treeFS) Flush(_ <-chan struct{}, _ *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
 
 func (f *treeFS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	return f.list(in, func(e fuse.DirEntry, _ int) bool { return out.AddDirEntry(e) })
