@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -77,8 +79,12 @@ const (
 	probeLimit = probeWhole + probeTorn/2
 )
 
-// Probe finds out by trying, in a new directory in dir, which it removes. It takes some milliseconds.
+// Probe finds out by trying, in a new directory in dir, which it removes, as it does what a Probe left that was killed.
+// It takes some milliseconds. No other one may be trying in dir.
 func Probe(ctx context.Context, dir string) (Capabilities, error) {
+	if err := sweepProbes(dir); err != nil {
+		return Capabilities{}, err
+	}
 	work, err := os.MkdirTemp(dir, "probe-")
 	if err != nil {
 		return Capabilities{}, err
@@ -86,6 +92,32 @@ func Probe(ctx context.Context, dir string) (Capabilities, error) {
 	p := probe{dir: work}
 	c := p.run(ctx)
 	return c, errors.Join(append(p.failed, os.RemoveAll(work))...)
+}
+
+// sweepProbes removes what is left of earlier probes, innermost mounts first.
+func sweepProbes(dir string) error {
+	points, err := mountPoints()
+	if err != nil {
+		return err
+	}
+	prefix := filepath.Join(dir, "probe-")
+	for _, at := range slices.Backward(slices.Sorted(maps.Keys(points))) {
+		if strings.HasPrefix(at, prefix) {
+			if err := detach(at); err != nil {
+				return err
+			}
+		}
+	}
+	left, err := filepath.Glob(prefix + "*")
+	if err != nil {
+		return err
+	}
+	for _, old := range left {
+		if err := os.RemoveAll(old); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 type probe struct {
