@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"rialto/blockstore"
 	"rialto/pricing"
 	"rialto/tunnel"
 )
@@ -162,7 +163,8 @@ type Hold struct {
 	Rate    pricing.Rate // per GPU-hour, as offered
 	Spec    []byte       // envelope signed by the customer
 	TTL     time.Duration
-	Sources []BlockSource // peers that hold blocks of image or weights
+	Sources []BlockSource    // peers that hold blocks of image or weights
+	Trace   blockstore.Trace // what runs like this one read first of the image, as far as providers told; a hint
 }
 
 // Grant is a provider's acceptance of a hold. The customer verifies its signature.
@@ -228,6 +230,14 @@ type Report struct {
 	// HostFault, with PhaseBroken, says that the workload never became ready through no fault of its image or
 	// spec: another host may well run it.
 	HostFault bool
+}
+
+// TraceReport is a provider's signed word about which blocks of its image a lease's workload read first. It is a hint for
+// later runs, sent once and apart from a [Report]: nothing depends on its arrival, and no bill keeps it.
+type TraceReport struct {
+	Lease LeaseID
+	Root  string // CID of the image's root, whose blocks the trace numbers
+	Trace blockstore.Trace
 }
 
 // Step is one part of a job's start-up timeline.

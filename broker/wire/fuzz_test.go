@@ -57,5 +57,6 @@ func FuzzAnswer(f *testing.F)   { fuzz(f, "answer") }
 func FuzzConfirm(f *testing.F)  { fuzz(f, "confirm") }
 func FuzzRelease(f *testing.F)  { fuzz(f, "release") }
 func FuzzReport(f *testing.F)   { fuzz(f, "report") }
+func FuzzTrace(f *testing.F)    { fuzz(f, "trace") }
 func FuzzRenewal(f *testing.F)  { fuzz(f, "renewal") }
 func FuzzReceipt(f *testing.F)  { fuzz(f, "receipt") }

@@ -1,5 +1,7 @@
 package wire
 
+import "rialto/blockstore"
+
 // Limits of envelopes in bytes, enforced when sealing and opening, and the bounds to give to the streams that carry
 // them. Together with the limits on lists they bound the work that a stranger's message can cause.
 const (
@@ -7,8 +9,8 @@ const (
 	MaxOfferSet = 1 << 20
 	// MaxJobSpec fits a command with an inlined script; bigger inputs belong in the image or in weights.
 	MaxJobSpec = 256 << 10
-	// MaxHold fits a job spec and the addresses of its block sources.
-	MaxHold = MaxJobSpec + 256<<10
+	// MaxHold fits a job spec, the addresses of its block sources and a trace.
+	MaxHold = MaxJobSpec + 256<<10 + maxTrace
 	// MaxAnswer fits a grant of 16 GPUs with 32 endpoints many times.
 	MaxAnswer = 16 << 10
 	// MaxConfirm fits three short fields.
@@ -18,6 +20,8 @@ const (
 	// MaxReport fits all lists of a report at their limits. It is small because brokers keep the last report of
 	// each lease for good.
 	MaxReport = 32 << 10
+	// MaxTrace fits the longest trace.
+	MaxTrace = maxTrace + 1<<10
 	// MaxRenewal fits three short fields.
 	MaxRenewal = 1 << 10
 	// MaxReceipt fits a bill and the report under it.
@@ -39,6 +43,9 @@ const (
 	maxSteps     = 64
 	maxHeld      = 64 // images that became whole with one lease; usually one
 )
+
+// maxTrace bounds the bytes of a trace: five for each block, at most, and three for their number.
+const maxTrace = 5*blockstore.MaxTrace + 3
 
 // Limits of strings, in bytes.
 const (

@@ -1029,6 +1029,7 @@ type Hold struct {
 	Spec               []byte                 `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"` // envelope of a JobSpec
 	TtlNs              int64                  `protobuf:"varint,6,opt,name=ttl_ns,json=ttlNs,proto3" json:"ttl_ns,omitempty"`
 	Sources            []*BlockSource         `protobuf:"bytes,8,rep,name=sources,proto3" json:"sources,omitempty"`
+	Trace              []byte                 `protobuf:"bytes,9,opt,name=trace,proto3" json:"trace,omitempty"` // see rialto/blockstore.Trace
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -1108,6 +1109,13 @@ func (x *Hold) GetTtlNs() int64 {
 func (x *Hold) GetSources() []*BlockSource {
 	if x != nil {
 		return x.Sources
+	}
+	return nil
+}
+
+func (x *Hold) GetTrace() []byte {
+	if x != nil {
+		return x.Trace
 	}
 	return nil
 }
@@ -1619,6 +1627,67 @@ func (x *Report) GetHostFault() bool {
 	return false
 }
 
+// Which blocks of its image a workload read first; signed by the provider.
+type Trace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Lease         string                 `protobuf:"bytes,1,opt,name=lease,proto3" json:"lease,omitempty"`
+	Root          string                 `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"`
+	Trace         []byte                 `protobuf:"bytes,3,opt,name=trace,proto3" json:"trace,omitempty"` // see rialto/blockstore.Trace
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Trace) Reset() {
+	*x = Trace{}
+	mi := &file_messages_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Trace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Trace) ProtoMessage() {}
+
+func (x *Trace) ProtoReflect() protoreflect.Message {
+	mi := &file_messages_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Trace.ProtoReflect.Descriptor instead.
+func (*Trace) Descriptor() ([]byte, []int) {
+	return file_messages_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Trace) GetLease() string {
+	if x != nil {
+		return x.Lease
+	}
+	return ""
+}
+
+func (x *Trace) GetRoot() string {
+	if x != nil {
+		return x.Root
+	}
+	return ""
+}
+
+func (x *Trace) GetTrace() []byte {
+	if x != nil {
+		return x.Trace
+	}
+	return nil
+}
+
 // The answer to a report; signed by the broker.
 type Renewal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1631,7 +1700,7 @@ type Renewal struct {
 
 func (x *Renewal) Reset() {
 	*x = Renewal{}
-	mi := &file_messages_proto_msgTypes[18]
+	mi := &file_messages_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1643,7 +1712,7 @@ func (x *Renewal) String() string {
 func (*Renewal) ProtoMessage() {}
 
 func (x *Renewal) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[18]
+	mi := &file_messages_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1656,7 +1725,7 @@ func (x *Renewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renewal.ProtoReflect.Descriptor instead.
 func (*Renewal) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{18}
+	return file_messages_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Renewal) GetLease() string {
@@ -1705,7 +1774,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_messages_proto_msgTypes[19]
+	mi := &file_messages_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1717,7 +1786,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[19]
+	mi := &file_messages_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1730,7 +1799,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{19}
+	return file_messages_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Receipt) GetJob() string {
@@ -1933,7 +2002,7 @@ const file_messages_proto_rawDesc = "" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"7\n" +
 	"\vBlockSource\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x14\n" +
-	"\x05addrs\x18\x02 \x03(\tR\x05addrs\"\xe0\x01\n" +
+	"\x05addrs\x18\x02 \x03(\tR\x05addrs\"\xf6\x01\n" +
 	"\x04Hold\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12\x10\n" +
 	"\x03job\x18\x02 \x01(\tR\x03job\x12\x14\n" +
@@ -1941,7 +2010,8 @@ const file_messages_proto_rawDesc = "" +
 	"\x15rate_nanousd_per_hour\x18\x04 \x01(\x03R\x12rateNanousdPerHour\x12\x12\n" +
 	"\x04spec\x18\x05 \x01(\fR\x04spec\x12\x15\n" +
 	"\x06ttl_ns\x18\x06 \x01(\x03R\x05ttlNs\x120\n" +
-	"\asources\x18\b \x03(\v2\x16.rialto.v1.BlockSourceR\asourcesJ\x04\b\a\x10\bR\x04root\"\x95\x01\n" +
+	"\asources\x18\b \x03(\v2\x16.rialto.v1.BlockSourceR\asources\x12\x14\n" +
+	"\x05trace\x18\t \x01(\fR\x05traceJ\x04\b\a\x10\bR\x04root\"\x95\x01\n" +
 	"\x05Grant\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12\x10\n" +
 	"\x03job\x18\x02 \x01(\tR\x03job\x12'\n" +
@@ -1982,7 +2052,11 @@ const file_messages_proto_rawDesc = "" +
 	"\x04held\x18\n" +
 	" \x03(\v2\x14.rialto.v1.ImageHeldR\x04held\x12\x1d\n" +
 	"\n" +
-	"host_fault\x18\v \x01(\bR\thostFault\"H\n" +
+	"host_fault\x18\v \x01(\bR\thostFault\"G\n" +
+	"\x05Trace\x12\x14\n" +
+	"\x05lease\x18\x01 \x01(\tR\x05lease\x12\x12\n" +
+	"\x04root\x18\x02 \x01(\tR\x04root\x12\x14\n" +
+	"\x05trace\x18\x03 \x01(\fR\x05trace\"H\n" +
 	"\aRenewal\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12\x15\n" +
 	"\x06ttl_ns\x18\x02 \x01(\x03R\x05ttlNs\x12\x10\n" +
@@ -2030,7 +2104,7 @@ func file_messages_proto_rawDescGZIP() []byte {
 }
 
 var file_messages_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_messages_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_messages_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_messages_proto_goTypes = []any{
 	(Level)(0),           // 0: rialto.v1.Level
 	(Phase)(0),           // 1: rialto.v1.Phase
@@ -2052,8 +2126,9 @@ var file_messages_proto_goTypes = []any{
 	(*Fetched)(nil),      // 17: rialto.v1.Fetched
 	(*Step)(nil),         // 18: rialto.v1.Step
 	(*Report)(nil),       // 19: rialto.v1.Report
-	(*Renewal)(nil),      // 20: rialto.v1.Renewal
-	(*Receipt)(nil),      // 21: rialto.v1.Receipt
+	(*Trace)(nil),        // 20: rialto.v1.Trace
+	(*Renewal)(nil),      // 21: rialto.v1.Renewal
+	(*Receipt)(nil),      // 22: rialto.v1.Receipt
 }
 var file_messages_proto_depIdxs = []int32{
 	0,  // 0: rialto.v1.GPU.level:type_name -> rialto.v1.Level
@@ -2091,7 +2166,7 @@ func file_messages_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_messages_proto_rawDesc), len(file_messages_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

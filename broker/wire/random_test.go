@@ -8,6 +8,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"rialto/blockstore"
 	"rialto/broker"
 	"rialto/pricing"
 	"rialto/tunnel"
@@ -188,8 +189,18 @@ func (g generators) hold() broker.Hold {
 		Sources: some(g, "sources", 3, func(int) broker.BlockSource {
 			return broker.BlockSource{Peer: g.me, Addrs: g.addrs("addrs")}
 		}),
+		Trace: g.trace(0),
 	}
 	return x
+}
+
+// trace draws a trace of at least so many blocks.
+func (g generators) trace(least int) blockstore.Trace {
+	blocks := draw(g, "trace", rapid.SliceOfNDistinct(rapid.Uint32(), least, 20, rapid.ID[uint32]))
+	if len(blocks) == 0 {
+		return nil
+	}
+	return blocks
 }
 
 func (g generators) answer() broker.Answer {
@@ -247,6 +258,8 @@ func (g generators) any(name string) any {
 		return broker.Release{Lease: g.lease(), Reason: g.text("reason")}
 	case "report":
 		return g.report()
+	case "trace":
+		return broker.TraceReport{Lease: g.lease(), Root: g.cid(), Trace: g.trace(1)}
 	case "renewal":
 		return broker.Renewal{Lease: g.lease(), TTL: g.duration("ttl"), Seq: g.epoch()}
 	case "receipt":

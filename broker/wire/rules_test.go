@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"rialto/blockstore"
 	"rialto/broker"
 	"rialto/broker/wire"
 	"rialto/p2p/identity"
@@ -45,6 +46,18 @@ func TestSealRefuses(t *testing.T) {
 		x := sampleReport()
 		f(&x)
 		_, err := wire.SealReport(k, x)
+		return err
+	}
+	trace := func(f func(*broker.TraceReport)) error {
+		x := sampleTraceReport()
+		f(&x)
+		_, err := wire.SealTrace(k, x)
+		return err
+	}
+	hold := func(t blockstore.Trace) error {
+		x := sampleHold(me)
+		x.Trace = t
+		_, err := wire.SealHold(k, x)
 		return err
 	}
 	receipt := func(f func(*broker.Receipt)) error {
@@ -103,6 +116,10 @@ func TestSealRefuses(t *testing.T) {
 		"fetched.peers":                    report(func(x *broker.Report) { x.Fetched.Peers = -1 }),
 		"steps[0].took_ns":                 report(func(x *broker.Report) { x.Steps[0].Took = -1 }),
 		"steps: 65":                        report(func(x *broker.Report) { x.Steps = make([]broker.Step, 65) }),
+		"trace: missing":                   trace(func(x *broker.TraceReport) { x.Trace = nil }),
+		"trace: a block is there twice":    trace(func(x *broker.TraceReport) { x.Trace = blockstore.Trace{5, 6, 5} }),
+		"root: \"\" is not a CID":          trace(func(x *broker.TraceReport) { x.Root = "" }),
+		"trace: 40964 bytes":               hold(make(blockstore.Trace, blockstore.MaxTrace+1)),
 		"billed_ns":                        receipt(func(x *broker.Receipt) { x.Billed = x.Used + 1 }),
 		"fee_nanousd":                      receipt(func(x *broker.Receipt) { x.Fee = x.Cost + 1 }),
 	} {
@@ -136,6 +153,22 @@ func TestFullReportFits(t *testing.T) {
 	x.Message = strings.Repeat("m", 4096)
 	if envelope, err := wire.SealReport(newKey(t), x); err != nil {
 		t.Errorf("%d bytes: %v", len(envelope), err)
+	}
+}
+
+// The longest trace in its longest encoding fits a hold and a trace's own message.
+func TestLongestTraceFits(t *testing.T) {
+	var longest blockstore.Trace
+	for i := range uint32(blockstore.MaxTrace / 2) {
+		longest = append(longest, i, 1<<32-1-i)
+	}
+	if _, err := wire.SealTrace(newKey(t), broker.TraceReport{Lease: sampleLease, Root: strings.Repeat("c", 128), Trace: longest}); err != nil {
+		t.Error(err)
+	}
+	hold := sampleHold(peerID(newKey(t)))
+	hold.Spec, hold.Trace = make([]byte, wire.MaxJobSpec), longest
+	if _, err := wire.SealHold(newKey(t), hold); err != nil {
+		t.Error(err)
 	}
 }
 

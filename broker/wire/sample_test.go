@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"rialto/blockstore"
 	"rialto/broker"
 	"rialto/p2p/identity"
 	"rialto/tunnel"
@@ -87,8 +88,14 @@ func sampleJobSpec(customer broker.PeerID) broker.JobSpec {
 func sampleHold(peer broker.PeerID) broker.Hold {
 	return broker.Hold{
 		Lease: sampleLease, Job: sampleJob, Offer: "rtx-4090", Rate: 400_000_000, Spec: []byte("sealed"), TTL: 10 * time.Second,
-		Sources: []broker.BlockSource{{Peer: peer, Addrs: []string{sampleAddr}}},
+		Sources: []broker.BlockSource{{Peer: peer, Addrs: []string{sampleAddr}}}, Trace: sampleTrace(),
 	}
+}
+
+func sampleTrace() blockstore.Trace { return blockstore.Trace{0, 1, 7, 3, 1<<32 - 1} }
+
+func sampleTraceReport() broker.TraceReport {
+	return broker.TraceReport{Lease: sampleLease, Root: sampleCID, Trace: sampleTrace()}
 }
 
 func sampleAnswers() []broker.Answer {

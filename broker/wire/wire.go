@@ -20,7 +20,7 @@
 //
 //	JobSpec                            the customer, who must be its Customer
 //	OfferSet                           the provider, who must be the Provider of each offer
-//	Answer, Report                     the provider; the caller compares it with the lease
+//	Answer, Report, TraceReport        the provider; the caller compares it with the lease
 //	Hold, Confirm, Release, Renewal    the broker; the caller compares it with its own
 //	Receipt                            the broker
 //
@@ -33,6 +33,7 @@
 //	[ProtocolConfirm]   broker to agent    Confirm, answered by nothing
 //	[ProtocolRelease]   broker to agent    Release, answered by nothing
 //	[ProtocolReport]    agent to broker    Report, answered by a Renewal
+//	[ProtocolTrace]     agent to broker    TraceReport, answered by nothing
 package wire
 
 //go:generate go build -o ../../.cache/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go
@@ -55,6 +56,7 @@ const (
 	ProtocolConfirm = "/rialto/1/confirm"
 	ProtocolRelease = "/rialto/1/release"
 	ProtocolReport  = "/rialto/1/report"
+	ProtocolTrace   = "/rialto/1/trace"
 )
 
 // codec is all that differs between the messages: X is the vocabulary's type, M the schema's.

@@ -43,6 +43,7 @@ func allMessages(k identity.Key) []message {
 		newMessage("confirm", wire.SealConfirm, wire.OpenConfirm, sampleConfirm()),
 		newMessage("release", wire.SealRelease, wire.OpenRelease, sampleRelease()),
 		newMessage("report", wire.SealReport, wire.OpenReport, sampleReport(), sampleBroken()),
+		newMessage("trace", wire.SealTrace, wire.OpenTrace, sampleTraceReport()),
 		newMessage("renewal", wire.SealRenewal, wire.OpenRenewal, sampleRenewal()),
 		newMessage("receipt", wire.SealReceipt, wire.OpenReceipt, sampleReceipt(id)),
 	}

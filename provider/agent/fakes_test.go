@@ -79,8 +79,9 @@ type fakeBroker struct {
 	mu      sync.Mutex
 	sets    []broker.OfferSet
 	reports []broker.Report
+	traces  []broker.TraceReport
 	ttl     time.Duration // of renewals
-	down    bool          // takes no reports
+	down    bool          // takes no reports and no traces
 }
 
 func (b *fakeBroker) serve(protocol string, request []byte) ([]byte, error) {
@@ -103,6 +104,15 @@ func (b *fakeBroker) serve(protocol string, request []byte) ([]byte, error) {
 		}
 		b.reports = append(b.reports, r)
 		return wire.SealRenewal(b.key, broker.Renewal{Lease: r.Lease, TTL: b.ttl, Seq: r.Seq})
+	case wire.ProtocolTrace:
+		if b.down {
+			return nil, errors.New("the broker is down")
+		}
+		t, _, err := wire.OpenTrace(request)
+		if err == nil {
+			b.traces = append(b.traces, t)
+		}
+		return nil, err
 	}
 	return nil, fmt.Errorf("unexpected %s", protocol)
 }
@@ -134,6 +144,13 @@ func (b *fakeBroker) last() broker.Report {
 		return broker.Report{}
 	}
 	return b.reports[len(b.reports)-1]
+}
+
+// traced returns the traces that the broker has taken.
+func (b *fakeBroker) traced() []broker.TraceReport {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.traces)
 }
 
 // history returns the reports that the broker has taken.

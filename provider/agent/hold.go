@@ -103,6 +103,7 @@ func (a *Agent) admit(arrived time.Time, hold broker.Hold, from broker.PeerID) (
 		Spec: hold.Spec, Sources: fitting(hold.Sources), TunnelKey: key, Deadline: a.Clock.instant(claim.Deadline),
 		Report: broker.Report{Lease: hold.Lease, GPUs: claim.GPUs, Phase: broker.PhasePreparing},
 	}, spec, arrived)
+	w.hint = hold.Trace
 	a.workloads[hold.Lease] = w
 	return w, nil
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"rialto/blockstore"
 	"rialto/broker"
 	"rialto/provider"
 	"rialto/tunnel"
@@ -233,11 +234,15 @@ type fakeImages struct {
 	fail error
 	wait chan struct{} // when not nil: images come once it is closed
 	used int           // by workloads, now
+
+	trace func(context.Context) (blockstore.Trace, error) // of each image
+	wants []provider.Want                                 // so far
 }
 
 func (f *fakeImages) Ensure(ctx context.Context, w provider.Want, progress func(broker.Fetched)) (provider.Image, error) {
 	f.mu.Lock()
 	fail, wait := f.fail, f.wait
+	f.wants = append(f.wants, w)
 	f.mu.Unlock()
 	progress(broker.Fetched{Peers: 10, Total: 100})
 	if wait != nil {
@@ -260,6 +265,7 @@ func (f *fakeImages) Ensure(ctx context.Context, w provider.Want, progress func(
 	return provider.Image{
 		RootFS: "/images/" + root, Root: root, Digest: w.Digest, Entrypoint: []string{"/bin/app"}, Cmd: []string{"serve"},
 		Env: []string{"PATH=/bin", "LD_LIBRARY_PATH=/opt/lib"}, Fetched: broker.Fetched{Peers: 100, Total: 100},
+		Trace: f.trace,
 		Release: func() {
 			f.mu.Lock()
 			defer f.mu.Unlock()

@@ -80,7 +80,7 @@ func (w *workload) fetch(ctx context.Context) fetched {
 	wg.Go(func() {
 		done := step("image")
 		out.image, errs[0] = w.ensure(ctx, provider.Want{
-			Image: w.spec.Image, Digest: w.spec.Digest, Root: w.spec.Root, Sources: r.Sources,
+			Image: w.spec.Image, Digest: w.spec.Digest, Root: w.spec.Root, Sources: r.Sources, Trace: w.hint,
 		}, progress(0))
 		if errs[0] != nil {
 			return
@@ -171,6 +171,7 @@ func (w *workload) launch(alive context.Context, s *site, images <-chan fetched)
 			return err
 		}
 		done()
+		s.image = f.image
 	} else if err := s.box.Extend(alive, w.watchdog()); err != nil {
 		return hostError{err}
 	}

@@ -26,6 +26,7 @@ type site struct {
 	device  tunnel.Device
 	port    uint16             // UDP port of device
 	silence context.CancelFunc // ends the console
+	image   provider.Image     // what this agent started the workload from; zero if an earlier one did
 }
 
 // open builds or adopts sandbox, tunnel and console. The lease, whose name all of them bear, is in the journal.

@@ -32,6 +32,7 @@ type workload struct {
 	spec    broker.JobSpec
 	arrived time.Time // of the hold, or of the adoption; its monotonic part times the steps
 	adopted bool
+	hint    blockstore.Trace // what the broker says that it will read first; not kept for a next agent
 	log     *slog.Logger
 
 	answered  chan struct{} // closed when the hold has its answer, or will get none
@@ -324,7 +325,12 @@ func (w *workload) live(ctx, alive context.Context, s *site) outcome {
 		}
 		return broken(err)
 	}
-	return w.wait(ctx, alive, s)
+	ended := make(chan struct{})
+	traced := s.trace(ctx, ended)
+	out := w.wait(ctx, alive, s)
+	close(ended)
+	<-traced // before the image is released
+	return out
 }
 
 // grant signs the answer to the hold and makes it durable. An adopted workload has it already.
