@@ -10,10 +10,14 @@ import (
 	"rialto/broker"
 )
 
-const notePrefix = "note/"
+const (
+	notePrefix = "note/"
+	hintPrefix = "hint/"
+)
 
 // Books keeps a market's records in a [Store]: it takes the effects that [broker.Market.Step] wants saved.
-// Notes are small values beside them, written once, such as which token belongs to whom.
+// Notes are small values beside them, written once, such as which token belongs to whom. Hints are others that may be
+// overwritten; an empty one is none.
 type Books struct{ Store Store }
 
 // Campaign makes the caller the only writer.
@@ -22,9 +26,9 @@ func (b Books) Campaign(ctx context.Context) (uint64, error) { return b.Store.Ca
 // Load returns everything that was saved.
 func (b Books) Load(ctx context.Context) (broker.State, error) { return State(ctx, b.Store) }
 
-// Save makes effects and notes durable in one batch. Of several saves of one record the last counts. Other
+// Save makes effects, notes and hints durable in one batch. Of several saves of one record the last counts. Other
 // effects than saves and posts are refused.
-func (b Books) Save(ctx context.Context, epoch uint64, id string, effects []broker.Effect, notes map[string][]byte) error {
+func (b Books) Save(ctx context.Context, epoch uint64, id string, effects []broker.Effect, notes, hints map[string][]byte) error {
 	last := map[string]int{} // key → index in batch
 	var batch []Mutation
 	add := func(m Mutation, err error) error {
@@ -44,10 +48,14 @@ func (b Books) Save(ctx context.Context, epoch uint64, id string, effects []brok
 			return err
 		}
 	}
+	records := len(batch)
 	for key, value := range notes {
 		batch = append(batch, Mutation{Key: notePrefix + key, Value: value, New: true})
 	}
-	slices.SortFunc(batch[len(batch)-len(notes):], func(x, y Mutation) int { return strings.Compare(x.Key, y.Key) })
+	for key, value := range hints {
+		batch = append(batch, Mutation{Key: hintPrefix + key, Value: value})
+	}
+	slices.SortFunc(batch[records:], func(x, y Mutation) int { return strings.Compare(x.Key, y.Key) })
 	_, err := b.Store.Apply(ctx, epoch, id, batch)
 	return err
 }
@@ -87,12 +95,23 @@ func (b Books) Note(ctx context.Context, key string) ([]byte, error) {
 
 // Notes returns the notes whose key begins with prefix, by key.
 func (b Books) Notes(ctx context.Context, prefix string) (map[string][]byte, error) {
+	return b.values(ctx, notePrefix, prefix)
+}
+
+// Hints returns the hints whose key begins with prefix, by key.
+func (b Books) Hints(ctx context.Context, prefix string) (map[string][]byte, error) {
+	return b.values(ctx, hintPrefix, prefix)
+}
+
+func (b Books) values(ctx context.Context, kind, prefix string) (map[string][]byte, error) {
 	out := map[string][]byte{}
-	for e, err := range b.Store.Scan(ctx, notePrefix+prefix) {
+	for e, err := range b.Store.Scan(ctx, kind+prefix) {
 		if err != nil {
 			return nil, err
 		}
-		out[strings.TrimPrefix(e.Key, notePrefix)] = e.Value
+		if len(e.Value) > 0 {
+			out[strings.TrimPrefix(e.Key, kind)] = e.Value
+		}
 	}
 	return out, nil
 }

@@ -75,10 +75,10 @@ func TestBooksReturnWhatTheySaved(t *testing.T) {
 				broker.Post{Transfer: deposit},
 				broker.Post{Transfer: hold},
 			}
-			if err := books.Save(t.Context(), epoch, "1", first, map[string][]byte{"token/x": []byte("a-1")}); err != nil {
+			if err := books.Save(t.Context(), epoch, "1", first, map[string][]byte{"token/x": []byte("a-1")}, map[string][]byte{"h/1": []byte("x"), "h/2": []byte("y")}); err != nil {
 				t.Fatal(err)
 			}
-			if err := books.Save(t.Context(), epoch, "2", []broker.Effect{broker.SaveLease{Lease: lease}, broker.SaveJob{Job: job}}, nil); err != nil {
+			if err := books.Save(t.Context(), epoch, "2", []broker.Effect{broker.SaveLease{Lease: lease}, broker.SaveJob{Job: job}}, nil, map[string][]byte{"h/1": []byte("z"), "h/2": nil}); err != nil {
 				t.Fatal(err)
 			}
 			st, err := books.Load(t.Context())
@@ -108,16 +108,19 @@ func TestBooksReturnWhatTheySaved(t *testing.T) {
 			if _, err := books.Note(t.Context(), "token/y"); !errors.Is(err, broker.ErrNotFound) {
 				t.Errorf("missing note: %v, want broker.ErrNotFound", err)
 			}
+			if hints, err := books.Hints(t.Context(), "h/"); err != nil || len(hints) != 1 || string(hints["h/1"]) != "z" {
+				t.Errorf("hints %q, %v", hints, err)
+			}
 			if r, err := ledger.Audit(t.Context(), store); err != nil || r.Transfers != 2 || r.Held != pricing.USD+1 || r.World != -10*pricing.USD {
 				t.Errorf("audit %+v, %v", r, err)
 			}
-			if err := books.Save(t.Context(), epoch, "3", nil, map[string][]byte{"token/x": []byte("a-2")}); !errors.Is(err, ledger.ErrConflict) {
+			if err := books.Save(t.Context(), epoch, "3", nil, map[string][]byte{"token/x": []byte("a-2")}, nil); !errors.Is(err, ledger.ErrConflict) {
 				t.Errorf("a note written twice: %v, want ErrConflict", err)
 			}
-			if err := books.Save(t.Context(), epoch, "4", []broker.Effect{broker.Post{Transfer: hold}}, nil); !errors.Is(err, ledger.ErrConflict) {
+			if err := books.Save(t.Context(), epoch, "4", []broker.Effect{broker.Post{Transfer: hold}}, nil, nil); !errors.Is(err, ledger.ErrConflict) {
 				t.Errorf("a transfer written twice: %v, want ErrConflict", err)
 			}
-			if err := books.Save(t.Context(), epoch, "5", []broker.Effect{broker.SendRenewal{}}, nil); err == nil {
+			if err := books.Save(t.Context(), epoch, "5", []broker.Effect{broker.SendRenewal{}}, nil, nil); err == nil {
 				t.Error("an effect that is nothing to save was saved")
 			}
 		})
@@ -155,7 +158,7 @@ func TestAuditAddsUp(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := books.Save(t.Context(), epoch, "1", tt.effects, nil); err != nil {
+			if err := books.Save(t.Context(), epoch, "1", tt.effects, nil, nil); err != nil {
 				t.Fatal(err)
 			}
 			_, err = ledger.Audit(t.Context(), books.Store)

@@ -22,7 +22,7 @@
 //
 // [AccountKey] and its siblings name the records of package broker. An account, job or lease is JSON and is
 // overwritten as it changes; a transfer is JSON, a spec is the envelope as the customer signed it, and both
-// are written once, as are the notes of [Books].
+// are written once, as are the notes of [Books]. Its hints are overwritten.
 package ledger
 
 import (

@@ -17,6 +17,7 @@ func (s *Service) serveAgents() {
 	s.c.Host.OnDisconnect(s.gone.add)
 	s.c.Host.Handle(wire.ProtocolOffers, wire.MaxOfferSet, s.offers)
 	s.c.Host.Handle(wire.ProtocolReport, wire.MaxReport, s.report)
+	s.c.Host.Handle(wire.ProtocolTrace, wire.MaxTrace, s.traceReport)
 }
 
 func (s *Service) offers(ctx context.Context, from identity.ID, request []byte) ([]byte, error) {
@@ -141,9 +142,11 @@ func (s *Service) perform(ctx context.Context, e broker.Effect) broker.Event {
 
 // hold asks a provider for GPUs and verifies its answer.
 func (s *Service) hold(ctx context.Context, e broker.SendHold) (broker.Answer, []byte, error) {
-	if s.c.Source != nil && s.uploads(e.Hold.Job) {
+	spec := s.view.spec(e.Hold.Job)
+	if s.c.Source != nil && uploads(spec) {
 		e.Hold.Sources = append(slices.Clip(e.Hold.Sources), s.c.Source())
 	}
+	e.Hold.Trace = s.hint(ctx, spec)
 	envelope, err := wire.SealHold(s.c.Key, e.Hold)
 	if err != nil {
 		return broker.Answer{}, nil, err
@@ -165,10 +168,7 @@ func (s *Service) hold(ctx context.Context, e broker.SendHold) (broker.Answer, [
 }
 
 // uploads reports whether a job needs blocks that its customer brought here.
-func (s *Service) uploads(id broker.JobID) bool {
-	s.view.mu.RLock()
-	defer s.view.mu.RUnlock()
-	spec := s.view.jobs[id].Spec
+func uploads(spec broker.JobSpec) bool {
 	return len(spec.Weights) > 0 || broker.IsLocalImage(spec.Image)
 }
 

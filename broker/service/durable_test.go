@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"rialto/broker"
@@ -27,7 +28,7 @@ func (s *slowStore) arm(armed bool) {
 	s.armed = armed
 }
 
-func (s *slowStore) Save(ctx context.Context, epoch uint64, id string, effects []broker.Effect, notes map[string][]byte) error {
+func (s *slowStore) Save(ctx context.Context, epoch uint64, id string, effects []broker.Effect, notes, hints map[string][]byte) error {
 	s.mu.Lock()
 	armed := s.armed
 	s.mu.Unlock()
@@ -38,7 +39,7 @@ func (s *slowStore) Save(ctx context.Context, epoch uint64, id string, effects [
 			return err
 		}
 	}
-	return s.Store.Save(ctx, epoch, id, effects, notes)
+	return s.Store.Save(ctx, epoch, id, effects, notes, hints)
 }
 
 // TestAnswerOnlyWhenDurable holds a save back and looks at what is seen meanwhile.
@@ -175,4 +176,17 @@ func TestHungAgentDelaysNobody(t *testing.T) {
 		}
 		w.until(j.ID, broker.JobLeased)
 	}
+}
+
+// fillingUp has room until it is full.
+type fillingUp struct {
+	service.Store
+	full atomic.Bool
+}
+
+func (s *fillingUp) Room() error {
+	if s.full.Load() {
+		return ledger.ErrNoSpace
+	}
+	return nil
 }

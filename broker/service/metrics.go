@@ -17,6 +17,7 @@ type metrics struct {
 	gpus    *prometheus.GaugeVec
 	builds  *prometheus.CounterVec
 	build   prometheus.Histogram
+	hints   *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer, v *view) *metrics {
@@ -41,7 +42,10 @@ func newMetrics(reg prometheus.Registerer, v *view) *metrics {
 			Name: "rialto_broker_image_build_seconds", Help: "Time to build the root of an image, or to fail.", Buckets: prometheus.ExponentialBuckets(0.1, 2, 15),
 		}),
 	}
-	reg.MustRegister(m.events, m.refused, m.batch, m.commit, m.queue, m.offers, m.gpus, m.builds, m.build, jobStates{
+	m.hints = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "rialto_broker_holds_traced_total", Help: "Holds by the trace that was sent with them: of the command, of others of the image, or none.",
+	}, []string{"trace"})
+	reg.MustRegister(m.events, m.refused, m.batch, m.commit, m.queue, m.offers, m.gpus, m.builds, m.build, m.hints, jobStates{
 		v: v, desc: prometheus.NewDesc("rialto_broker_jobs", "Jobs by state.", []string{"state"}, nil),
 	})
 	return m

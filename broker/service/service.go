@@ -19,6 +19,12 @@
 //
 // A [Builder] makes roots of images, for which the broker then vouches: those that customers ask for, and those of
 // jobs whose spec names none. One is built at a time, each once; what came of it is durable.
+//
+// # Traces
+//
+// Providers tell which blocks of an image a run read first. Of each command of an image the last runs are remembered, one
+// of each provider at most, and what they have in common goes with the hold of the next run. It is a hint: it costs time
+// if it is wrong, and nothing else. See [Service.Traces].
 package service
 
 import (
@@ -57,12 +63,14 @@ type Store interface {
 	Campaign(ctx context.Context) (epoch uint64, err error)
 	// Load returns all that was saved.
 	Load(ctx context.Context) (broker.State, error)
-	// Save makes saves, posts and new notes durable, all or none. After an error nothing may be assumed.
-	Save(ctx context.Context, epoch uint64, id string, effects []broker.Effect, notes map[string][]byte) error
+	// Save makes saves, posts, new notes and hints durable, all or none. After an error nothing may be assumed.
+	Save(ctx context.Context, epoch uint64, id string, effects []broker.Effect, notes, hints map[string][]byte) error
 	// Note returns a note, or broker.ErrNotFound.
 	Note(ctx context.Context, key string) ([]byte, error)
 	// Notes returns the notes whose key begins with prefix.
 	Notes(ctx context.Context, prefix string) (map[string][]byte, error)
+	// Hints returns the hints whose key begins with prefix: notes that a later one replaces, and an empty one removes.
+	Hints(ctx context.Context, prefix string) (map[string][]byte, error)
 	// Room returns an error when no new work should be accepted.
 	Room() error
 }
@@ -121,6 +129,7 @@ type Service struct {
 	sends   *outbox
 	gone    *goneSet
 	builds  *builds
+	traces  *traceBook
 	opened  chan struct{} // closed when the market is restored
 	stopped chan struct{} // closed when Run returns
 	started atomic.Bool
@@ -140,7 +149,7 @@ func New(c Config) (*Service, error) {
 	v := newView()
 	s := &Service{
 		c: c, market: m, view: v, metrics: newMetrics(c.Metrics, v),
-		queue: make(chan *op, queueLength), sends: newOutbox(), gone: newGoneSet(),
+		queue: make(chan *op, queueLength), sends: newOutbox(), gone: newGoneSet(), traces: newTraceBook(),
 		opened: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	s.builds = newBuilds(s)
@@ -217,10 +226,15 @@ func (s *Service) restore(ctx context.Context) (epoch uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
+	traces, err := s.c.Store.Hints(ctx, traceHints)
+	if err != nil {
+		return 0, err
+	}
 	if err := s.market.Restore(state); err != nil {
 		return 0, err
 	}
 	s.view.restore(state, tokens)
+	s.traces.restore(traces)
 	s.c.Logger.Info("state restored", "accounts", len(state.Accounts), "jobs", len(state.Jobs), "leases", len(state.Leases))
 	return epoch, nil
 }

@@ -149,6 +149,24 @@ func (v *view) leaseOf(account broker.AccountID, id broker.JobID) (broker.Lease,
 	return l, nil
 }
 
+// hired returns a lease and the job that it is for.
+func (v *view) hired(id broker.LeaseID) (broker.Lease, broker.Job, error) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	l, ok := v.leases[id]
+	if !ok {
+		return broker.Lease{}, broker.Job{}, fmt.Errorf("lease %s: %w", id, broker.ErrNotFound)
+	}
+	return l, v.jobs[l.Job], nil
+}
+
+// spec returns what a job's customer signed; nothing if the job is not known.
+func (v *view) spec(id broker.JobID) broker.JobSpec {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.jobs[id].Spec
+}
+
 func (v *view) account(id broker.AccountID) (broker.Account, error) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()

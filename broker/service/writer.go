@@ -85,6 +85,7 @@ type batch struct {
 	saves   []broker.Effect
 	sends   []broker.Effect
 	notes   map[string][]byte
+	hints   map[string][]byte
 	size    int             // of the saves, roughly
 	renewal *broker.Renewal // of the last step
 	fatal   error
@@ -250,7 +251,7 @@ func (w *writer) turn(ctx, sendCtx context.Context, ops []*op, ticked bool) erro
 }
 
 func (w *writer) begin() *batch {
-	return &batch{s: w.s, now: w.clock.now(), notes: map[string][]byte{}}
+	return &batch{s: w.s, now: w.clock.now(), notes: map[string][]byte{}, hints: map[string][]byte{}}
 }
 
 // commit makes a batch durable, and only then shows it, answers its ops and sends what it wants sent.
@@ -272,13 +273,13 @@ func (w *writer) commit(ctx, sendCtx context.Context, b *batch, ops []*op) error
 }
 
 func (w *writer) save(ctx context.Context, b *batch) error {
-	if len(b.saves) == 0 && len(b.notes) == 0 {
+	if len(b.saves) == 0 && len(b.notes) == 0 && len(b.hints) == 0 {
 		return nil
 	}
 	w.batches++
 	id := fmt.Sprintf("%d-%d", w.epoch, w.batches)
 	begun := time.Now()
-	if err := w.s.c.Store.Save(ctx, w.epoch, id, b.saves, b.notes); err != nil {
+	if err := w.s.c.Store.Save(ctx, w.epoch, id, b.saves, b.notes, b.hints); err != nil {
 		return fmt.Errorf("save batch %s: %w", id, err)
 	}
 	w.s.metrics.commit.Observe(time.Since(begun).Seconds())
