@@ -22,6 +22,9 @@
 // that they are what the layers of the digest add up to. It keeps no layers. Its word counts for whoever trusts it
 // with that: a customer signs the root in his spec, and only then do hosts take the image's files from it.
 //
+// GET /v1/images/{digest}/traces tells what runs read first of an image. Commands are named by their hash alone
+// ([broker.CommandHash]), because they are other customers'.
+//
 // # Events
 //
 // GET /v1/jobs/{id}/events is a stream of server-sent events named "job", numbered by id from 1 without gaps. Last-Event-ID
@@ -79,12 +82,16 @@ type AccountMarket interface {
 	OpenAccount(ctx context.Context, name string, deposit *pricing.Money) (broker.Account, string, error)
 }
 
-// ImageMarket is the part of the market that vouches for roots of images.
+// ImageMarket is the part of the market that vouches for roots of images and remembers what runs of them read first.
 type ImageMarket interface {
 	// Image says what is known about the root of the image with a digest.
 	Image(ctx context.Context, digest string) (broker.ImageBuild, error)
 	// BuildImage asks for it.
 	BuildImage(ctx context.Context, image, digest string) (broker.ImageBuild, error)
+	// Traces lists the commands of the image with a digest of which runs are remembered.
+	Traces(ctx context.Context, digest string) ([]broker.TracedCommand, error)
+	// Trace returns what the runs of one of them read first, merged.
+	Trace(ctx context.Context, digest, command string) (blockstore.Trace, error)
 }
 
 // Blocks keeps the blocks that customers upload.

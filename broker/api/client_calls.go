@@ -127,6 +127,19 @@ func (c *Client) BuildImage(ctx context.Context, image, digest string) (Image, e
 	return out, err
 }
 
+// Traces lists the commands of the image with a digest of which the broker remembers what their runs read first.
+func (c *Client) Traces(ctx context.Context, digest string) ([]TracedCommand, error) {
+	list, err := get[Traces](ctx, c, tracesPath(digest))
+	return list.Commands, err
+}
+
+// Trace returns what the runs of one of them read first; [broker.ErrNotFound] if there were none.
+func (c *Client) Trace(ctx context.Context, digest, command string) (Trace, error) {
+	return get[Trace](ctx, c, tracesPath(digest)+"/"+url.PathEscape(command))
+}
+
+func tracesPath(digest string) string { return "/v1/images/" + url.PathEscape(digest) + "/traces" }
+
 // HasBlock reports whether the broker holds a block.
 func (c *Client) HasBlock(ctx context.Context, cid blockstore.CID) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)

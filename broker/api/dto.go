@@ -196,6 +196,23 @@ type (
 		Digest string `json:"digest" minLength:"1" maxLength:"128" doc:"of the OCI manifest or index, sha256:…"`
 	}
 
+	// TracedCommand is what is remembered of the runs of one command of an image.
+	TracedCommand struct {
+		Command   string    `json:"command" doc:"SHA-256 over the arguments, each behind its length in eight bytes; of none: the image's own"`
+		Runs      int       `json:"runs" doc:"of different providers"`
+		Blocks    int       `json:"blocks" doc:"that the longest of them read"`
+		UpdatedAt time.Time `json:"updated_at" doc:"when the newest of them was leased"`
+	}
+	// Traces lists them, the newest first.
+	Traces struct {
+		Commands []TracedCommand `json:"commands"`
+	}
+	// Trace is what runs of one command read first.
+	Trace struct {
+		Command string   `json:"command"`
+		Blocks  []uint32 `json:"blocks" doc:"numbers of blocks of the image's tree, in order"`
+	}
+
 	// Account is a customer's money and key.
 	Account struct {
 		ID               string `json:"id"`

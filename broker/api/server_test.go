@@ -3,6 +3,7 @@ package api_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -96,6 +97,11 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"GET", "/v1/images/" + readyDigest, "", 401, 200, 200, 403, 401},
 		{"GET", "/v1/images/" + failedDigest, "", 401, 200, 200, 403, 401},
 		{"GET", "/v1/images/" + unknownDigest, "", 401, 404, 404, 403, 401},
+		{"GET", "/v1/images/" + readyDigest + "/traces", "", 401, 200, 200, 403, 401},
+		{"GET", "/v1/images/" + unknownDigest + "/traces", "", 401, 200, 200, 403, 401},
+		{"GET", "/v1/images/latest/traces", "", 401, 422, 422, 403, 401},
+		{"GET", "/v1/images/" + readyDigest + "/traces/c0", "", 401, 200, 200, 403, 401},
+		{"GET", "/v1/images/" + readyDigest + "/traces/c1", "", 401, 404, 404, 403, 401},
 		{"POST", "/v1/images", `{"image":"debian","digest":"` + readyDigest + `"}`, 401, 200, 200, 403, 401},
 		{"POST", "/v1/images", `{"image":"debian","digest":"` + unknownDigest + `"}`, 401, 202, 202, 403, 401},
 		{"POST", "/v1/images", `{"image":"busy","digest":"` + unknownDigest + `"}`, 401, 503, 503, 403, 401},
@@ -164,6 +170,18 @@ func TestClientRoundTrip(t *testing.T) {
 	}
 	if i, err := c.BuildImage(ctx, "debian", unknownDigest); err != nil || i.State != "building" || i.DoneBytes != 2 || i.Bytes != 9 {
 		t.Errorf("build image: %+v, %v", i, err)
+	}
+	if list, err := c.Traces(ctx, readyDigest); err != nil || len(list) != 1 || list[0] != (api.TracedCommand{Command: "c0", Runs: 2, Blocks: 3, UpdatedAt: list[0].UpdatedAt}) || list[0].UpdatedAt.Unix() != 1 {
+		t.Errorf("traces: %+v, %v", list, err)
+	}
+	if list, err := c.Traces(ctx, unknownDigest); err != nil || len(list) != 0 {
+		t.Errorf("traces of an unknown image: %+v, %v", list, err)
+	}
+	if got, err := c.Trace(ctx, readyDigest, "c0"); err != nil || got.Command != "c0" || !slices.Equal(got.Blocks, []uint32{4, 0, 2}) {
+		t.Errorf("trace: %+v, %v", got, err)
+	}
+	if _, err := c.Trace(ctx, readyDigest, "../c0"); !isKind(err, broker.ErrNotFound) {
+		t.Errorf("unknown trace: %v, want ErrNotFound", err)
 	}
 	deposit := 10 * pricing.USD
 	if a, err := admin.OpenAccount(ctx, "ada", &deposit); err != nil || a.Token != "rialto_new" || a.Account.AvailableNanoUSD != int64(deposit) {

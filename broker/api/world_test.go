@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"rialto/blockstore"
 	"rialto/broker"
 	"rialto/broker/api"
 	"rialto/pricing"
@@ -151,6 +152,23 @@ func (m *market) BuildImage(ctx context.Context, image, digest string) (broker.I
 		return known, fmt.Errorf("16 images wait: %w", broker.ErrUnavailable)
 	}
 	return broker.ImageBuild{Digest: digest, State: broker.BuildRunning, Bytes: 9, Done: 2}, nil
+}
+
+func (m *market) Traces(ctx context.Context, digest string) ([]broker.TracedCommand, error) {
+	if _, err := m.Image(ctx, digest); errors.Is(err, broker.ErrInvalid) {
+		return nil, err
+	}
+	if digest != readyDigest {
+		return nil, nil
+	}
+	return []broker.TracedCommand{{Command: "c0", Runs: 2, Blocks: 3, Updated: time.Unix(1, 0)}}, nil
+}
+
+func (m *market) Trace(_ context.Context, digest, command string) (blockstore.Trace, error) {
+	if digest != readyDigest || command != "c0" {
+		return nil, fmt.Errorf("runs: %w", broker.ErrNotFound)
+	}
+	return blockstore.Trace{4, 0, 2}, nil
 }
 
 func (m *market) Authenticate(token string) (broker.AccountID, error) {

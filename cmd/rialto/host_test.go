@@ -331,8 +331,11 @@ func (i *images) Ensure(ctx context.Context, w provider.Want, progress func(brok
 	if root == "" {
 		root = blockstore.Sum([]byte(w.Digest)).String()
 	}
-	return provider.Image{RootFS: "/", Root: root, Digest: w.Digest, Cmd: []string{"true"}, Workdir: "/", Fetched: got, Release: func() {}}, nil
+	return provider.Image{RootFS: "/", Root: root, Digest: w.Digest, Cmd: []string{"true"}, Workdir: "/", Fetched: got, Release: func() {}, Trace: readFirst}, nil
 }
+
+// readFirst is what every run reads first.
+func readFirst(context.Context) (blockstore.Trace, error) { return blockstore.Trace{7, 8, 0}, nil }
 
 func (*images) Held(context.Context) ([]broker.ImageHeld, []string, error) { return nil, nil, nil }
 

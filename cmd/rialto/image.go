@@ -42,7 +42,7 @@ func (a *app) imageCommand() *cobra.Command {
 			return err
 		})
 	}
-	c.AddCommand(a.imageAddCommand(), a.imageListCommand(), resolve)
+	c.AddCommand(a.imageAddCommand(), a.imageListCommand(), resolve, a.imageTraceCommand())
 	return c
 }
 
