@@ -314,15 +314,21 @@ func (w *workload) live(ctx, alive context.Context, s *site) outcome {
 	if err := w.grant(ctx, s.port); err != nil {
 		return broken(hostError{err})
 	}
+	// What an earlier agent started is stopped, not broken, also when it must end before this one has it.
+	started := w.record().State == provider.StateRunning && s.box.Started()
 	select {
 	case <-w.confirmed:
 	case <-alive.Done():
-		return broken(hostError{errors.New(w.endReason())})
-	}
-	if err := w.launch(alive, s, images); err != nil {
-		if alive.Err() != nil {
-			err = hostError{errors.New(w.endReason())} // a release, or the host let the lease go
+		if !started {
+			return broken(hostError{errors.New(w.endReason())})
 		}
+	}
+	err := w.launch(alive, s, images)
+	switch {
+	case err == nil, started && alive.Err() != nil:
+	case alive.Err() != nil:
+		return broken(hostError{errors.New(w.endReason())}) // a release, or the host let the lease go
+	default:
 		return broken(err)
 	}
 	ended := make(chan struct{})
