@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"rialto/blockstore"
 	"rialto/blockstore/disk"
@@ -98,6 +99,21 @@ func (f *fill) hold(ctx context.Context, cids ...blockstore.CID) error {
 	defer f.mu.Unlock()
 	f.holds = append(f.holds, h)
 	return nil
+}
+
+// breath is how long the bulk of an image waits behind what a start reads: the start would share the host with it.
+const breath = time.Second
+
+// breathe lets a start go first.
+func (f *fill) breathe(ctx context.Context) error {
+	timer := time.NewTimer(breath)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // rest ends the download when all is here. It begins anew if a block is damaged later.
@@ -232,10 +248,13 @@ func (f *fill) run(ctx context.Context) error {
 	}
 	d, err := f.peers() //nolint:contextcheck // the download outlives who asks first
 	// What is likely to be read first comes whole before anything else does: several peers mix what they fetch at once.
-	for _, part := range [][]blockstore.Ref{missing[:traced], missing[traced:]} {
-		if err == nil {
-			err = d.Fetch(ctx, slices.Values(part))
+	if err == nil && traced > 0 {
+		if err = d.Fetch(ctx, slices.Values(missing[:traced])); err == nil {
+			err = f.breathe(ctx)
 		}
+	}
+	if err == nil {
+		err = d.Fetch(ctx, slices.Values(missing[traced:]))
 	}
 	if err == nil {
 		return f.buf.drain(ctx)

@@ -5,6 +5,7 @@ package images
 import (
 	"context"
 	"errors"
+	"time"
 
 	"rialto/blockstore"
 	"rialto/blockstore/mount"
@@ -151,14 +152,24 @@ func (m *Images) trace(ctx context.Context, t *tree) (blockstore.Trace, error) {
 	return trace, nil
 }
 
-// leave takes a user from a tree, and the tree away when nobody uses it and it is not whole. One that is whole stays
-// shown: it costs nothing. The caller holds mu.
+// linger is how long an image goes on to arrive that nobody uses any more: the next job may want it, and then finds it
+// whole. A gigabit line brings 7 GB in that time.
+const linger = time.Minute
+
+// leave takes a user from a tree, and the tree away when nobody has used it for a while and it is not whole. One that is
+// whole stays shown: it costs nothing. The caller holds mu.
 func (m *Images) leave(t *tree) {
 	t.users--
 	if t.users > 0 || t.whole || m.shown[t.root] != t {
 		return
 	}
-	m.running.Go(func() { // ends with the mount server's answer
+	m.running.Go(func() { // ends with the images' lifetime, or after linger, and the mount server's answer
+		timer := time.NewTimer(linger)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-m.lifetime().Done():
+		}
 		ctx := context.WithoutCancel(m.lifetime())
 		if m.take(ctx) != nil {
 			return
