@@ -220,6 +220,8 @@ func (m *Source) recall(ctx context.Context, to Import, layers []*flat.Layer, sp
 }
 
 func (m *Source) layer(ctx context.Context, i int, to Import, spool *flat.Spool, budget *flat.Budget) (*flat.Layer, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	compressed := &body{open: m.layers[i].Compressed, patience: to.Patience}
 	defer compressed.close()
 	tar, err := decompress(&source{ctx: ctx, from: compressed, read: to.Read})
@@ -227,7 +229,10 @@ func (m *Source) layer(ctx context.Context, i int, to Import, spool *flat.Spool,
 		return nil, err
 	}
 	defer tar.Close()
-	whole := &hashed{r: tar, sum: sha256.New(), left: streamLimit(to.Limits)}
+	stream := readAhead(tar)
+	defer stream.Close()
+	defer cancel() // ends a Read that waits for the source
+	whole := &hashed{r: stream, sum: sha256.New(), left: streamLimit(to.Limits)}
 	l, err := flat.Read(whole, spool, budget, func(b blockstore.Block) error { return to.Put(ctx, b) })
 	if err != nil {
 		return nil, err

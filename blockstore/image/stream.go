@@ -69,3 +69,80 @@ func (h *hashed) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// Bounds of what ahead holds: a few chunks smooth out what a source and its reader do at different speeds.
+const (
+	aheadChunk  = 256 << 10
+	aheadChunks = 8
+)
+
+// ahead reads from a source while its reader works on what came before: it decompresses on one core what another hashes.
+type ahead struct {
+	chunks chan chunk
+	free   chan []byte
+	stop   chan struct{}
+	rest   []byte // of whole
+	whole  []byte
+	err    error
+}
+
+type chunk struct {
+	p   []byte
+	err error
+}
+
+func readAhead(r io.Reader) *ahead {
+	a := &ahead{chunks: make(chan chunk, aheadChunks), free: make(chan []byte, aheadChunks), stop: make(chan struct{})}
+	for range aheadChunks {
+		a.free <- make([]byte, aheadChunk)
+	}
+	go a.run(r) // ends with the source, or with Close
+	return a
+}
+
+func (a *ahead) run(r io.Reader) {
+	defer close(a.chunks)
+	for {
+		var p []byte
+		select {
+		case p = <-a.free:
+		case <-a.stop:
+			return
+		}
+		n := 0
+		var err error
+		for n < len(p) && err == nil {
+			var m int
+			m, err = r.Read(p[n:])
+			n += m
+		}
+		a.chunks <- chunk{p[:n], err} // there is room for each that is free
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (a *ahead) Read(p []byte) (int, error) {
+	for len(a.rest) == 0 {
+		if a.err != nil {
+			return 0, a.err
+		}
+		if a.whole != nil {
+			a.free <- a.whole[:aheadChunk] // there is room for each
+			a.whole = nil
+		}
+		c := <-a.chunks
+		a.whole, a.rest, a.err = c.p, c.p, c.err
+	}
+	n := copy(p, a.rest)
+	a.rest = a.rest[n:]
+	return n, nil
+}
+
+// Close ends the reading ahead and waits for that. A Read of the source that waits must be ended by somebody else.
+func (a *ahead) Close() {
+	close(a.stop)
+	for range a.chunks { //nolint:revive // until run has ended
+	}
+}
