@@ -143,6 +143,7 @@ func (a *ahead) Read(p []byte) (int, error) {
 // Close ends the reading ahead and waits for that. A Read of the source that waits must be ended by somebody else.
 func (a *ahead) Close() {
 	close(a.stop)
-	for range a.chunks { //nolint:revive // until run has ended
+	for range a.chunks { // until run has ended
+		continue
 	}
 }

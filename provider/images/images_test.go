@@ -529,7 +529,6 @@ func TestTrace(t *testing.T) {
 	if again := ensure(t, a, w); again.Trace != nil {
 		t.Error("a run is traced that finds everything read already")
 	}
-
 }
 
 // Blocks come in the order of a trace: the store has what came first in front.
