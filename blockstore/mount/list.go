@@ -141,13 +141,11 @@ func (m *Mounts) takeAway(ctx context.Context, root blockstore.CID) error {
 	}
 	defer unlock()
 	m.end(root)
-	var errs []error
+	// The server first: if we die before the mounts are away, it lets go of the tree when they are. The other way round
+	// it would keep the tree, and where its blocks were, when nothing tells the next agent any more.
+	errs := []error{m.remove(ctx, root, false)}
 	for _, tier := range []Tier{Lazy, Loop, FUSE, Sealed} {
 		errs = append(errs, m.unmount(mountID(root, tier)))
-	}
-	_, err = m.call(ctx, wire.Request{Op: wire.OpRemove, Root: root})
-	if !errors.Is(err, errGone) {
-		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return &Error{"unmount", root, err}
@@ -155,7 +153,17 @@ func (m *Mounts) takeAway(ctx context.Context, root blockstore.CID) error {
 	return nil
 }
 
-// Forget deletes what is kept of a tree. It does nothing while the tree is mounted.
+// remove has the server, if there is one, serve a tree only to who has it open, or with forget to nobody.
+func (m *Mounts) remove(ctx context.Context, root blockstore.CID, forget bool) error {
+	_, err := m.call(ctx, wire.Request{Op: wire.OpRemove, Root: root, Forget: forget})
+	if errors.Is(err, errGone) {
+		return nil
+	}
+	return err
+}
+
+// Forget deletes what is kept of a tree. It does nothing while the tree is mounted. It comes before the tree's blocks
+// are deleted: who still has a file open that is not sealed gets errors from then on, and not what is there instead.
 func (m *Mounts) Forget(root blockstore.CID) error {
 	ctx, cancel := context.WithTimeout(context.Background(), handshake)
 	defer cancel()
@@ -176,7 +184,7 @@ func (m *Mounts) Forget(root blockstore.CID) error {
 	m.mu.Lock()
 	delete(m.sources, root)
 	m.mu.Unlock()
-	errs := []error{os.RemoveAll(m.sealedDir(root))}
+	errs := []error{m.remove(ctx, root, true), os.RemoveAll(m.sealedDir(root))}
 	for _, path := range []string{m.tablePath(root), m.metaPath(root, false), m.metaPath(root, true), m.treePath(root)} {
 		for _, suffix := range []string{"", sumSuffix} {
 			if err := os.Remove(path + suffix); !errors.Is(err, fs.ErrNotExist) {

@@ -56,10 +56,12 @@ type spot struct {
 	offset int64
 }
 
-// pack is an open file of the agent's store.
+// pack is an open file of the agent's store. Its path may name another file by now: the agent deletes packs, and
+// gives their names to new ones.
 type pack struct {
 	path string
 	file *os.File
+	info os.FileInfo
 	uses int // places in it
 }
 
@@ -108,6 +110,15 @@ func (s *blocks) drop(all []*block) {
 	}
 }
 
+// forget has blocks asked for again.
+func (s *blocks) forget(all []*block) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range all {
+		s.put(b, nil)
+	}
+}
+
 // put replaces a block's place. s.mu is held.
 func (s *blocks) put(b *block, p *place) {
 	if p != nil {
@@ -118,7 +129,9 @@ func (s *blocks) put(b *block, p *place) {
 		return
 	}
 	if old.pack.uses--; old.pack.uses == 0 {
-		delete(s.packs, old.pack.path)
+		if s.packs[old.pack.path] == old.pack {
+			delete(s.packs, old.pack.path)
+		}
 		old.pack.file.Close() // a read in it that still goes on gets an error, and finds the new place
 	}
 }
@@ -133,28 +146,39 @@ func (s *blocks) wake(b *block) {
 
 // have notes where a block is. It ignores blocks that nobody has.
 func (s *blocks) have(c blockstore.CID, path string, offset int64) error {
+	now, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
 	s.mu.Lock()
-	known := s.packs[path] != nil || s.byCID[c] == nil
+	b, pk := s.byCID[c], s.packs[path]
 	s.mu.Unlock()
+	if b == nil {
+		return nil
+	}
 	var f *os.File
-	if !known {
-		var err error
+	if pk == nil || !os.SameFile(pk.info, now) {
 		if f, err = os.Open(path); err != nil {
+			return err
+		}
+		if now, err = f.Stat(); err != nil {
+			f.Close()
 			return err
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b, pk := s.byCID[c], s.packs[path]
-	if b == nil || pk == nil && f == nil { // forgotten meanwhile; a reader that comes now asks again
+	b, pk = s.byCID[c], s.packs[path]
+	same := pk != nil && os.SameFile(pk.info, now)
+	if b == nil || !same && f == nil { // forgotten meanwhile; a reader that comes now asks again
 		f.Close()
 		return nil
 	}
-	if pk == nil {
-		pk = &pack{path: path, file: f}
-		s.packs[path] = pk
-	} else {
+	if same {
 		f.Close()
+	} else {
+		pk = &pack{path: path, file: f, info: now}
+		s.packs[path] = pk
 	}
 	s.put(b, &place{pk, offset})
 	b.failed = failure{}

@@ -89,6 +89,9 @@ func (s *server) answer(q wire.Request) (wire.Response, error) {
 		defer s.mu.Unlock()
 		if e := s.roots[q.Root]; e != nil {
 			e.wanted = false
+			if q.Forget {
+				e.tree.gone.Store(true)
+			}
 			s.tidy(e)
 		}
 		return wire.Response{}, nil
@@ -120,7 +123,11 @@ func (s *server) add(q wire.Request) error {
 	s.store.open()
 	s.mu.Lock()
 	if e := s.roots[q.Root]; e != nil {
-		e.wanted = true
+		if !e.wanted { // only somebody's open file kept it, and nobody said what became of its blocks
+			s.store.forget(e.tree.blocks)
+			e.tree.gone.Store(false)
+			e.wanted = true
+		}
 		s.mu.Unlock()
 		return nil
 	}

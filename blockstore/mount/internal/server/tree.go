@@ -26,6 +26,7 @@ type tree struct {
 	deadline time.Duration
 	start    time.Time
 
+	gone    atomic.Bool   // its blocks may be gone, too
 	touched []atomic.Bool // by block
 	mu      sync.Mutex
 	trace   []wire.Touch
@@ -68,6 +69,9 @@ func (t *tree) read(buf []byte, addr int64, pid uint32, interrupted <-chan struc
 		at = to
 	}
 	clear(buf[at-addr:])
+	if t.gone.Load() { // perhaps since before the last byte was read
+		return fmt.Errorf("tree %s: %w", t.root, errAbsent)
+	}
 	return nil
 }
 

@@ -25,6 +25,7 @@ type Request struct {
 	Tree     string         `json:",omitempty"` // path
 	At       string         `json:",omitempty"` // path
 	Deadline time.Duration  `json:",omitempty"` // of a read
+	Forget   bool           `json:",omitempty"` // remove: its blocks are about to go
 }
 
 // Response is the body of a [Reply].
