@@ -168,6 +168,9 @@ type Images interface {
 	Ensure(ctx context.Context, w Want, progress func(broker.Fetched)) (Image, error)
 	// Held lists the images and weights that are whole here and served to peers.
 	Held(ctx context.Context) (images []broker.ImageHeld, weights []string, err error)
+	// Settle says that whoever used something before this process has asked for it again, or has ended. Until then all
+	// that an earlier process showed counts as in use.
+	Settle(ctx context.Context) error
 }
 
 // Tunnels opens the provider's end of a lease's tunnel inside a network namespace.

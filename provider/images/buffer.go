@@ -5,6 +5,7 @@ package images
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -16,7 +17,10 @@ const (
 	batchBytes = 16 << 20 // stored with one sync: what somebody waits for does not wait long
 )
 
-var errEnded = errors.New("no block is taken any more")
+var (
+	errEnded = errors.New("no block is taken any more")
+	errStore = errors.New("blocks cannot be stored")
+)
 
 // putter is the part of a store that a buffer needs.
 type putter interface {
@@ -127,6 +131,13 @@ func (b *buffer) end(err error) {
 	}
 }
 
+// failed reports whether the store refused a block.
+func (b *buffer) failed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return errors.Is(b.err, errStore)
+}
+
 // drain returns when all that was added is stored.
 func (b *buffer) drain(ctx context.Context) error {
 	for {
@@ -164,6 +175,7 @@ func (b *buffer) run(ctx context.Context) error {
 			continue
 		}
 		if err := b.store.Put(ctx, batch...); err != nil {
+			err = fmt.Errorf("%w: %w", errStore, err)
 			b.end(err)
 			return err
 		}

@@ -102,11 +102,17 @@ func (m *Images) evict(ctx context.Context, need int64, self *fill) error {
 		}
 		return nil
 	}
+	done, err := m.filling()
+	if err != nil {
+		return err
+	}
 	for _, root := range victims {
 		if err := m.drop(ctx, all, root); err != nil {
+			done(false)
 			return err
 		}
 	}
+	done(true)
 	m.cfg.Changed()
 	return nil
 }
@@ -231,10 +237,11 @@ func (m *Images) drop(ctx context.Context, s *survey, root blockstore.CID) error
 			return err
 		}
 	}
-	if err := errors.Join(m.forgetLayers(root), m.records.drop(root)); err != nil {
+	// A crash leaves at most a record of what is whole still, or else blocks that the next sweep finds.
+	if err := m.cfg.Mounts.Forget(rec.Tree); err != nil {
 		return err
 	}
-	if err := m.cfg.Mounts.Forget(rec.Tree); err != nil {
+	if err := errors.Join(m.forgetLayers(root), m.records.drop(root)); err != nil {
 		return err
 	}
 	var gone []blockstore.CID
@@ -249,8 +256,9 @@ func (m *Images) drop(ctx context.Context, s *survey, root blockstore.CID) error
 
 func (m *Images) fillingFile() string { return filepath.Join(m.cfg.Dir, "filling") }
 
-// filling marks that blocks arrive which no record names yet, until done is called.
-func (m *Images) filling() (done func(), err error) {
+// filling marks that there are blocks which no record names yet, or none any more, until done is called. Without clean
+// some stay that way, until the next process finds the mark.
+func (m *Images) filling() (done func(clean bool), err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.importing == 0 {
@@ -259,10 +267,11 @@ func (m *Images) filling() (done func(), err error) {
 		}
 	}
 	m.importing++
-	return func() {
+	return func(clean bool) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		if m.importing--; m.importing == 0 {
+		m.unclean = m.unclean || !clean
+		if m.importing--; m.importing == 0 && !m.unclean {
 			_ = os.Remove(m.fillingFile()) // a sweep too many does no harm
 		}
 	}, nil

@@ -24,7 +24,6 @@ type fill struct {
 	images *Images
 	target target
 	meter  *meter
-	buf    *buffer
 
 	// Set before run and Block.
 	tree    *blockstore.Tree
@@ -36,7 +35,8 @@ type fill struct {
 	running  sync.WaitGroup
 
 	mu      sync.Mutex
-	down    *exchange.Download // nil: none yet, or there are no peers
+	buf     *buffer            // before the store
+	down    *exchange.Download // into buf; nil: none yet, or there are no peers
 	closed  bool
 	imports *importing // from the registry; nil: not needed yet
 	holds   []*disk.Hold
@@ -45,6 +45,7 @@ type fill struct {
 
 // importing is an import under way, or one that ended.
 type importing struct {
+	buf  *buffer
 	done chan struct{}
 	err  error // after done
 }
@@ -63,19 +64,46 @@ func (m *Images) newFill(t target, meter *meter) *fill {
 		images: m, target: t, meter: meter, sure: make(map[blockstore.CID]struct{}),
 		lifetime: func() context.Context { return ctx }, end: end,
 	}
-	f.buf = newBuffer(room{f})
-	f.running.Go(func() { _ = f.buf.run(ctx) }) // who adds or awaits is told
+	f.begin()
 	return f
+}
+
+// begin makes the buffer. The caller holds mu, or is alone.
+func (f *fill) begin() {
+	b := newBuffer(room{f})
+	f.buf = b
+	f.running.Go(func() { _ = b.run(f.lifetime()) }) // who adds or awaits is told
+}
+
+// buffer returns what stands before the store. When the store refused a block, for there was no room, then everything
+// begins anew: there may be room now. The caller holds mu.
+func (f *fill) buffer() *buffer {
+	if f.closed || !f.buf.failed() {
+		return f.buf
+	}
+	if d := f.down; d != nil {
+		f.running.Go(func() { _ = d.Close() }) // it has failed, and said so
+	}
+	f.down, f.imports = nil, nil
+	f.begin()
+	return f.buf
+}
+
+// store returns what stands before the store.
+func (f *fill) store() *buffer {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.buffer()
 }
 
 // close ends all that is under way.
 func (f *fill) close() error {
 	f.mu.Lock()
-	d := f.down
+	d, b := f.down, f.buf
 	f.down, f.closed = nil, true
 	f.mu.Unlock()
 	f.end()
-	f.buf.end(errEnded)
+	b.end(errEnded)
 	f.running.Wait()
 	f.mu.Lock()
 	for _, h := range f.holds {
@@ -133,6 +161,7 @@ func (f *fill) rest() error {
 func (f *fill) peers() (*exchange.Download, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	b := f.buffer()
 	switch {
 	case f.closed:
 		return nil, errEnded
@@ -142,9 +171,9 @@ func (f *fill) peers() (*exchange.Download, error) {
 		return nil, errNoSources
 	}
 	ctx := f.lifetime()
-	d, err := f.images.cfg.Peers.Open(ctx, f.target.sources, func(b blockstore.Block) error {
-		f.meter.peers(int64(b.Size()))
-		return f.buf.add(ctx, b)
+	d, err := f.images.cfg.Peers.Open(ctx, f.target.sources, func(block blockstore.Block) error {
+		f.meter.peers(int64(block.Size()))
+		return b.add(ctx, block)
 	})
 	if err != nil {
 		return nil, err
@@ -176,11 +205,11 @@ func (f *fill) Get(ctx context.Context, c blockstore.CID) (blockstore.Block, err
 		if err := d.Fetch(ctx, slices.Values(refs)); err != nil {
 			return blockstore.Block{}, err
 		}
-		if err := f.buf.drain(ctx); err != nil {
+		if err := f.store().drain(ctx); err != nil {
 			return blockstore.Block{}, err
 		}
 	}
-	return b, f.buf.add(ctx, b)
+	return b, f.store().add(ctx, b)
 }
 
 // bring fetches one block that somebody waits for.
@@ -188,7 +217,7 @@ func (f *fill) bring(ctx context.Context, ref blockstore.Ref) error {
 	b, err := f.fromPeers(ctx, ref)
 	if err == nil {
 		f.meter.peers(int64(b.Size()))
-		return f.buf.put(ctx, b)
+		return f.store().put(ctx, b)
 	}
 	if ctx.Err() != nil || !f.target.registered() {
 		return err
@@ -203,7 +232,8 @@ func (f *fill) bring(ctx context.Context, ref blockstore.Ref) error {
 	return &blockstore.BlockError{Op: "import", CID: ref.CID, Err: blockstore.ErrNotFound}
 }
 
-// fromPeers asks peers for a block. The download may end meanwhile, because all the others are here.
+// fromPeers asks peers for a block. The download may end meanwhile, because all the others are here or one cannot be
+// stored.
 func (f *fill) fromPeers(ctx context.Context, ref blockstore.Ref) (blockstore.Block, error) {
 	for {
 		d, err := f.peers() //nolint:contextcheck // the download outlives who asks first
@@ -211,7 +241,7 @@ func (f *fill) fromPeers(ctx context.Context, ref blockstore.Ref) (blockstore.Bl
 			return blockstore.Block{}, err
 		}
 		b, err := d.Get(ctx, ref)
-		if !errors.Is(err, exchange.ErrClosed) {
+		if !errors.Is(err, exchange.ErrClosed) && !errors.Is(err, errStore) {
 			return b, err
 		}
 		if here, err := (room{f}).Has(ctx, ref.CID); here || err != nil {
@@ -228,7 +258,7 @@ func (f *fill) awaitImport(ctx context.Context, c blockstore.CID, i *importing) 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	arrived := make(chan error, 1)
-	go func() { arrived <- f.buf.await(ctx, c) }() // ends with ctx at the latest
+	go func() { arrived <- i.buf.await(ctx, c) }() // ends with ctx at the latest
 	select {
 	case err := <-arrived:
 		return err == nil, err
@@ -246,6 +276,7 @@ func (f *fill) run(ctx context.Context) error {
 	if err != nil || len(missing) == 0 {
 		return err
 	}
+	b := f.store()      //nolint:contextcheck // the download outlives who asks first
 	d, err := f.peers() //nolint:contextcheck // the download outlives who asks first
 	// What is likely to be read first comes whole before anything else does: several peers mix what they fetch at once.
 	if err == nil && traced > 0 {
@@ -257,9 +288,9 @@ func (f *fill) run(ctx context.Context) error {
 		err = d.Fetch(ctx, slices.Values(missing[traced:]))
 	}
 	if err == nil {
-		return f.buf.drain(ctx)
+		return b.drain(ctx)
 	}
-	if ctx.Err() != nil || !f.target.registered() {
+	if ctx.Err() != nil || !f.target.registered() || errors.Is(err, errStore) {
 		return err
 	}
 	imports := f.fromRegistry(err) //nolint:contextcheck // it outlives who asks first
@@ -308,7 +339,8 @@ func (f *fill) fromRegistry(why error) *importing {
 			return f.imports
 		}
 	}
-	i := &importing{done: make(chan struct{})}
+	b := f.buffer()
+	i := &importing{buf: b, done: make(chan struct{})}
 	f.imports = i
 	if f.closed {
 		i.err = errEnded
@@ -317,18 +349,24 @@ func (f *fill) fromRegistry(why error) *importing {
 	}
 	f.running.Go(func() { // ends with the fill, or after Timeout
 		defer close(i.done)
+		marked, err := f.images.filling() // of another tree, if the registry has one
+		if err != nil {
+			i.err = err
+			return
+		}
+		defer func() { marked(i.err == nil) }()
 		ctx, cancel := context.WithTimeout(f.lifetime(), f.images.cfg.Timeout)
 		defer cancel()
 		log := f.images.cfg.Logger.With("want", f.target.name())
 		if !errors.Is(why, errNoSources) {
 			log.WarnContext(ctx, "peers failed, the registry takes over", "err", why)
 		}
-		got, err := f.importImage(ctx)
+		got, err := f.importImage(ctx, b)
 		if err == nil && got.Image.Tree != f.root {
 			err = fmt.Errorf("%w: its layers add up to %v, not to %v", image.ErrProof, got.Image.Tree, f.root)
 		}
 		if err == nil {
-			err = f.buf.drain(ctx)
+			err = b.drain(ctx)
 		}
 		if i.err = err; err != nil {
 			log.WarnContext(ctx, "the registry failed as well", "err", err)
@@ -337,8 +375,8 @@ func (f *fill) fromRegistry(why error) *importing {
 	return i
 }
 
-// importImage reads the image from its registry into the buffer.
-func (f *fill) importImage(ctx context.Context) (*image.Imported, error) {
+// importImage reads the image from its registry into a buffer.
+func (f *fill) importImage(ctx context.Context, to *buffer) (*image.Imported, error) {
 	r := image.Registry{Transport: f.images.cfg.Transport, Keychain: f.images.cfg.Keychain}
 	src, err := r.Open(ctx, f.target.image, f.target.signed)
 	if err != nil {
@@ -346,7 +384,7 @@ func (f *fill) importImage(ctx context.Context) (*image.Imported, error) {
 	}
 	f.meter.restart(src.CompressedSize())
 	got, err := src.Import(ctx, image.Import{
-		Put:      f.buf.add,
+		Put:      to.add,
 		Scratch:  f.images.scratch,
 		Read:     func(n int) { f.meter.registry(int64(n)) },
 		Layers:   f.layers(),
@@ -361,7 +399,7 @@ func (f *fill) importImage(ctx context.Context) (*image.Imported, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := f.buf.add(ctx, b); err != nil {
+		if err := to.add(ctx, b); err != nil {
 			return nil, err
 		}
 	}

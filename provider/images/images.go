@@ -19,7 +19,8 @@
 //	roots/CID.json   what is here, whole or in part: kind, digests, last use
 //	layers/DIFFID    the files of layers that were imported, so that images with a common base share the work
 //	scratch/         small files of an import under way, without names
-//	filling          is there while blocks arrive that no record names yet; so what a crash leaves is found
+//	filling          is there while there are blocks that no record names, and stays if some will be left; the next
+//	                 process looks for them
 //
 // Blocks are in the store. Everything here may be deleted while no agent runs: it is fetched again.
 package images
@@ -126,7 +127,8 @@ type Images struct {
 
 	mu        sync.Mutex
 	damage    map[blockstore.CID]struct{} // blocks that are here and wrong
-	importing int                         // imports under way
+	importing int                         // calls of filling that are not done
+	unclean   bool                        // one of them left blocks that no record names
 	jobs      map[string]*job             // preparations under way, by what is wanted
 	shown     map[blockstore.CID]*tree    // by the root of the tree
 }

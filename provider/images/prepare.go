@@ -40,7 +40,28 @@ func (p *preparation) run(ctx context.Context) (*tree, provider.Image, error) {
 
 func (p *preparation) begin(ctx context.Context, f *fill) (*tree, provider.Image, error) {
 	m := p.images
-	is, err := p.load(ctx, f)
+	is, img, err := p.find(ctx, f)
+	if err != nil {
+		return nil, provider.Image{}, err
+	}
+	t, err := m.show(ctx, f, is)
+	if err != nil {
+		return nil, provider.Image{}, fmt.Errorf("show %s: %w", p.target.name(), err)
+	}
+	return t, img, nil
+}
+
+// find brings the lists of what is wanted, and makes a record that names their blocks.
+func (p *preparation) find(ctx context.Context, f *fill) (is found, img provider.Image, err error) {
+	m := p.images
+	done, err := m.filling()
+	if err != nil {
+		return found{}, provider.Image{}, err
+	}
+	vain := false // blocks came that no record will name
+	defer func() { done(err == nil && !vain) }()
+	is, err = p.load(ctx, f)
+	vain = err != nil && !errors.Is(err, errNoSources)
 	if err != nil && ctx.Err() == nil && p.target.registered() {
 		if !errors.Is(err, errNoSources) {
 			m.cfg.Logger.WarnContext(ctx, "the host and its peers failed, the registry takes over", "want", p.target.name(), "err", err)
@@ -50,21 +71,13 @@ func (p *preparation) begin(ctx context.Context, f *fill) (*tree, provider.Image
 		err = fmt.Errorf("%s: %w: %w", p.target.name(), ErrUnavailable, err)
 	}
 	if err != nil {
-		return nil, provider.Image{}, err
+		return found{}, provider.Image{}, err
 	}
-	img, err := is.describe()
-	if err != nil {
-		return nil, provider.Image{}, err
+	if img, err = is.describe(); err != nil {
+		return found{}, provider.Image{}, err
 	}
 	is.record.Used = time.Now()
-	if err := m.records.keep(is.record); err != nil {
-		return nil, provider.Image{}, err
-	}
-	t, err := m.show(ctx, f, is)
-	if err != nil {
-		return nil, provider.Image{}, fmt.Errorf("show %s: %w", p.target.name(), err)
-	}
-	return t, img, nil
+	return is, img, m.records.keep(is.record)
 }
 
 // load reads the lists of what is wanted, from the host or from peers.
@@ -104,16 +117,12 @@ func (p *preparation) load(ctx context.Context, f *fill) (found, error) {
 
 // fromRegistry imports the image from its layers.
 func (p *preparation) fromRegistry(ctx context.Context, f *fill) (found, error) {
-	done, err := p.images.filling()
+	to := f.store() //nolint:contextcheck // it outlives the preparation
+	got, err := f.importImage(ctx, to)
 	if err != nil {
 		return found{}, err
 	}
-	defer done()
-	got, err := f.importImage(ctx)
-	if err != nil {
-		return found{}, err
-	}
-	if err := f.buf.drain(ctx); err != nil {
+	if err := to.drain(ctx); err != nil {
 		return found{}, err
 	}
 	p.meter.end()
@@ -122,7 +131,7 @@ func (p *preparation) fromRegistry(ctx context.Context, f *fill) (found, error) 
 		rec.Index = p.target.signed
 	}
 	rec.Used = time.Now()
-	if err := p.images.records.keep(rec); err != nil { // before done: it names the blocks
+	if err := p.images.records.keep(rec); err != nil {
 		return found{}, err
 	}
 	p.images.cfg.Changed()

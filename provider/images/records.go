@@ -29,6 +29,9 @@ type record struct {
 	Used   time.Time         `json:"used"`
 }
 
+// newPrefix is what the names of records that are being written begin with.
+const newPrefix = "new-"
+
 // records is the set of what is here.
 type records struct {
 	dir  string
@@ -53,6 +56,12 @@ func openRecords(ctx context.Context, dir string, store blockstore.Store, log *s
 		return records{}, err
 	}
 	for _, name := range names {
+		if strings.HasPrefix(name.Name(), newPrefix) { // a crash left it
+			if err := os.Remove(filepath.Join(r.dir, name.Name())); err != nil {
+				return records{}, err
+			}
+			continue
+		}
 		root, err := blockstore.ParseCID(strings.TrimSuffix(name.Name(), ".json"))
 		if err != nil {
 			continue
@@ -136,7 +145,7 @@ func (r records) keep(rec record) error {
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(r.dir, "new-")
+	tmp, err := os.CreateTemp(r.dir, newPrefix)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ package images
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"rialto/blockstore"
@@ -69,7 +70,7 @@ func (m *Images) show(ctx context.Context, f *fill, is found) (*tree, error) {
 		if whole {
 			is.record.Whole = true
 		}
-		return t, errors.Join(m.records.keep(is.record), f.close())
+		return t, errors.Join(m.revive(ctx, t), m.records.keep(is.record), f.close())
 	}
 	f.tree, f.root = is.tree, is.record.Tree
 	dir, err := m.cfg.Mounts.Mount(ctx, f.root, f.tree, f)
@@ -85,10 +86,34 @@ func (m *Images) show(ctx context.Context, f *fill, is found) (*tree, error) {
 	return t, nil
 }
 
+// revive shows a tree again whose mount server died, to who comes now. The caller has the turn.
+func (m *Images) revive(ctx context.Context, t *tree) error {
+	all, err := m.cfg.Mounts.List(ctx)
+	if err != nil || !slices.ContainsFunc(all, func(at mount.Mounted) bool { return at.Root == t.root && at.Lost }) {
+		return err
+	}
+	dir, err := m.cfg.Mounts.Mount(ctx, t.root, t.fill.tree, t.fill)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t.dir = dir
+	return nil
+}
+
 // fillUp brings what is missing of a tree, and shows it from then on without us in between.
 func (m *Images) fillUp(ctx context.Context, t *tree, rec record) {
 	log := m.cfg.Logger.With("want", t.fill.target.name())
 	err := t.fill.run(ctx)
+	for pause := time.Second; errors.Is(err, errStore) && ctx.Err() == nil; pause = min(2*pause, time.Minute) {
+		log.WarnContext(ctx, "image waits for room", "err", err)
+		select {
+		case <-time.After(pause):
+			err = t.fill.run(ctx)
+		case <-ctx.Done():
+		}
+	}
 	if err == nil {
 		rec.Whole = true
 		err = m.records.keep(rec)
@@ -193,6 +218,33 @@ func (m *Images) leave(t *tree) {
 // hide ends what show began. The tree must not be shown to anybody any more.
 func (m *Images) hide(t *tree) error {
 	return errors.Join(t.fill.close(), m.cfg.Mounts.Unmount(t.root))
+}
+
+// Settle takes away what an earlier process shows and nobody has wanted since. Until then it counts as in use, for
+// containers that outlived that process may read it; so it is called when each of them has asked for its images again,
+// or has ended. Without it a store that is full of what a killed agent showed makes no room any more.
+func (m *Images) Settle(ctx context.Context) error {
+	if err := m.take(ctx); err != nil {
+		return err
+	}
+	defer m.pass()
+	mounted, err := m.cfg.Mounts.List(ctx)
+	if err != nil {
+		return err
+	}
+	unwanted := make(map[blockstore.CID]struct{})
+	m.mu.Lock()
+	for _, at := range mounted {
+		if m.shown[at.Root] == nil {
+			unwanted[at.Root] = struct{}{}
+		}
+	}
+	m.mu.Unlock()
+	var errs []error
+	for root := range unwanted {
+		errs = append(errs, m.cfg.Mounts.Unmount(root))
+	}
+	return errors.Join(errs...)
 }
 
 // Locate says where a block lies, without looking at it.
