@@ -207,9 +207,14 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.stopping = true
 		return nil
 	})
+	var running []*workload
 	for i := range records {
-		spawn(a.adopt(records[i]))
+		w := a.adopt(records[i])
+		if spawn(w) && records[i].State == provider.StateRunning {
+			running = append(running, w)
+		}
 	}
+	g.Go(func() error { a.settle(ctx, running); return nil })
 	a.Network.OnDisconnect(a.disconnected)
 	a.Network.Handle(wire.ProtocolHold, wire.MaxHold, func(ctx context.Context, from identity.ID, request []byte) ([]byte, error) {
 		return a.hold(ctx, spawn, from, request)
@@ -232,6 +237,21 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 	})
 	return g.Wait()
+}
+
+// settle lets go of the images that an earlier agent showed, once the workloads that it left have theirs again.
+func (a *Agent) settle(ctx context.Context, left []*workload) {
+	for _, w := range left {
+		select {
+		case <-w.fetched:
+		case <-w.gone:
+		case <-ctx.Done():
+			return
+		}
+	}
+	if err := a.Images.Settle(ctx); err != nil && ctx.Err() == nil {
+		a.Logger.Warn("images of an earlier agent stay", slog.Any("err", err))
+	}
 }
 
 // ended hides the error of something that ctx ended.

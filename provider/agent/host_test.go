@@ -234,9 +234,23 @@ type fakeImages struct {
 	fail error
 	wait chan struct{} // when not nil: images come once it is closed
 	used int           // by workloads, now
+	sets int           // calls of Settle
 
 	trace func(context.Context) (blockstore.Trace, error) // of each image
 	wants []provider.Want                                 // so far
+}
+
+func (f *fakeImages) Settle(context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sets++
+	return nil
+}
+
+func (f *fakeImages) settled() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sets
 }
 
 func (f *fakeImages) Ensure(ctx context.Context, w provider.Want, progress func(broker.Fetched)) (provider.Image, error) {

@@ -115,6 +115,9 @@ func (w *workload) fetch(ctx context.Context) fetched {
 	if out.err = errors.Join(errs...); out.err != nil && adopted && ctx.Err() == nil {
 		w.log.Warn("what the workload has not read yet cannot be read", slog.Any("err", out.err))
 	}
+	if out.err == nil {
+		w.refetched()
+	}
 	return out
 }
 

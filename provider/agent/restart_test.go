@@ -51,6 +51,42 @@ func TestNewAgentAdoptsRunningWorkload(t *testing.T) {
 	})
 }
 
+// What an earlier agent showed is let go when the workloads that it left have their images again, or have ended.
+func TestNewAgentSettlesImages(t *testing.T) {
+	for _, ends := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.start()
+			if w.images.settled() != 1 {
+				t.Error("an agent without workloads did not settle")
+			}
+			lease := w.running("one")
+			if err := w.stop(); err != nil {
+				t.Error(err)
+			}
+			if w.images.used != 1 {
+				t.Error("what a workload uses that runs on was released")
+			}
+			wait := make(chan struct{})
+			w.images.used, w.images.wait = 0, wait
+			w.start()
+			if w.images.settled() != 1 {
+				t.Error("settled before the workload has its image again")
+			}
+			if ends {
+				w.runtime.box(lease).finish(provider.Exit{Code: 0})
+			} else {
+				close(wait)
+			}
+			w.settle()
+			if w.images.settled() != 2 {
+				t.Errorf("settled %d times", w.images.settled())
+			}
+			w.mustStop()
+		})
+	}
+}
+
 func TestNewAgentResumesPreparation(t *testing.T) {
 	for _, confirmed := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

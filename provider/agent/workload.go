@@ -44,8 +44,10 @@ type workload struct {
 	order     chan struct{} // capacity 1: whose turn it is to write the record
 	evicted   chan struct{} // its place among the lingering is needed; capacity 1
 	reported  chan struct{} // closed when the broker acknowledged the end
+	fetched   chan struct{} // closed when image and weights are here, or not used any more
 	gone      chan struct{} // closed when run is over
 	uses      uses
+	refetched func() // closes fetched
 
 	mu        sync.Mutex // guards what follows
 	rec       provider.Record
@@ -65,8 +67,10 @@ func newWorkload(a *Agent, r provider.Record, spec broker.JobSpec, arrived time.
 		log:      a.Logger.With(slog.String("lease", string(r.Lease)), slog.String("job", string(r.Job))),
 		answered: make(chan struct{}), confirmed: make(chan struct{}), ending: make(chan struct{}),
 		phase: make(chan struct{}, 1), progress: make(chan struct{}, 1), online: make(chan struct{}, 1), order: make(chan struct{}, 1),
-		evicted: make(chan struct{}, 1), reported: make(chan struct{}), gone: make(chan struct{}),
+		evicted: make(chan struct{}, 1), reported: make(chan struct{}), fetched: make(chan struct{}),
+		gone: make(chan struct{}),
 	}
+	w.refetched = sync.OnceFunc(func() { close(w.fetched) })
 	if r.State >= provider.StateConfirmed {
 		w.confirm()
 	}
@@ -190,7 +194,6 @@ func (w *workload) run(ctx context.Context) {
 	defer s.close()
 	if w.record().State.Holding() {
 		out := w.live(ctx, alive, s)
-		w.uses.end()
 		w.settle()
 		if w.handed(ctx) {
 			w.handOver(ctx)
@@ -200,6 +203,8 @@ func (w *workload) run(ctx context.Context) {
 			w.log.Error("the workload is left to the next agent", slog.Any("err", err))
 			return
 		}
+		w.uses.end() // nothing reads them any more, which is not so where the next agent goes on
+		w.refetched()
 	} else if err := s.reopen(ctx); err != nil {
 		w.log.Warn("an ended workload cannot be reached any more", slog.Any("err", err))
 	}
