@@ -397,28 +397,3 @@ func TestServerEndsByItself(t *testing.T) {
 	ended(t, pid)
 	nothingLeft(t, dir)
 }
-
-// What a probe left that was killed goes with the next one.
-func TestProbeSweeps(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root, to mount")
-	}
-	dir := t.TempDir()
-	at := filepath.Join(dir, "probe-1", "file")
-	if err := os.MkdirAll(filepath.Join(at, "inner"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if err := unix.Mount("tmpfs", at, "tmpfs", 0, ""); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
-	}
-	if _, err := mount.Probe(t.Context(), dir); err != nil {
-		t.Fatal(err)
-	}
-	left, err := os.ReadDir(dir)
-	if err != nil || len(left) != 0 {
-		t.Errorf("left: %v, %v", left, err)
-	}
-}

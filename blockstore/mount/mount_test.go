@@ -158,7 +158,7 @@ func needMounts(tb testing.TB) mount.Capabilities {
 	if os.Getuid() != 0 {
 		tb.Skip("needs root to mount")
 	}
-	can, err := mount.Probe(tb.Context(), tb.TempDir())
+	can, err := mount.Probe(tb.Context(), tb.TempDir(), os.Args[0], serverVerb)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -1,24 +1,25 @@
 package mount
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"log"
-	"maps"
+	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
-	"time"
 
-	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"rialto/blockstore"
 	"rialto/blockstore/erofs"
+	"rialto/blockstore/mount/internal/server"
 )
 
 // Capabilities is what this kernel and this user can do. Each error is nil, or says why not.
@@ -79,41 +80,60 @@ const (
 	probeLimit = probeWhole + probeTorn/2
 )
 
-// Probe finds out by trying, in a new directory in dir, which it removes, as it does what a Probe left that was killed.
-// It takes some milliseconds. No other one may be trying in dir.
-func Probe(ctx context.Context, dir string) (Capabilities, error) {
-	if err := sweepProbes(dir); err != nil {
-		return Capabilities{}, err
+// probePrefix is what the names of Probe's directories begin with.
+const probePrefix = "probe-"
+
+// Probe finds out by trying, in a new directory in dir, which it removes, together with those that processes left
+// which died in here. It takes some milliseconds.
+//
+// args are the command line of this program that has it call ServerMain, as in [Config].
+func Probe(ctx context.Context, dir string, args ...string) (Capabilities, error) {
+	if len(args) == 0 {
+		return Capabilities{}, errors.New("a probe needs a server's command line")
 	}
-	work, err := os.MkdirTemp(dir, "probe-")
+	turn, err := os.Open(dir)
 	if err != nil {
 		return Capabilities{}, err
 	}
-	p := probe{dir: work}
+	defer turn.Close()
+	if err := unix.Flock(int(turn.Fd()), unix.LOCK_EX); err != nil {
+		return Capabilities{}, &fs.PathError{Op: "lock", Path: dir, Err: err}
+	}
+	if err := sweepProbes(dir); err != nil {
+		return Capabilities{}, err
+	}
+	work, err := os.MkdirTemp(dir, probePrefix)
+	if err != nil {
+		return Capabilities{}, err
+	}
+	p := probe{dir: work, args: args}
 	c := p.run(ctx)
 	return c, errors.Join(append(p.failed, os.RemoveAll(work))...)
 }
 
-// sweepProbes removes what is left of earlier probes, innermost mounts first.
+// sweepProbes removes probes that are under way no more.
 func sweepProbes(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
 	points, err := mountPoints()
 	if err != nil {
 		return err
 	}
-	prefix := filepath.Join(dir, "probe-")
-	for _, at := range slices.Backward(slices.Sorted(maps.Keys(points))) {
-		if strings.HasPrefix(at, prefix) {
-			if err := detach(at); err != nil {
-				return err
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), probePrefix) {
+			continue
+		}
+		name := filepath.Join(dir, e.Name())
+		for at := range points {
+			if strings.HasPrefix(at, name+"/") {
+				if err := detach(at); err != nil {
+					return err
+				}
 			}
 		}
-	}
-	left, err := filepath.Glob(prefix + "*")
-	if err != nil {
-		return err
-	}
-	for _, old := range left {
-		if err := os.RemoveAll(old); err != nil {
+		if err := os.RemoveAll(name); err != nil {
 			return err
 		}
 	}
@@ -122,7 +142,8 @@ func sweepProbes(dir string) error {
 
 type probe struct {
 	dir    string
-	failed []error // to clean up
+	args   []string // of the server
+	failed []error  // to clean up
 }
 
 func (p *probe) run(ctx context.Context) Capabilities {
@@ -139,7 +160,7 @@ func (p *probe) run(ctx context.Context) Capabilities {
 	if c.FileBacked != nil {
 		c.Overlay = fmt.Errorf("not tried: %w", c.FileBacked)
 	}
-	served, end, err := p.serve(ctx, data)
+	served, end, err := p.serve(ctx, device)
 	if end != nil {
 		defer end()
 	}
@@ -197,35 +218,38 @@ func (p *probe) try(name string, mount, use func(at string) error) error {
 
 func (p *probe) undo(at string) { p.failed = append(p.failed, detach(at)) }
 
-// serve serves the data by FUSE, in this process.
-func (p *probe) serve(ctx context.Context, data []byte) (path string, end func(), err error) {
+// serve serves the data by FUSE, in a process that ends with this one at the latest.
+func (p *probe) serve(ctx context.Context, data string) (path string, end func(), err error) {
 	at := filepath.Join(p.dir, "fuse")
 	if err := os.Mkdir(at, 0o755); err != nil {
 		return "", nil, err
 	}
-	s, err := fuse.NewServer(&probeFS{fuse.NewDefaultRawFileSystem(), data}, at, &fuse.MountOptions{
-		Name: "rialto", DirectMount: true, DisableSplice: true, Logger: log.New(io.Discard, "", 0),
-	})
+	// A read that hangs would hang the probe: without its server it fails.
+	cmd := exec.CommandContext(ctx, "/proc/self/exe")
+	cmd.Args = append(slices.Clone(p.args), server.ProbeVerb, at, data, strconv.Itoa(probeLimit))
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	in, err := cmd.StdinPipe()
 	if err != nil {
 		return "", nil, err
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		s.Serve()
-	}()
-	// A file of ours that the runtime polls would have the kernel ask us while the runtime waits for the kernel. This
-	// teaches it not to ask.
-	waitErr := s.WaitMount()
-	// A read that hangs would hang the probe: without its server it fails.
-	stop := context.AfterFunc(ctx, func() { _ = unix.Unmount(at, unix.MNT_FORCE) })
-	return filepath.Join(at, "data"), func() {
-		stop()
-		if err := s.Unmount(); err != nil {
-			p.undo(at)
-		}
-		<-done
-	}, waitErr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return "", nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return "", nil, err
+	}
+	end = func() {
+		_ = in.Close() // it ends then
+		_ = cmd.Wait() // with nothing to say that matters now
+		p.undo(at)     // it was killed, perhaps
+	}
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		end()
+		return "", nil, fmt.Errorf("server of the probe: %w: %s", err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return filepath.Join(at, "data"), end, nil
 }
 
 // overlay writes into an overlay on a mount.
@@ -271,49 +295,4 @@ func tornIsError(path string) error {
 		}
 	}
 	return nil
-}
-
-// probeFS is one file, which gives an error behind probeLimit; by a second name, it is not cached.
-type probeFS struct {
-	fuse.RawFileSystem
-	data []byte
-}
-
-func (p *probeFS) String() string { return "rialto" }
-
-func (p *probeFS) attr(node uint64, out *fuse.Attr) {
-	*out = fuse.Attr{Ino: node, Mode: fuse.S_IFREG | 0o400, Nlink: 1, Size: uint64(len(p.data))}
-	if node == fuse.FUSE_ROOT_ID {
-		out.Mode = fuse.S_IFDIR | 0o500
-	}
-}
-
-func (p *probeFS) Lookup(_ <-chan struct{}, _ *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
-	if out.NodeId = uint64(2 + slices.Index([]string{"data", "data.direct"}, name)); out.NodeId < 2 {
-		return fuse.ENOENT
-	}
-	p.attr(out.NodeId, &out.Attr)
-	out.SetAttrTimeout(time.Minute)
-	return fuse.OK
-}
-
-func (p *probeFS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
-	p.attr(in.NodeId, &out.Attr)
-	out.SetTimeout(time.Minute)
-	return fuse.OK
-}
-
-func (p *probeFS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	if in.NodeId == 3 {
-		out.OpenFlags = fuse.FOPEN_DIRECT_IO
-	}
-	return fuse.OK
-}
-
-func (p *probeFS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
-	end := in.Offset + uint64(len(buf))
-	if end > probeLimit {
-		return nil, fuse.EIO
-	}
-	return fuse.ReadResultData(p.data[in.Offset:end]), fuse.OK
 }

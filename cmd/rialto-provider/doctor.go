@@ -152,7 +152,7 @@ func checkOverlay() check {
 // checkMounts tries how images can be shown.
 func checkMounts(ctx context.Context, state string) check {
 	k := check{Name: "image mounts", Required: true, Advice: "`modprobe fuse erofs`; in a container, run it privileged with /dev/fuse"}
-	can, err := mount.Probe(ctx, existing(state))
+	can, err := mount.Probe(ctx, existing(state), "rialto-provider", mountVerb)
 	if err != nil {
 		k.Found = err.Error()
 		return k

@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"rialto/blockstore/mount"
 	"rialto/cmd/internal/cli"
 	"rialto/provider/agent"
 	"rialto/provider/nvml"
@@ -24,8 +25,13 @@ import (
 
 // TestMain lets the test binary be its own helper process, as the command is.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == nvml.ChildVerb {
-		os.Exit(nvml.ChildMain(os.Args[2:]))
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case nvml.ChildVerb:
+			os.Exit(nvml.ChildMain(os.Args[2:]))
+		case mountVerb:
+			os.Exit(mount.ServerMain(os.Args[2:]))
+		}
 	}
 	os.Exit(m.Run())
 }

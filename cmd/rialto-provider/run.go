@@ -200,7 +200,7 @@ func openMounts(ctx context.Context, state string, log *slog.Logger) (*mount.Mou
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	can, err := mount.Probe(ctx, dir)
+	can, err := mount.Probe(ctx, dir, "rialto-provider", mountVerb)
 	if err != nil {
 		return nil, err
 	}

@@ -63,6 +63,13 @@ type server struct {
 
 // Main is the process: args are its directory and how long it stays when nobody needs it. It returns the exit code.
 func Main(args []string) int {
+	if len(args) > 0 && args[0] == ProbeVerb {
+		if err := probe(args[1:], os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	}
 	err := errors.New("usage: mount-server DIR LINGER (started by the agent)")
 	if len(args) == 2 {
 		var linger time.Duration
