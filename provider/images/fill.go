@@ -125,6 +125,10 @@ func (f *fill) hold(ctx context.Context, cids ...blockstore.CID) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.closed { // who releases holds has been here
+		h.Release()
+		return errEnded
+	}
 	f.holds = append(f.holds, h)
 	return nil
 }
