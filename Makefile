@@ -88,6 +88,13 @@ bench/job: deps/bench build ## From the prompt to the first output; tunnel again
 	@go test -run='^$$' -bench=Throughput -benchtime=7x ./tunnel/device >.cache/tunnel.txt
 	@go run ./cmd/internal/labctl -rounds $(ROUNDS) -tunnel .cache/tunnel.txt bench
 
+KILLS ?= 2000
+.PHONY: campaign/blocks
+campaign/blocks: ## Kill a host KILLS times at all that it does with images, compare every byte (root)
+	@mkdir -p .cache; rm -f .cache/campaign.json
+	@RIALTO_KILLS=$(KILLS) RIALTO_JSON="$(CURDIR)/.cache/campaign.json" \
+	  go test -count=1 -v -timeout 12h -run '^TestKill$$' ./cmd/internal/campaign; cat .cache/campaign.json
+
 FUZZTIME ?= 30s
 .PHONY: fuzz
 # Minimising is off: it may take longer than the time given, and Go then reports a failure that is none.
