@@ -134,7 +134,7 @@ func (m *Images) survey(ctx context.Context, self *fill) (*survey, error) {
 	m.mu.Lock()
 	used := make(map[blockstore.CID]bool, len(m.shown))
 	for root, t := range m.shown {
-		used[root] = t.users > 0 || !t.whole || t.fill == self
+		used[root] = t.users > 0 || t.fill == self
 	}
 	for _, j := range m.jobs { // they may be about to show it
 		if rec, ok := m.records.find(j.target); ok {
@@ -224,7 +224,7 @@ func (m *Images) drop(ctx context.Context, s *survey, root blockstore.CID) error
 	rec := s.records[root]
 	m.mu.Lock()
 	t := m.shown[rec.Tree]
-	inUse := t != nil && (t.users > 0 || !t.whole)
+	inUse := t != nil && t.users > 0
 	if t != nil && !inUse {
 		delete(m.shown, rec.Tree)
 	}
