@@ -79,14 +79,27 @@ lint: ## Lint and formatting
 check: lint test ## Lint and tests: what every commit passes
 
 ROUNDS ?= 7
-.PHONY: bench bench/job
-bench: bench/job ## All benchmarks
+BENCH_SCALE ?= 0.1
+.PHONY: bench bench/job bench/blocks
+bench: bench/job bench/blocks ## All benchmarks
 
 bench/job: deps/bench build ## From the prompt to the first output; tunnel against veth
 	@mkdir -p .cache
 	@echo "measuring the tunnel against plain veth"
 	@go test -run='^$$' -bench=Throughput -benchtime=7x ./tunnel/device >.cache/tunnel.txt
 	@go run ./cmd/internal/labctl -rounds $(ROUNDS) -tunnel .cache/tunnel.txt bench
+
+bench/blocks: deps/bench build ## Blocks: mounts, exchange, store, cold starts; BENCH_SCALE=1 for full size
+	@mkdir -p .cache
+	@echo "measuring exchange and store"
+	@run() { go test -run='^$$' -benchtime=1x "$$@" >>.cache/blocks.txt 2>&1 || { echo "a Go benchmark failed; its figures are left out:"; tail -5 .cache/blocks.txt; }; }; \
+	  : >.cache/blocks.txt; \
+	  run -count=3 -bench='^BenchmarkFetch$$/^rtt=0s$$/^(fast|bitswap|stock|tcp)$$' ./blockstore/exchange; \
+	  run -count=3 -bench='^BenchmarkFetch$$/^rtt=50ms$$/^(fast|bitswap|tcp)$$' ./blockstore/exchange; \
+	  run -bench='^BenchmarkFetch$$/^rtt=50ms$$/^stock$$' ./blockstore/exchange; \
+	  run -bench='^BenchmarkSwarm$$' ./blockstore/exchange; \
+	  run -count=3 -benchtime=8x -bench='^BenchmarkPut$$/^(store|two_callers|badger|file)$$' ./blockstore/disk
+	@go run ./cmd/internal/labctl -scale $(BENCH_SCALE) -gobench .cache/blocks.txt blocks
 
 KILLS ?= 2000
 .PHONY: campaign/blocks

@@ -143,7 +143,7 @@ func (b *bench) round(ctx context.Context) error {
 			}
 		}
 	}
-	d, err := b.startPlain(ctx)
+	d, err := b.Plain(ctx, b.Ref, benchLine, "python3", "-c", "print('"+benchLine+"')")
 	b.plain = append(b.plain, d)
 	return err
 }
@@ -172,38 +172,40 @@ func (b *bench) start(ctx context.Context, a *Agent) (time.Duration, error) {
 	return took, nil
 }
 
-func (b *bench) startPlain(ctx context.Context) (time.Duration, error) {
-	dir, err := os.MkdirTemp(b.cfg.Work, "plain-")
+// Plain runs an image as one would without Rialto, with nothing on the host yet: skopeo copy, umoci unpack, runc run. It
+// returns the time from the command to the first output, which must be line and all that the command prints.
+func (w *World) Plain(ctx context.Context, ref, line string, command ...string) (time.Duration, error) {
+	dir, err := os.MkdirTemp(w.cfg.Work, "plain-")
 	if err != nil {
 		return 0, err
 	}
 	begin := time.Now()
 	steps := [][]string{
-		{"skopeo", "--insecure-policy", "copy", "-q", "--src-tls-verify=false", "docker://" + b.Ref, "oci:" + filepath.Join(dir, "oci") + ":image"},
+		{"skopeo", "--insecure-policy", "copy", "-q", "--src-tls-verify=false", "docker://" + ref, "oci:" + filepath.Join(dir, "oci") + ":image"},
 		{"umoci", "unpack", "--image", filepath.Join(dir, "oci") + ":image", filepath.Join(dir, "bundle")},
 	}
 	for _, s := range steps {
-		if _, err := output(b.Customer.Host.Command(ctx, s[0], s[1:]...)); err != nil {
+		if _, err := Output(w.Customer.Host.Command(ctx, s[0], s[1:]...)); err != nil {
 			return 0, err
 		}
 	}
 	config := filepath.Join(dir, "bundle", "config.json")
-	if err := plainConfig(config); err != nil {
+	if err := plainConfig(config, command); err != nil {
 		return 0, err
 	}
-	printed, err := output(b.Customer.Host.Command(ctx, b.bin("runc"), "--root", filepath.Join(dir, "runc"), "run", "-b", filepath.Join(dir, "bundle"), "rialto-plain-"+filepath.Base(dir)))
+	printed, err := Output(w.Customer.Host.Command(ctx, w.Bin("runc"), "--root", filepath.Join(dir, "runc"), "run", "-b", filepath.Join(dir, "bundle"), "rialto-plain-"+filepath.Base(dir)))
 	took := time.Since(begin)
 	if err != nil {
 		return 0, err
 	}
-	if strings.TrimSpace(string(printed)) != benchLine {
+	if strings.TrimSpace(string(printed)) != line {
 		return 0, fmt.Errorf("plain path printed %q", printed)
 	}
 	return took, nil
 }
 
-// plainConfig makes umoci's bundle run the same command without a terminal.
-func plainConfig(path string) error {
+// plainConfig makes umoci's bundle run a command without a terminal.
+func plainConfig(path string, command []string) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -217,7 +219,7 @@ func plainConfig(path string) error {
 		return errors.New("umoci wrote a config without a process")
 	}
 	process["terminal"] = false
-	process["args"] = []string{"python3", "-c", "print('" + benchLine + "')"}
+	process["args"] = command
 	delete(process, "rlimits") // raising a limit needs a capability that not every machine gives
 	text, err = json.Marshal(config)
 	if err != nil {
@@ -237,7 +239,7 @@ func median(d []time.Duration) time.Duration {
 
 // sources notes where the bytes of the customer's last job came from.
 func (b *bench) sources(ctx context.Context) error {
-	out, err := output(b.Customer.Rialto(ctx, "bill", "--last", "--json"))
+	out, err := Output(b.Customer.Rialto(ctx, "bill", "--last", "--json"))
 	if err != nil {
 		return err
 	}

@@ -156,7 +156,7 @@ func (w *World) server(ctx context.Context, out io.Writer, say func(string, ...a
 	serve := `mkdir /tmp/www && echo "served from $(hostname) through WireGuard" > /tmp/www/index.html && cd /tmp/www && exec python3 -m http.server 8000`
 	args := []string{"run", "--detach", "--json", "--gpu", "any", w.Ref, "--", "sh", "-c", serve}
 	fmt.Fprintln(out, "$", commandLine(args))
-	stdout, err := output(w.Customer.Rialto(ctx, args...))
+	stdout, err := Output(w.Customer.Rialto(ctx, args...))
 	if err != nil {
 		return err
 	}

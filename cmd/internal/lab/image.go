@@ -109,11 +109,11 @@ func (l *Lab) Registry(ctx context.Context, h *Host) (*Proc, string, error) {
 		return nil, "", err
 	}
 	ref := addr + "/python:3"
-	return p, ref, h.push(ctx, layoutDir, ref)
+	return p, ref, h.Push(ctx, layoutDir, ref)
 }
 
-// push copies the image into the lab's registry, from inside the host's namespace.
-func (h *Host) push(ctx context.Context, layoutDir, ref string) error {
+// Push copies the one image of an OCI layout into the lab's registry, from inside the host's namespace.
+func (h *Host) Push(ctx context.Context, layoutDir, ref string) error {
 	index, err := layout.ImageIndexFromPath(layoutDir)
 	if err != nil {
 		return fmt.Errorf("cached image: %w", err)

@@ -30,6 +30,17 @@ type Config struct {
 	Log   io.Writer // what the programs print; default: discarded
 }
 
+func (c Config) cache() (string, error) {
+	if c.Cache != "" {
+		return c.Cache, nil
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("lab cache: %w", err)
+	}
+	return filepath.Join(dir, "rialto-lab"), nil
+}
+
 // Lab is a running world. Its methods are not safe for concurrent use.
 type Lab struct {
 	cfg    Config
@@ -49,12 +60,9 @@ func New(cfg Config) (*Lab, error) {
 	if cfg.Log == nil {
 		cfg.Log = io.Discard
 	}
-	if cfg.Cache == "" {
-		dir, err := os.UserCacheDir()
-		if err != nil {
-			return nil, fmt.Errorf("lab cache: %w", err)
-		}
-		cfg.Cache = filepath.Join(dir, "rialto-lab")
+	var err error
+	if cfg.Cache, err = cfg.cache(); err != nil {
+		return nil, err
 	}
 	for _, p := range []string{"rialto", "rialto-broker", "rialto-provider", "runc"} {
 		if _, err := os.Stat(filepath.Join(cfg.Bin, p)); err != nil {
@@ -70,6 +78,14 @@ func New(cfg Config) (*Lab, error) {
 	}
 	return &Lab{cfg: cfg, before: before}, nil
 }
+
+// CachePath returns a path below the directory that outlives the lab.
+func (l *Lab) CachePath(elem ...string) string {
+	return filepath.Join(append([]string{l.cfg.Cache}, elem...)...)
+}
+
+// Bin returns the path of one of our programs.
+func (l *Lab) Bin(name string) string { return filepath.Join(l.cfg.Bin, name) }
 
 // Path returns a path below the lab's working directory.
 func (l *Lab) Path(elem ...string) string {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 )
 
@@ -33,7 +32,7 @@ func (l *Lab) Broker(ctx context.Context, h *Host, extra ...string) (*Market, er
 
 // Start starts the broker, again after its process ended, and waits until it serves.
 func (m *Market) Start(ctx context.Context) error {
-	p, err := m.Host.Start("broker", m.Host.lab.bin("rialto-broker"), m.args...)
+	p, err := m.Host.Start("broker", m.Host.lab.Bin("rialto-broker"), m.args...)
 	if err != nil {
 		return err
 	}
@@ -63,7 +62,7 @@ func (l *Lab) Agent(ctx context.Context, h *Host, m *Market, cfg AgentConfig) (*
 	a := &Agent{Host: h}
 	a.args = append([]string{
 		"run", "--broker", m.URL, "--name", h.Name, "--price", cfg.Price, "--simulate-gpu", cfg.GPU,
-		"--state", l.Path(h.Name), "--advertise-ip", h.Addr.String(), "--runc", l.bin("runc"),
+		"--state", l.Path(h.Name), "--advertise-ip", h.Addr.String(), "--runc", l.Bin("runc"),
 		"--allow-registry", "10.77.0.0/24", "--stop-jobs-on-exit",
 	}, cfg.Extra...)
 	return a, a.Start(ctx, m)
@@ -71,7 +70,7 @@ func (l *Lab) Agent(ctx context.Context, h *Host, m *Market, cfg AgentConfig) (*
 
 // Start starts the agent, again after its process ended, and waits until its offer is on the market.
 func (a *Agent) Start(ctx context.Context, m *Market) error {
-	p, err := a.Host.Start(a.Host.Name, a.Host.lab.bin("rialto-provider"), a.args...)
+	p, err := a.Host.Start(a.Host.Name, a.Host.lab.Bin("rialto-provider"), a.args...)
 	if err != nil {
 		return err
 	}
@@ -96,9 +95,9 @@ type Customer struct {
 
 // Customer opens an account with a deposit in dollars and logs in.
 func (l *Lab) Customer(ctx context.Context, h *Host, m *Market, name, deposit string) (*Customer, error) {
-	cmd := m.Host.Command(ctx, l.bin("rialto-broker"), "account", "create", name, "--deposit", deposit,
+	cmd := m.Host.Command(ctx, l.Bin("rialto-broker"), "account", "create", name, "--deposit", deposit,
 		"--state", l.Path("broker"), "--json")
-	out, err := output(cmd)
+	out, err := Output(cmd)
 	if err != nil {
 		return nil, fmt.Errorf("open account: %w", err)
 	}
@@ -112,7 +111,7 @@ func (l *Lab) Customer(ctx context.Context, h *Host, m *Market, name, deposit st
 	if err := os.MkdirAll(c.home, 0o700); err != nil {
 		return nil, err
 	}
-	if _, err := output(c.Rialto(ctx, "account", "login", m.URL, created.Token)); err != nil {
+	if _, err := Output(c.Rialto(ctx, "account", "login", m.URL, created.Token)); err != nil {
 		return nil, fmt.Errorf("log in: %w", err)
 	}
 	return c, nil
@@ -123,15 +122,13 @@ func (c *Customer) Home() string { return c.home }
 
 // Rialto prepares a run of the rialto command as this customer.
 func (c *Customer) Rialto(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := c.Host.Command(ctx, c.Host.lab.bin("rialto"), args...)
+	cmd := c.Host.Command(ctx, c.Host.lab.Bin("rialto"), args...)
 	cmd.Env = append(os.Environ(), "RIALTO_HOME="+c.home)
 	return cmd
 }
 
-func (l *Lab) bin(name string) string { return filepath.Join(l.cfg.Bin, name) }
-
-// output runs cmd and returns its standard output; an error carries its standard error.
-func output(cmd *exec.Cmd) ([]byte, error) {
+// Output runs cmd and returns its standard output; an error carries its standard error.
+func Output(cmd *exec.Cmd) ([]byte, error) {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

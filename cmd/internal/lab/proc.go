@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -73,6 +74,21 @@ func (p *Proc) Stop() error {
 func (p *Proc) Kill() {
 	_ = p.cmd.Process.Kill() // it may be gone already
 	<-p.done
+}
+
+// PeakRSS returns the most bytes of memory that the daemon has had resident.
+func (p *Proc) PeakRSS() (int64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid)) // nsenter became the daemon
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(status)) {
+		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == "VmHWM:" {
+			kib, err := strconv.ParseInt(fields[1], 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, fmt.Errorf("%s: no VmHWM in its status", p.Name)
 }
 
 // ended describes how a daemon ended by itself.

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"rialto/cmd/internal/lab"
+	"rialto/cmd/internal/lab/blocks"
 )
 
 func main() {
@@ -30,6 +31,8 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	bin := fs.String("bin", "bin", "`directory` of the programs")
 	rounds := fs.Int("rounds", 5, "rounds of the benchmark")
 	tunnel := fs.String("tunnel", "", "`file` with the output of the tunnel's benchmark, to be shown beside")
+	scale := fs.Float64("scale", 0.1, "`size` of the largest inputs of the benchmark of blocks; 1 is full size")
+	gobench := fs.String("gobench", "", "`file` with the output of the Go benchmarks of blocks, to be shown beside")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -49,7 +52,9 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return lab.Dev(ctx, cfg, stdout)
 	case "bench":
 		return lab.Bench(ctx, cfg, *rounds, *tunnel, stdout)
+	case "blocks":
+		return blocks.Run(ctx, blocks.Config{Lab: cfg, Scale: *scale, Bench: *gobench}, stdout)
 	default:
-		return errors.Join(errors.New("usage: labctl [-bin DIR] demo | dev | bench"), os.RemoveAll(work))
+		return errors.Join(errors.New("usage: labctl [-bin DIR] demo | dev | bench | blocks"), os.RemoveAll(work))
 	}
 }
