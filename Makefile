@@ -92,13 +92,15 @@ bench/job: deps/bench build ## From the prompt to the first output; tunnel again
 bench/blocks: deps/bench build ## Blocks: mounts, exchange, store, cold starts; BENCH_SCALE=1 for full size
 	@mkdir -p .cache
 	@echo "measuring exchange and store"
-	@run() { go test -run='^$$' -benchtime=1x "$$@" >>.cache/blocks.txt 2>&1 || { echo "a Go benchmark failed; its figures are left out:"; tail -5 .cache/blocks.txt; }; }; \
-	  : >.cache/blocks.txt; \
-	  run -count=3 -bench='^BenchmarkFetch$$/^rtt=0s$$/^(fast|bitswap|stock|tcp)$$' ./blockstore/exchange; \
-	  run -count=3 -bench='^BenchmarkFetch$$/^rtt=50ms$$/^(fast|bitswap|tcp)$$' ./blockstore/exchange; \
-	  run -bench='^BenchmarkFetch$$/^rtt=50ms$$/^stock$$' ./blockstore/exchange; \
-	  run -bench='^BenchmarkSwarm$$' ./blockstore/exchange; \
-	  run -count=3 -benchtime=8x -bench='^BenchmarkPut$$/^(store|two_callers|badger|file)$$' ./blockstore/disk
+	@: >.cache/blocks.txt; bench() { "$$@" >>.cache/blocks.txt 2>&1 || { echo "a Go benchmark failed; its figures are left out:"; tail -5 .cache/blocks.txt; }; }; \
+	  for p in exchange disk; do go test -c -o .cache/$$p.test ./blockstore/$$p; done; \
+	  for i in 1 2 3; do \
+	    bench .cache/exchange.test -test.run='^$$' -test.benchtime=1x -test.bench='^BenchmarkFetch$$/^rtt=0s$$/^(fast|bitswap|stock|tcp)$$'; \
+	    bench .cache/exchange.test -test.run='^$$' -test.benchtime=1x -test.bench='^BenchmarkFetch$$/^rtt=50ms$$/^(fast|bitswap|tcp)$$'; \
+	    bench .cache/disk.test -test.run='^$$' -test.benchtime=8x -test.bench='^BenchmarkPut$$/^(store|two_callers|badger|file)$$'; \
+	  done; \
+	  bench .cache/exchange.test -test.run='^$$' -test.benchtime=1x -test.bench='^BenchmarkFetch$$/^rtt=50ms$$/^stock$$'; \
+	  bench .cache/exchange.test -test.run='^$$' -test.benchtime=1x -test.bench='^BenchmarkSwarm$$'
 	@go run ./cmd/internal/labctl -scale $(BENCH_SCALE) -gobench .cache/blocks.txt blocks
 
 KILLS ?= 2000

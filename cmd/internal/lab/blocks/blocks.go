@@ -100,7 +100,7 @@ func trees(ctx context.Context, r *report, l *lab.Lab, s site) (err error) {
 	if err != nil {
 		return fmt.Errorf("import the image: %w", err)
 	}
-	if err := t.mounting(ctx, r, s.root); err != nil {
+	if err := t.mounting(ctx, r, l, s.root); err != nil {
 		return fmt.Errorf("mount and read: %w", err)
 	}
 	large, err := makeLarge(l)

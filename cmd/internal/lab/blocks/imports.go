@@ -93,8 +93,8 @@ func (t tree) warmImports(ctx context.Context, r *report, native string) (second
 }
 
 // record returns which blocks an import reads, in order.
-func (t tree) record(ctx context.Context) (trace blockstore.Trace, err error) {
-	err = t.as(ctx, mount.Lazy, func(m mount.Mounted) error {
+func (t tree) record(ctx context.Context, l *lab.Lab) (trace blockstore.Trace, err error) {
+	err = t.anew(ctx, l, asVerified, mount.Lazy, func(t tree, m mount.Mounted) error {
 		if _, _, err := python(ctx, m.Path); err != nil {
 			return err
 		}
@@ -192,7 +192,7 @@ func (p *replay) Mount(ctx context.Context, root blockstore.CID, t *blockstore.T
 
 // coldImports measures imports on a host that has nothing and is far away from the one that has the tree.
 func (t tree) coldImports(ctx context.Context, r *report, l *lab.Lab, native seconds) (err error) {
-	trace, err := t.record(ctx)
+	trace, err := t.record(ctx, l)
 	if err != nil {
 		return err
 	}

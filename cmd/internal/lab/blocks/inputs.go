@@ -99,7 +99,9 @@ func makeSite(ctx context.Context, l *lab.Lab) (site, error) {
 			return err
 		}
 		layer := filepath.Join(dir, "layer.tar")
-		if err := writeLayer(layer, func(w *tar.Writer) error { return writeTar(w, pythonFiles(seed, fillerDir, fillers, fillerScale), corpus(seed)) }); err != nil {
+		if err := writeLayer(layer, func(w *tar.Writer) error {
+			return writeTar(w, pythonFiles(seed, fillerDir, fillers, fillerScale), corpus(seed))
+		}); err != nil {
 			return err
 		}
 		generated := filepath.Join(dir, "modules.tar")
