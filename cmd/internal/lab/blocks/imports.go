@@ -7,9 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -149,47 +147,6 @@ func (n *node) port() (string, error) {
 	return "", fmt.Errorf("no TCP address among %q", n.host.Addrs())
 }
 
-// replay asks for a trace's blocks as soon as the tree is known, ahead of all others. It stands between a host's images,
-// which do the rest, and its exchange and mounts.
-type replay struct {
-	*mount.Mounts
-	x     *exchange.Exchange
-	trace blockstore.Trace
-	ended sync.WaitGroup
-
-	mu   sync.Mutex
-	down *exchange.Download
-}
-
-var (
-	_ images.Peers  = (*replay)(nil)
-	_ images.Mounts = (*replay)(nil)
-)
-
-// Open implements images.Peers.
-func (p *replay) Open(ctx context.Context, peers []exchange.Peer, sink func(blockstore.Block) error) (*exchange.Download, error) {
-	d, err := p.x.Open(ctx, peers, sink)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.down = d
-	return d, err
-}
-
-// Mount implements images.Mounts.
-func (p *replay) Mount(ctx context.Context, root blockstore.CID, t *blockstore.Tree, source mount.Source) (string, error) {
-	p.mu.Lock()
-	d := p.down
-	p.mu.Unlock()
-	if d != nil && len(p.trace) > 0 {
-		refs := make([]blockstore.Ref, 0, len(p.trace))
-		for _, b := range p.trace {
-			refs = append(refs, t.Blocks[b])
-		}
-		p.ended.Go(func() { _ = d.Fetch(context.WithoutCancel(ctx), slices.Values(refs)) }) // ends with the download; what it misses is asked for again
-	}
-	return p.Mounts.Mount(ctx, root, t, source)
-}
-
 // coldImports measures imports on a host that has nothing and is far away from the one that has the tree.
 func (t tree) coldImports(ctx context.Context, r *report, l *lab.Lab, native seconds) (err error) {
 	trace, err := t.record(ctx, l)
@@ -235,7 +192,7 @@ func (t tree) coldImports(ctx context.Context, r *report, l *lab.Lab, native sec
 	}
 	r.section("the same import on a host that has nothing, from one peer 50 ms away through 1 Gbit/s; from the lease to the end; best of 3")
 	r.figure("cold_import_50ms_s", "trace replayed, then all the rest", float64(with),
-		fmt.Sprintf("%.1f s of CPU on both ends, Python's included; trace of %d blocks, %d MB, handed to exchange.Download here", float64(cost), len(trace), size/1e6))
+		fmt.Sprintf("%.1f s of CPU on both ends, Python's included; trace of %d blocks, %d MB", float64(cost), len(trace), size/1e6))
 	r.row("without a trace", float64(without), "s", "once")
 	r.row("limit: the trace's bytes at line rate or Python alone", max(float64(size)/gbit, float64(native)), "s", "by arithmetic, no round trip")
 	r.row("rival: the whole image at line rate, before unpacking", float64(t.tree.Size())/gbit, "s", "by arithmetic, uncompressed")
@@ -258,15 +215,13 @@ func (t tree) coldImport(ctx context.Context, l *lab.Lab, from broker.BlockSourc
 		return 0, 0, err
 	}
 	defer func() { err = errors.Join(err, client.stop()) }()
-	p := &replay{Mounts: host.mounts, x: client.Exchange, trace: trace}
-	defer p.ended.Wait()
-	library, err := images.New(ctx, images.Config{Dir: filepath.Join(dir, "images"), Store: host.store, Mounts: p, Peers: p})
+	library, err := images.New(ctx, images.Config{Dir: filepath.Join(dir, "images"), Store: host.store, Mounts: host.mounts, Peers: client.Exchange})
 	if err != nil {
 		return 0, 0, err
 	}
 	defer func() { err = errors.Join(err, library.Close()) }()
 	before, begin := cpu(), time.Now()
-	img, err := library.Ensure(ctx, provider.Want{Root: t.root.String(), Sources: []broker.BlockSource{from}}, func(broker.Fetched) {})
+	img, err := library.Ensure(ctx, provider.Want{Root: t.root.String(), Sources: []broker.BlockSource{from}, Trace: trace}, func(broker.Fetched) {})
 	if err != nil {
 		return 0, 0, err
 	}
