@@ -95,9 +95,9 @@ bench/blocks: deps/bench build ## Blocks: mounts, exchange, store, cold starts; 
 	@: >.cache/blocks.txt; bench() { "$$@" >>.cache/blocks.txt 2>&1 || { echo "a Go benchmark failed; its figures are left out:"; tail -5 .cache/blocks.txt; }; }; \
 	  for p in exchange disk; do go test -c -o .cache/$$p.test ./blockstore/$$p; done; \
 	  for i in 1 2 3; do \
-	    bench .cache/exchange.test -test.run='^$$' -test.benchtime=1x -test.bench='^BenchmarkFetch$$/^rtt=0s$$/^(fast|bitswap|stock|tcp)$$'; \
+	    bench .cache/exchange.test -test.run='^$$' -test.benchtime=1x -test.count=2 -test.bench='^BenchmarkFetch$$/^rtt=0s$$/^(fast|bitswap|stock|tcp)$$'; \
 	    bench .cache/exchange.test -test.run='^$$' -test.benchtime=1x -test.bench='^BenchmarkFetch$$/^rtt=50ms$$/^(fast|bitswap|tcp)$$'; \
-	    bench .cache/disk.test -test.run='^$$' -test.benchtime=8x -test.bench='^BenchmarkPut$$/^(store|two_callers|badger|file)$$'; \
+	    bench .cache/disk.test -test.run='^$$' -test.benchtime=6x -test.bench='^BenchmarkPut$$/^(store|two_callers|badger|file)$$'; \
 	  done; \
 	  bench .cache/exchange.test -test.run='^$$' -test.benchtime=1x -test.bench='^BenchmarkFetch$$/^rtt=50ms$$/^stock$$'; \
 	  bench .cache/exchange.test -test.run='^$$' -test.benchtime=1x -test.bench='^BenchmarkSwarm$$'

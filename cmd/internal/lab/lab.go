@@ -25,7 +25,7 @@ import (
 type Config struct {
 	Bin   string    // directory with rialto, rialto-broker, rialto-provider and runc
 	Work  string    // empty directory for state; removed by Close
-	Cache string    // kept between runs: the image; default: rialto-lab in the user's cache directory
+	Cache string    // kept between runs: images; default: rialto-lab in the user's cache directory
 	Name  string    // short; tells labs on one machine apart; default "lab"
 	Log   io.Writer // what the programs print; default: discarded
 }
