@@ -131,11 +131,14 @@ func (b *buffer) end(err error) {
 	}
 }
 
-// failed reports whether the store refused a block.
-func (b *buffer) failed() bool {
+// failure returns why the store refused a block, or nil.
+func (b *buffer) failure() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return errors.Is(b.err, errStore)
+	if errors.Is(b.err, errStore) {
+		return b.err
+	}
+	return nil
 }
 
 // drain returns when all that was added is stored.

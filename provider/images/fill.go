@@ -78,7 +78,7 @@ func (f *fill) begin() {
 // buffer returns what stands before the store. When the store refused a block, for there was no room, then everything
 // begins anew: there may be room now. The caller holds mu.
 func (f *fill) buffer() *buffer {
-	if f.closed || !f.buf.failed() {
+	if f.closed || f.buf.failure() == nil {
 		return f.buf
 	}
 	if d := f.down; d != nil {
@@ -192,6 +192,7 @@ func (f *fill) Get(ctx context.Context, c blockstore.CID) (blockstore.Block, err
 	if !errors.Is(err, blockstore.ErrNotFound) {
 		return b, err
 	}
+	to := f.store()     //nolint:contextcheck // the buffer outlives who asks first
 	d, err := f.peers() //nolint:contextcheck // the download outlives who asks first
 	if err != nil {
 		return blockstore.Block{}, &blockstore.BlockError{Op: "get", CID: c, Err: errors.Join(blockstore.ErrNotFound, err)}
@@ -209,11 +210,11 @@ func (f *fill) Get(ctx context.Context, c blockstore.CID) (blockstore.Block, err
 		if err := d.Fetch(ctx, slices.Values(refs)); err != nil {
 			return blockstore.Block{}, err
 		}
-		if err := f.store().drain(ctx); err != nil {
+		if err := to.drain(ctx); err != nil {
 			return blockstore.Block{}, err
 		}
 	}
-	return b, f.store().add(ctx, b)
+	return b, to.add(ctx, b)
 }
 
 // bring fetches one block that somebody waits for.
@@ -221,7 +222,7 @@ func (f *fill) bring(ctx context.Context, ref blockstore.Ref) error {
 	b, err := f.fromPeers(ctx, ref)
 	if err == nil {
 		f.meter.peers(int64(b.Size()))
-		return f.store().put(ctx, b)
+		return f.store().put(ctx, b) //nolint:contextcheck // the buffer outlives who asks first
 	}
 	if ctx.Err() != nil || !f.target.registered() {
 		return err
@@ -294,7 +295,10 @@ func (f *fill) run(ctx context.Context) error {
 	if err == nil {
 		return b.drain(ctx)
 	}
-	if ctx.Err() != nil || !f.target.registered() || errors.Is(err, errStore) {
+	if why := b.failure(); why != nil { // whatever came of it
+		return why
+	}
+	if ctx.Err() != nil || !f.target.registered() {
 		return err
 	}
 	imports := f.fromRegistry(err) //nolint:contextcheck // it outlives who asks first

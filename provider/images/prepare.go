@@ -58,9 +58,12 @@ func (p *preparation) find(ctx context.Context, f *fill) (is found, img provider
 	if err != nil {
 		return found{}, provider.Image{}, err
 	}
-	vain := false // blocks came that no record will name
+	to := f.store() //nolint:contextcheck // it outlives the preparation
+	vain := false   // blocks came that no record will name
 	defer func() { done(err == nil && !vain) }()
-	is, err = p.load(ctx, f)
+	if is, err = p.load(ctx, f); err == nil {
+		err = to.drain(ctx) // the fill brings what the lists name, and not the lists
+	}
 	vain = err != nil && !errors.Is(err, errNoSources)
 	if err != nil && ctx.Err() == nil && p.target.registered() {
 		if !errors.Is(err, errNoSources) {
