@@ -231,3 +231,28 @@ func TestShownAnewWhenTheServerDied(t *testing.T) {
 		t.Errorf("shown %d times, want 3", times)
 	}
 }
+
+// An import takes blocks for here that belong to what it must delete to make room for the others.
+func TestImportKeepsWhatItFinds(t *testing.T) {
+	s := openShop(t)
+	n := newFullHost(t, nil)
+	layers := someLayers(80) // 3.8 MB
+	before := ensure(t, n, s.push(t, "before", layers...))
+	n.awaitHeld(t, 1)
+	before.Release()
+	other := ensure(t, n, s.push(t, "other", someLayers(380)...))
+	n.awaitHeld(t, 2)
+	other.Release()
+	layers = append(layers, map[string][]byte{"lib/more": random(81, 7<<20)})
+	after := ensure(t, n, s.push(t, "after", layers[2], layers[0], layers[1]))
+	held, _, err := n.Held(t.Context())
+	if err != nil || len(held) != 1 || held[0].Root != after.Root {
+		t.Fatalf("held = %v, %v", held, err)
+	}
+	for _, ref := range treeOf(t, n, after.Root).Blocks {
+		if ok, err := n.store.Has(t.Context(), ref.CID); !ok || err != nil {
+			t.Errorf("%v is not here, %v, though the image is whole", ref.CID, err)
+		}
+	}
+	n.wantNoOrphans(t)
+}

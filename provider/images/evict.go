@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"rialto/blockstore"
+	"rialto/blockstore/disk"
 )
 
 // room is the store of a fill, which gives up what is used least when it is full, and mends what is damaged.
@@ -36,7 +37,7 @@ func (r room) Put(ctx context.Context, blocks ...blockstore.Block) error {
 			fresh = append(fresh, b.CID())
 		}
 	}
-	err := m.cfg.Store.Put(ctx, blocks...)
+	err := r.put(ctx, blocks)
 	if errors.Is(err, blockstore.ErrNoSpace) {
 		var need int64
 		for _, b := range blocks {
@@ -45,7 +46,7 @@ func (r room) Put(ctx context.Context, blocks ...blockstore.Block) error {
 		if evictErr := m.evict(ctx, need, r.f); evictErr != nil {
 			return errors.Join(err, evictErr)
 		}
-		err = m.cfg.Store.Put(ctx, blocks...)
+		err = r.put(ctx, blocks)
 	}
 	if err != nil {
 		return err
@@ -67,6 +68,18 @@ func (r room) Put(ctx context.Context, blocks ...blockstore.Block) error {
 		m.mu.Unlock()
 	}
 	return nil
+}
+
+// put keeps blocks. Those that were here already may belong to what is deleted just now: they are put once more.
+func (r room) put(ctx context.Context, blocks []blockstore.Block) error {
+	for {
+		if err := r.f.images.cfg.Store.Put(ctx, blocks...); err != nil {
+			return err
+		}
+		if err := r.f.pin(ctx, blocks); !errors.Is(err, blockstore.ErrNotFound) {
+			return err
+		}
+	}
 }
 
 func (m *Images) damaged(c blockstore.CID) bool {
@@ -142,6 +155,13 @@ func (m *Images) survey(ctx context.Context, self *fill) (*survey, error) {
 		}
 	}
 	m.mu.Unlock()
+	if self != nil {
+		self.mu.Lock()
+		for _, c := range self.pinned {
+			s.needs[c] = 1 // it will be named
+		}
+		self.mu.Unlock()
+	}
 	mounted, err := m.cfg.Mounts.List(ctx)
 	if err != nil {
 		return nil, err
@@ -251,7 +271,11 @@ func (m *Images) drop(ctx context.Context, s *survey, root blockstore.CID) error
 		}
 	}
 	m.cfg.Logger.InfoContext(ctx, "image deleted to make room", "root", root.String(), "blocks", len(gone))
-	return m.cfg.Store.Delete(ctx, gone...)
+	err := m.cfg.Store.Delete(ctx, gone...)
+	if errors.Is(err, disk.ErrPinned) { // they come again just now, for another image
+		return nil
+	}
+	return err
 }
 
 func (m *Images) fillingFile() string { return filepath.Join(m.cfg.Dir, "filling") }

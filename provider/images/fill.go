@@ -40,6 +40,9 @@ type fill struct {
 	closed  bool
 	imports *importing // from the registry; nil: not needed yet
 	holds   []*disk.Hold
+	named   bool                        // a record names what comes
+	pins    []*disk.Hold                // until then: what came, or was here already
+	pinned  []blockstore.CID            // by those
 	sure    map[blockstore.CID]struct{} // blocks that this fill put
 }
 
@@ -111,10 +114,40 @@ func (f *fill) close() error {
 	}
 	f.holds = nil
 	f.mu.Unlock()
+	f.unpin()
 	if d == nil {
 		return nil
 	}
 	return d.Close()
+}
+
+// unpin says that a record names what comes, or that nothing comes any more.
+func (f *fill) unpin() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, h := range f.pins {
+		h.Release()
+	}
+	f.named, f.pins, f.pinned = true, nil, nil
+}
+
+// pin keeps blocks until a record names them. It returns blockstore.ErrNotFound if one was deleted meanwhile.
+func (f *fill) pin(ctx context.Context, blocks []blockstore.Block) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.named {
+		return nil
+	}
+	cids := make([]blockstore.CID, len(blocks))
+	for i, b := range blocks {
+		cids[i] = b.CID()
+	}
+	h, err := f.images.cfg.Store.Hold(ctx, cids...)
+	if err == nil {
+		f.pins = append(f.pins, h)
+		f.pinned = append(f.pinned, cids...)
+	}
+	return err
 }
 
 // hold keeps blocks where they are until close: somebody reads them there without asking.

@@ -145,7 +145,7 @@ func New(ctx context.Context, cfg Config) (*Images, error) {
 		cfg: cfg, scratch: filepath.Join(cfg.Dir, "scratch"),
 		turn: make(chan struct{}, 1), damage: make(map[blockstore.CID]struct{}), jobs: make(map[string]*job), shown: make(map[blockstore.CID]*tree),
 	}
-	if err := os.MkdirAll(m.scratch, 0o700); err != nil {
+	if err := errors.Join(os.RemoveAll(m.scratch), os.MkdirAll(m.scratch, 0o700)); err != nil { // a crash may leave files there
 		return nil, err
 	}
 	if m.records, err = openRecords(ctx, cfg.Dir, cfg.Store, cfg.Logger); err != nil {

@@ -80,7 +80,9 @@ func (p *preparation) find(ctx context.Context, f *fill) (is found, img provider
 		return found{}, provider.Image{}, err
 	}
 	is.record.Used = time.Now()
-	return is, img, m.records.keep(is.record)
+	err = m.records.keep(is.record)
+	f.unpin()
+	return is, img, err
 }
 
 // load reads the lists of what is wanted, from the host or from peers.
