@@ -40,16 +40,18 @@ const (
 	opRelease = "release"
 	opSettle  = "settle"
 	opScrub   = "scrub"
+	opCount   = "count"
 	opEnd     = "end"
 )
 
-// Events that a host tells, and the moments that it is killed at. The first five are answers.
+// Events that a host tells, and the moments that it is killed at. The first six are answers.
 const (
 	evReady    = "ready"    // Held and Bytes say what is here
 	evShown    = "shown"    // a want is at Dir
 	evFailed   = "failed"   // a want is not, because of Err
 	evSettled  = "settled"  // nothing of an earlier host is shown
 	evScrubbed = "scrubbed" // Damaged blocks
+	evCounted  = "counted"  // Peers and Wasted bytes came
 	evMount    = "mount"    // a tree is about to be mounted
 	evSeal     = "seal"     // a tree is about to be sealed
 	evSealed   = "sealed"   // or could not be
@@ -78,12 +80,14 @@ type event struct {
 	Damaged int      `json:",omitempty"`
 	Peers   int64    `json:",omitempty"` // bytes from there
 	Remote  int64    `json:",omitempty"` // bytes from the registry
+	Wasted  int64    `json:",omitempty"` // bytes from peers that were of no use
 }
 
 // host is what a provider runs, less the agent.
 type host struct {
 	library *images.Images
 	store   *disk.Store
+	peers   *counted
 	dir     string
 
 	mu    sync.Mutex
@@ -144,8 +148,9 @@ func (h *host) run(ctx context.Context, quota int64, in io.Reader) (err error) {
 	if err != nil {
 		return err
 	}
+	h.peers = &counted{Exchange: blocks}
 	h.library, err = images.New(ctx, images.Config{
-		Dir: filepath.Join(h.dir, "images"), Store: h.store, Peers: blocks, Mounts: watched{mounts, h.tell},
+		Dir: filepath.Join(h.dir, "images"), Store: h.store, Peers: h.peers, Mounts: watched{mounts, h.tell},
 		Policy: loopback(), Changed: func() { h.tell(event{Event: evChanged}) }, Logger: log,
 	})
 	if err != nil {
@@ -207,6 +212,8 @@ func (h *host) obey(ctx context.Context, in io.Reader) {
 				e.Err = err.Error()
 			}
 			h.tell(e)
+		case opCount:
+			h.tell(h.peers.count())
 		case opEnd:
 			return
 		}
@@ -290,6 +297,35 @@ func (h *host) named(ctx context.Context) (map[blockstore.CID]bool, error) {
 		}
 	}
 	return named, nil
+}
+
+// counted keeps downloads.
+type counted struct {
+	*exchange.Exchange
+	mu  sync.Mutex
+	all []*exchange.Download
+}
+
+func (c *counted) Open(ctx context.Context, peers []exchange.Peer, sink func(blockstore.Block) error) (*exchange.Download, error) {
+	d, err := c.Exchange.Open(ctx, peers, sink)
+	if err == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.all = append(c.all, d)
+	}
+	return d, err
+}
+
+func (c *counted) count() event {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := event{Event: evCounted}
+	for _, d := range c.all {
+		got := d.Fetched()
+		e.Peers += got.Bytes
+		e.Wasted += got.Wasted
+	}
+	return e
 }
 
 // watched tells of what is about to happen to mounts.

@@ -22,7 +22,7 @@ type life struct {
 
 func newLife(tb testing.TB, dir string) *life {
 	tb.Helper()
-	h, err := startHost(dir, quota)
+	h, err := startHost(dir, 200<<20)
 	if err != nil {
 		tb.Fatal(err)
 	}
