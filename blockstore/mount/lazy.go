@@ -201,14 +201,33 @@ func (m *Mounts) artifact(path string, write func(io.Writer) error) error {
 	return nil
 }
 
-// writeFile replaces a file in one step and returns its sha256 in hex. The disk has it when it returns.
 func hexSum(b []byte) string {
 	s := sha256.Sum256(b)
 	return hex.EncodeToString(s[:])
 }
 
+// newSuffix ends the name of a file while it is written.
+const newSuffix = ".new"
+
+// sweepNew removes what is written no more.
+func sweepNew(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), newSuffix) {
+			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// writeFile replaces a file in one step and returns its sha256 in hex. The disk has it when it returns.
 func writeFile(path string, write func(io.Writer) error) (string, error) {
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(path+newSuffix, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return "", err
 	}
@@ -222,10 +241,10 @@ func writeFile(path string, write func(io.Writer) error) (string, error) {
 		err = f.Sync()
 	}
 	if err == nil {
-		err = os.Rename(path+".new", path)
+		err = os.Rename(path+newSuffix, path)
 	}
 	if err != nil {
-		_ = os.Remove(path + ".new") // not worth another error
+		_ = os.Remove(path + newSuffix) // not worth another error
 		return "", err
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil

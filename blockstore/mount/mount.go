@@ -107,7 +107,7 @@ type Mounts struct {
 	changed chan struct{}                    // closed when there is another source
 }
 
-// New returns what the directory holds already, without touching it. Run answers reads, of what is mounted already
+// New returns what the directory holds already, and removes files that a crash left half written. Run answers reads, of what is mounted already
 // once Mount has said from which source.
 func New(cfg Config) (*Mounts, error) {
 	cfg, err := cfg.withDefaults()
@@ -116,6 +116,11 @@ func New(cfg Config) (*Mounts, error) {
 	}
 	for _, d := range []string{"tables", "meta", "sealed", "mounts"} {
 		if err := os.MkdirAll(filepath.Join(cfg.Dir, d), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range []string{"tables", "meta"} {
+		if err := sweepNew(filepath.Join(cfg.Dir, d)); err != nil {
 			return nil, err
 		}
 	}
