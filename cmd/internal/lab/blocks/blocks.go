@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -155,9 +154,4 @@ func rebuild(r *report) error {
 	ratio, n = newBytes(whole[0], whole[1])
 	r.row("limit: file by file", ratio, "of the bytes", fmt.Sprintf("%d of %d files, each a block", n, len(whole[1])))
 	return nil
-}
-
-func workIn(cfg lab.Config, name string) lab.Config {
-	cfg.Work = filepath.Join(cfg.Work, name)
-	return cfg
 }

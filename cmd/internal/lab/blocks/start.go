@@ -52,7 +52,8 @@ func start(ctx context.Context, r *report, l *lab.Lab, cfg Config, s site) (err 
 	if err != nil {
 		return err
 	}
-	worldConfig := workIn(cfg.Lab, "world")
+	worldConfig := cfg.Lab
+	worldConfig.Work, worldConfig.Name = l.Path("world"), "blocks" // beside a demonstration of the same machine
 	if err := os.MkdirAll(worldConfig.Work, 0o700); err != nil {
 		return err
 	}
