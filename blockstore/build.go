@@ -13,10 +13,10 @@ import (
 
 // Where packs end; the package comment says why.
 const (
-	packMin = 128 << 10
+	packMin = 96 << 10
 	packMax = 512 << 10
-	// One path in packOdds ends a pack: with small files of about 8 KiB packs then average 256 KiB.
-	packOdds = 16
+	// One path in packOdds ends a pack: with small files of about 8 KiB packs then average 160 KiB.
+	packOdds = 8
 )
 
 // Inode is a file, directory or symlink on its way into a tree. Who builds it owns it; names of one file are names
