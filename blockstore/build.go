@@ -13,9 +13,9 @@ import (
 
 // Where packs end; the package comment says why.
 const (
-	packMin = 96 << 10
+	packMin = 32 << 10
 	packMax = 512 << 10
-	// One path in packOdds ends a pack: with small files of about 8 KiB packs then average 160 KiB.
+	// One path in packOdds ends a pack: with small files of about 8 KiB packs then average 96 KiB.
 	packOdds = 8
 )
 

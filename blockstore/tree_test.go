@@ -244,7 +244,7 @@ func TestChangeOfTreeIsLocal(t *testing.T) {
 			fresh++
 		}
 	}
-	if fresh > 9 || len(after.Blocks) < 60 {
+	if fresh > len(after.Blocks)/8 || len(after.Blocks) < 60 {
 		t.Errorf("%d of %d blocks are new after three changes", fresh, len(after.Blocks))
 	}
 }
