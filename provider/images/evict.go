@@ -72,11 +72,15 @@ func (r room) Put(ctx context.Context, blocks ...blockstore.Block) error {
 
 // put keeps blocks. Those that were here already may belong to what is deleted just now: they are put once more.
 func (r room) put(ctx context.Context, blocks []blockstore.Block) error {
+	cids := make([]blockstore.CID, len(blocks))
+	for i, b := range blocks {
+		cids[i] = b.CID()
+	}
 	for {
 		if err := r.f.images.cfg.Store.Put(ctx, blocks...); err != nil {
 			return err
 		}
-		if err := r.f.pin(ctx, blocks); !errors.Is(err, blockstore.ErrNotFound) {
+		if err := r.f.pin(ctx, cids...); !errors.Is(err, blockstore.ErrNotFound) {
 			return err
 		}
 	}
@@ -149,9 +153,11 @@ func (m *Images) survey(ctx context.Context, self *fill) (*survey, error) {
 	for root, t := range m.shown {
 		used[root] = t.users > 0 || t.fill == self
 	}
-	for _, j := range m.jobs { // they may be about to show it
-		if rec, ok := m.records.find(j.target); ok {
-			s.pinned[rec.Root] = true
+	for _, j := range m.jobs { // they may be about to show it, or import it once more
+		for _, rec := range m.records.list() {
+			if rec.Root == j.target.root || j.target.image != "" && rec.of(j.target.signed) {
+				s.pinned[rec.Root] = true
+			}
 		}
 	}
 	m.mu.Unlock()

@@ -40,7 +40,7 @@ type fill struct {
 	closed  bool
 	imports *importing // from the registry; nil: not needed yet
 	holds   []*disk.Hold
-	named   bool                        // a record names what comes
+	named   bool                        // what comes belongs to what is shown: its record stays
 	pins    []*disk.Hold                // until then: what came, or was here already
 	pinned  []blockstore.CID            // by those
 	sure    map[blockstore.CID]struct{} // blocks that this fill put
@@ -121,7 +121,7 @@ func (f *fill) close() error {
 	return d.Close()
 }
 
-// unpin says that a record names what comes, or that nothing comes any more.
+// unpin says that what comes is shown, or that nothing comes any more.
 func (f *fill) unpin() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -131,16 +131,12 @@ func (f *fill) unpin() {
 	f.named, f.pins, f.pinned = true, nil, nil
 }
 
-// pin keeps blocks until a record names them. It returns blockstore.ErrNotFound if one was deleted meanwhile.
-func (f *fill) pin(ctx context.Context, blocks []blockstore.Block) error {
+// pin keeps blocks until what they belong to is shown. It returns blockstore.ErrNotFound if one was deleted meanwhile.
+func (f *fill) pin(ctx context.Context, cids ...blockstore.CID) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.named {
 		return nil
-	}
-	cids := make([]blockstore.CID, len(blocks))
-	for i, b := range blocks {
-		cids[i] = b.CID()
 	}
 	h, err := f.images.cfg.Store.Hold(ctx, cids...)
 	if err == nil {

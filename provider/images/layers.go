@@ -104,9 +104,16 @@ func gone(err error) error {
 	return err
 }
 
-// Has reports whether a block is here.
+// Has reports whether a block is here, and keeps it until what it belongs to is shown.
 func (l *layers) Has(ctx context.Context, c blockstore.CID) (bool, error) {
-	return room{l.fill}.Has(ctx, c)
+	if here, err := (room{l.fill}).Has(ctx, c); !here || err != nil {
+		return false, err
+	}
+	err := l.fill.pin(ctx, c)
+	if errors.Is(err, blockstore.ErrNotFound) { // deleted just now
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Small returns the data of a small file, or nil.

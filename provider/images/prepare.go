@@ -48,6 +48,7 @@ func (p *preparation) begin(ctx context.Context, f *fill) (*tree, provider.Image
 	if err != nil {
 		return nil, provider.Image{}, fmt.Errorf("show %s: %w", p.target.name(), err)
 	}
+	f.unpin()
 	return t, img, nil
 }
 
@@ -80,9 +81,7 @@ func (p *preparation) find(ctx context.Context, f *fill) (is found, img provider
 		return found{}, provider.Image{}, err
 	}
 	is.record.Used = time.Now()
-	err = m.records.keep(is.record)
-	f.unpin()
-	return is, img, err
+	return is, img, m.records.keep(is.record)
 }
 
 // load reads the lists of what is wanted, from the host or from peers.

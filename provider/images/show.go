@@ -72,6 +72,10 @@ func (m *Images) show(ctx context.Context, f *fill, is found) (*tree, error) {
 		}
 		return t, errors.Join(m.revive(ctx, t), m.records.keep(is.record), f.close())
 	}
+	// An eviction that looked around before the record was made may have taken it for an older one, and dropped it.
+	if err := m.records.keep(is.record); err != nil {
+		return nil, err
+	}
 	f.tree, f.root = is.tree, is.record.Tree
 	dir, err := m.cfg.Mounts.Mount(ctx, f.root, f.tree, f)
 	if err != nil {
