@@ -192,7 +192,7 @@ func agentMain(args []string) int {
 	if err := gob.NewDecoder(os.Stdin).Decode(&s); err != nil {
 		return 1
 	}
-	can, err := mount.Probe(context.Background(), args[0])
+	can, err := mount.Probe(context.Background(), args[0], os.Args[0], serverVerb)
 	if err != nil {
 		return 1
 	}
