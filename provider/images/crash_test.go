@@ -93,12 +93,11 @@ func TestEvictionThatACrashEnds(t *testing.T) {
 	s := openShop(t)
 	ctx, crash := context.WithCancel(t.Context())
 	n := newFullHost(t, func(c *images.Config) { c.Mounts = crashing{c.Mounts.(*shelf), crash} })
-	for i, seed := range []uint64{40, 340, 640} {
-		img := ensure(t, n, s.push(t, "app", someLayers(seed)...))
-		n.awaitHeld(t, i+1)
-		img.Release()
+	for _, seed := range []uint64{40, 340} {
+		ensure(t, n, s.push(t, "app", someLayers(seed)...)).Release()
 	}
-	if _, err := n.Ensure(ctx, s.push(t, "app", someLayers(940)...), nil); err == nil {
+	large := s.push(t, "large", map[string][]byte{"lib/large": random(90, 8<<20)})
+	if _, err := n.Ensure(ctx, large, nil); err == nil {
 		t.Fatal("no crash")
 	}
 	if err := n.Close(); err != nil {

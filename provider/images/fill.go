@@ -218,6 +218,9 @@ func (f *fill) peers() (*exchange.Download, error) {
 // Get returns a block from the store, or else from peers. It is for roots and lists; data goes another way.
 func (f *fill) Get(ctx context.Context, c blockstore.CID) (blockstore.Block, error) {
 	b, err := f.images.cfg.Store.Get(ctx, c)
+	if err == nil {
+		err = f.pin(ctx, c) // or an eviction that goes on takes it
+	}
 	if !errors.Is(err, blockstore.ErrNotFound) {
 		return b, err
 	}

@@ -262,7 +262,7 @@ func (m *Images) join(ctx context.Context, t target) *job {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.cfg.Timeout)
 	j := &job{target: t, done: make(chan struct{}), cancel: cancel, waiting: 1, meter: newMeter()}
 	m.jobs[t.key()] = j
-	go func() { // ends with ctx, which ends when the last who waits has gone
+	m.running.Go(func() { // ends with ctx, which ends when the last who waits has gone
 		p := &preparation{images: m, target: t, meter: j.meter}
 		j.tree, j.image, j.err = p.run(ctx)
 		m.mu.Lock()
@@ -274,6 +274,6 @@ func (m *Images) join(ctx context.Context, t target) *job {
 			delete(m.jobs, t.key())
 		}
 		close(j.done)
-	}()
+	})
 	return j
 }
