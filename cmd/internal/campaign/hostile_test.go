@@ -56,7 +56,7 @@ func (w *world) addPoisoner(tb testing.TB) broker.BlockSource {
 // TestPoisoners: of eight peers seven send wrong bytes. Everything comes, is right, and little came in vain.
 func TestPoisoners(t *testing.T) {
 	w := newWorld(t)
-	img := w.addImage(t, "image", some(1, "image", 20<<20, 200))
+	img := w.addImage(t, "image", some(1, "image", 48<<20, 200))
 	img.want.Sources = nil
 	for range 7 {
 		img.want.Sources = append(img.want.Sources, w.addPoisoner(t))
@@ -64,7 +64,7 @@ func TestPoisoners(t *testing.T) {
 	img.want.Sources = append(img.want.Sources, w.source())
 	img.want.Image = "local/image" // which no registry has
 	l := newLife(t, filepath.Join(t.TempDir(), "host"))
-	// Nobody reads until it is whole: what a reader asks for ahead of the rest may come twice, from good peers.
+	// At worst each of them sends one block, of up to 1 MiB, before it is known. Nobody reads until it is whole: what a reader asks for ahead of the rest may come twice, from good peers.
 	lazy := l.ensure("first", img)
 	for _, dir := range []string{l.seal("second", img), lazy} {
 		if err := img.files.compare(dir); err != nil {
