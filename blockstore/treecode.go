@@ -89,12 +89,6 @@ func LoadTree(ctx context.Context, root CID, from Getter) (*Tree, error) {
 	return decodeTree(body)
 }
 
-// IsTree reports whether a block is the root of a tree.
-func IsTree(root Block) bool {
-	_, _, _, err := treeFrame.parse(root.data)
-	return err == nil
-}
-
 func decodeTree(body []byte) (*Tree, error) {
 	d := decoder{rest: body}
 	count := d.uvarint(min(MaxNodes, len(body)/minNodeSize))
