@@ -100,8 +100,11 @@ type Effect interface{ effect() }
 type (
 	// SaveAccount stores an account.
 	SaveAccount struct{ Account Account }
-	// SaveJob stores a job.
-	SaveJob struct{ Job Job }
+	// SaveJob stores a job; New says that it is the first time, and its signed spec is to be stored with it.
+	SaveJob struct {
+		Job Job
+		New bool
+	}
 	// SaveLease stores a lease.
 	SaveLease struct{ Lease Lease }
 	// Post appends a transfer to the ledger.

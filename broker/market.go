@@ -217,8 +217,9 @@ type turn struct {
 	before        pricing.Money // sum of the dirty accounts' balances before the step
 	posts         []Effect
 	sends         []Effect
-	changed       bool // offers or free GPUs: queued jobs may find a place
-	size          int  // of what is to be saved, roughly
+	changed       bool  // offers or free GPUs: queued jobs may find a place
+	accepted      JobID // by this step
+	size          int   // of what is to be saved, roughly
 }
 
 // full reports whether what can wait has to wait for the next step.
@@ -256,7 +257,7 @@ func (t *turn) effects() []Effect {
 		out = append(out, SaveAccount{*a})
 	}
 	for _, j := range t.dirtyJobs.list {
-		out = append(out, SaveJob{*j})
+		out = append(out, SaveJob{Job: *j, New: j.ID == t.accepted})
 	}
 	for _, l := range t.dirtyLeases.list {
 		out = append(out, SaveLease{*l})

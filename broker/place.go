@@ -152,6 +152,7 @@ func (t *turn) submit(ev Submitted) error {
 	}
 
 	j := &Job{ID: ev.Job, Account: a.ID, Spec: *spec, Envelope: ev.Envelope, State: JobQueued, Accepted: t.now}
+	t.accepted = j.ID
 	t.touchJob(j)
 	t.addJob(j)
 	t.hold(j, hold)

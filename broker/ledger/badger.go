@@ -215,15 +215,16 @@ func (s *Badger) Apply(ctx context.Context, epoch uint64, id string, batch []Mut
 	}
 	txn := s.db.NewTransaction(true)
 	defer txn.Discard()
-	if seq, done, err := applied(txn, id, batch); done || err != nil {
+	content := contentHash(batch)
+	if seq, done, err := applied(txn, id, content); done || err != nil {
 		if err != nil {
 			return 0, fail("apply", id, err)
 		}
 		return seq, nil
 	}
 	b := Batch{Seq: s.seq + 1, Epoch: epoch, ID: id, Prev: s.sum, Mutations: batch}
-	b.Hash = b.sum()
-	if err := stage(txn, &b); err != nil {
+	b.Hash = b.sum(content)
+	if err := stage(txn, &b, content); err != nil {
 		return 0, fail("apply", id, err)
 	}
 	if err := txn.Commit(); err != nil {
@@ -237,7 +238,7 @@ func (s *Badger) Apply(ctx context.Context, epoch uint64, id string, batch []Mut
 }
 
 // applied reports whether a batch with this id is in the journal already.
-func applied(txn *badger.Txn, id string, batch []Mutation) (seq uint64, done bool, err error) {
+func applied(txn *badger.Txn, id string, content Hash) (seq uint64, done bool, err error) {
 	v, err := read(txn, batchPrefix+id)
 	if errors.Is(err, ErrNotFound) {
 		return 0, false, nil
@@ -248,14 +249,14 @@ func applied(txn *badger.Txn, id string, batch []Mutation) (seq uint64, done boo
 	if len(v) != 40 {
 		return 0, false, fmt.Errorf("index of batch %q: %w", id, ErrCorrupt)
 	}
-	if content := contentHash(batch); !bytes.Equal(v[8:], content[:]) {
+	if !bytes.Equal(v[8:], content[:]) {
 		return 0, false, fmt.Errorf("other content under this id: %w", ErrConflict)
 	}
 	return binary.BigEndian.Uint64(v), true, nil
 }
 
 // stage writes a batch and its journal entry into a transaction.
-func stage(txn *badger.Txn, b *Batch) error {
+func stage(txn *badger.Txn, b *Batch, content Hash) error {
 	sets := make([]Entry, 0, 2*len(b.Mutations)+3)
 	for i, m := range b.Mutations {
 		if m.New {
@@ -271,7 +272,6 @@ func stage(txn *badger.Txn, b *Batch) error {
 			Entry{statePrefix + m.Key, bytes.Clone(m.Value)},
 			Entry{journalKey(b.Seq, uint32(i)+1), encodeMutation(m)})
 	}
-	content := contentHash(b.Mutations)
 	seq := binary.BigEndian.AppendUint64(nil, b.Seq)
 	sets = append(sets,
 		Entry{journalKey(b.Seq, 0), encodeHeader(b)},

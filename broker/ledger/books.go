@@ -44,7 +44,7 @@ func (b Books) Save(ctx context.Context, epoch uint64, id string, effects []brok
 		return nil
 	}
 	for _, e := range effects {
-		if err := b.encode(ctx, e, last, add); err != nil {
+		if err := encode(e, add); err != nil {
 			return err
 		}
 	}
@@ -60,7 +60,7 @@ func (b Books) Save(ctx context.Context, epoch uint64, id string, effects []brok
 	return err
 }
 
-func (b Books) encode(ctx context.Context, e broker.Effect, batched map[string]int, add func(Mutation, error) error) error {
+func encode(e broker.Effect, add func(Mutation, error) error) error {
 	switch e := e.(type) {
 	case broker.SaveAccount:
 		return add(Account(e.Account))
@@ -69,12 +69,8 @@ func (b Books) encode(ctx context.Context, e broker.Effect, batched map[string]i
 	case broker.Post:
 		return add(Transfer(e.Transfer))
 	case broker.SaveJob:
-		if _, ok := batched[SpecKey(e.Job.ID)]; !ok {
-			_, err := b.Store.Get(ctx, JobKey(e.Job.ID))
-			if errors.Is(err, ErrNotFound) {
-				err = add(Spec(e.Job), nil)
-			}
-			if err != nil {
+		if e.New {
+			if err := add(Spec(e.Job), nil); err != nil {
 				return err
 			}
 		}

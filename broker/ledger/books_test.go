@@ -70,7 +70,7 @@ func TestBooksReturnWhatTheySaved(t *testing.T) {
 			first := []broker.Effect{
 				broker.SaveAccount{Account: broker.Account{ID: "a-1"}},
 				broker.SaveAccount{Account: account},
-				broker.SaveJob{Job: queued},
+				broker.SaveJob{Job: queued, New: true},
 				broker.SaveJob{Job: job},
 				broker.Post{Transfer: deposit},
 				broker.Post{Transfer: hold},

@@ -8,7 +8,7 @@ import (
 	"hash"
 )
 
-const chainDomain = "rialto/ledger/1\x00"
+const chainDomain = "rialto/ledger/2\x00"
 
 // Hash links a batch to all before it.
 type Hash [sha256.Size]byte
@@ -31,31 +31,27 @@ func (b *Batch) Verify(seq uint64, prev Hash) error {
 		return fmt.Errorf("batch %d follows %d: %w", b.Seq, seq, ErrCorrupt)
 	case b.Prev != prev:
 		return fmt.Errorf("batch %d does not continue the chain: %w", b.Seq, ErrCorrupt)
-	case b.Hash != b.sum():
+	case b.Hash != b.sum(contentHash(b.Mutations)):
 		return fmt.Errorf("batch %d does not match its hash: %w", b.Seq, ErrCorrupt)
 	}
 	return nil
 }
 
-func (b *Batch) sum() Hash {
+// sum is the batch's hash, given what its mutations hash to.
+func (b *Batch) sum(content Hash) Hash {
 	h := sha256.New()
 	h.Write([]byte(chainDomain))
 	h.Write(b.Prev[:])
 	h.Write(binary.BigEndian.AppendUint64(nil, b.Seq))
 	h.Write(binary.BigEndian.AppendUint64(nil, b.Epoch))
 	writeString(h, []byte(b.ID))
-	writeMutations(h, b.Mutations)
+	h.Write(content[:])
 	return Hash(h.Sum(nil))
 }
 
 // contentHash identifies what a batch does, without its place in the chain.
 func contentHash(batch []Mutation) Hash {
 	h := sha256.New()
-	writeMutations(h, batch)
-	return Hash(h.Sum(nil))
-}
-
-func writeMutations(h hash.Hash, batch []Mutation) {
 	h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(batch))))
 	for _, m := range batch {
 		flag := byte(0)
@@ -66,6 +62,7 @@ func writeMutations(h hash.Hash, batch []Mutation) {
 		writeString(h, []byte(m.Key))
 		writeString(h, m.Value)
 	}
+	return Hash(h.Sum(nil))
 }
 
 func writeString(h hash.Hash, s []byte) {

@@ -6,7 +6,8 @@
 //
 // Batches are numbered 1, 2, 3, … without gaps and chained: the hash of batch n is
 //
-//	SHA-256("rialto/ledger/1" 0 prev[32] seq[8] epoch[8] str(id) count[4] { flag[1] str(key) str(value) }…)
+//	SHA-256("rialto/ledger/2" 0 prev[32] seq[8] epoch[8] str(id) content[32])
+//	content = SHA-256(count[4] { flag[1] str(key) str(value) }…)
 //
 // with big-endian integers, str(x) = length[4] x, flag 1 for a mutation that insisted on a new key, and a
 // zero prev for batch 1. Changing, dropping or reordering anything that was written changes every later

@@ -62,7 +62,7 @@ func (s *Memory) Apply(_ context.Context, epoch uint64, id string, batch []Mutat
 	if n := len(s.batches); n > 0 {
 		b.Prev = s.batches[n-1].Hash
 	}
-	b.Hash = b.sum()
+	b.Hash = b.sum(contentHash(batch))
 	if s.values == nil {
 		s.values, s.ids = map[string][]byte{}, map[string]uint64{}
 	}

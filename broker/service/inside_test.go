@@ -155,3 +155,18 @@ func TestPagesOfJobs(t *testing.T) {
 		t.Errorf("an account without jobs: %v, %v, %v", page, more, err)
 	}
 }
+
+// TestNoteOfUnsavedBatch: an idempotency key is known from the moment that its submission was stepped.
+func TestNoteOfUnsavedBatch(t *testing.T) {
+	var u unsaved
+	b := &batch{s: &Service{c: Config{Store: fillingStore{}}}, unsaved: &u}
+	u.add(&batch{notes: map[string][]byte{"once/k": []byte("first")}})
+	u.add(&batch{})
+	if got, err := b.note(t.Context(), "once/k"); err != nil || string(got) != "first" {
+		t.Errorf("on its way to the disk: %q, %v", got, err)
+	}
+	u.saved()
+	if got, err := b.note(t.Context(), "once/k"); !errors.Is(err, broker.ErrNotFound) {
+		t.Errorf("the store was not asked: %q, %v", got, err)
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"rialto/broker"
@@ -13,11 +15,13 @@ import (
 const (
 	// queueLength bounds the events that wait; when it is full, callers wait as long as their context allows.
 	queueLength = 1024
-	// batchBytes bounds what one batch takes from the queue, and what it saves before it takes another op,
-	// so that with the last op's step, which the market bounds, it stays below what a store takes.
+	// batchBytes bounds what one batch saves before it takes another op, so that with the last op's step, which the
+	// market bounds, it stays below what a store takes.
 	batchBytes = 1 << 20
+	// drainBytes bounds what is taken from the queue at once.
+	drainBytes = 4 << 20
 	// opBytes is added to an op's own size for the records that it rewrites.
-	opBytes = 16 << 10
+	opBytes = 4 << 10
 	// observeEvery is how often the metrics read the market: as often as they are scraped, or so.
 	observeEvery = 5 * time.Second
 )
@@ -86,6 +90,8 @@ type batch struct {
 	sends   []broker.Effect
 	notes   map[string][]byte
 	hints   map[string][]byte
+	ops     []*op           // to be answered when it is durable
+	unsaved *unsaved        // batches before it that are not durable yet
 	size    int             // of the saves, roughly
 	renewal *broker.Renewal // of the last step
 	fatal   error
@@ -146,15 +152,51 @@ func (b *batch) note(ctx context.Context, key string) ([]byte, error) {
 	if v, ok := b.notes[key]; ok {
 		return v, nil
 	}
+	if v, ok := b.unsaved.note(key); ok {
+		return v, nil
+	}
 	return b.s.c.Store.Note(ctx, key)
 }
 
-// writer is the one goroutine that steps the market.
+// unsaved lists the batches that were stepped and are on their way to the store: at most two.
+type unsaved struct {
+	mu      sync.Mutex
+	batches []*batch
+}
+
+func (u *unsaved) add(b *batch) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.batches = append(u.batches, b)
+}
+
+// saved forgets the oldest, which the store has now.
+func (u *unsaved) saved() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.batches = slices.Delete(u.batches, 0, 1)
+}
+
+func (u *unsaved) note(key string) ([]byte, bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, b := range u.batches {
+		if v, ok := b.notes[key]; ok {
+			return v, true
+		}
+	}
+	return nil, false
+}
+
+// writer is the one goroutine that steps the market, and beside it the one that saves: while a batch is on its way to
+// the disk, the next one is stepped. Batches are saved, shown and answered in the order in which they were stepped.
 type writer struct {
 	s       *Service
 	epoch   uint64
-	batches uint64
+	batches uint64 // the saving goroutine's
 	clock   clock
+	unsaved unsaved
+	stepped chan *batch // to the saving goroutine
 
 	observed time.Time // when the metrics last read the market
 }
@@ -176,9 +218,34 @@ func newClock(saved time.Time) clock {
 
 func (c clock) now() time.Time { return c.base.Add(time.Since(c.started)) }
 
-// run takes turns until ctx ends. Batches are saved under a context of their own, because one that was
-// begun must end.
+// run takes turns until ctx ends or a batch cannot be saved. Batches are saved under a context of their own, because one
+// that was begun must end.
 func (w *writer) run(ctx, sendCtx context.Context) error {
+	saving, failed := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer failed(nil)
+	w.stepped = make(chan *batch)
+	done := make(chan struct{})
+	go func() { // ends when stepped is closed
+		defer close(done)
+		for b := range w.stepped {
+			if saving.Err() != nil {
+				continue // what follows a batch that failed must not be saved
+			}
+			if err := w.commit(saving, sendCtx, b); err != nil {
+				failed(err)
+			}
+		}
+	}()
+	err := w.turns(ctx, saving)
+	close(w.stepped)
+	<-done
+	if err == nil {
+		err = context.Cause(saving)
+	}
+	return err
+}
+
+func (w *writer) turns(ctx, saving context.Context) error {
 	tick := time.NewTicker(w.s.c.Tick)
 	defer tick.Stop()
 	for {
@@ -187,22 +254,24 @@ func (w *writer) run(ctx, sendCtx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-saving.Done():
+			return nil // run has the cause
 		case <-tick.C:
 			ticked = true
 		case <-w.s.gone.wake:
 		case o := <-w.s.queue:
 			ops = w.drain(o)
 		}
-		if err := w.turn(context.WithoutCancel(ctx), sendCtx, ops, ticked); err != nil {
+		if err := w.turn(saving, ops, ticked); err != nil {
 			return err
 		}
 	}
 }
 
-// drain takes what waits, up to the size of a batch.
+// drain takes what waits, up to a bound.
 func (w *writer) drain(first *op) []*op {
 	ops := []*op{first}
-	for size := first.size; size < batchBytes; {
+	for size := first.size; size < drainBytes; {
 		select {
 		case o := <-w.s.queue:
 			ops = append(ops, o)
@@ -214,7 +283,7 @@ func (w *writer) drain(first *op) []*op {
 	return ops
 }
 
-func (w *writer) turn(ctx, sendCtx context.Context, ops []*op, ticked bool) error {
+func (w *writer) turn(ctx context.Context, ops []*op, ticked bool) error {
 	b := w.begin()
 	if ticked {
 		if err := b.step(broker.Ticked{}); err != nil {
@@ -235,9 +304,12 @@ func (w *writer) turn(ctx, sendCtx context.Context, ops []*op, ticked bool) erro
 			ops[n].err = ops[n].run(ctx, b)
 			n++
 		}
-		if err := w.commit(ctx, sendCtx, b, ops[:n]); err != nil {
-			return err
+		if b.fatal != nil {
+			return b.fatal
 		}
+		b.ops = ops[:n]
+		w.unsaved.add(b)
+		w.stepped <- b
 		if ops = ops[n:]; len(ops) == 0 {
 			break
 		}
@@ -251,19 +323,17 @@ func (w *writer) turn(ctx, sendCtx context.Context, ops []*op, ticked bool) erro
 }
 
 func (w *writer) begin() *batch {
-	return &batch{s: w.s, now: w.clock.now(), notes: map[string][]byte{}, hints: map[string][]byte{}}
+	return &batch{s: w.s, now: w.clock.now(), notes: map[string][]byte{}, hints: map[string][]byte{}, unsaved: &w.unsaved}
 }
 
 // commit makes a batch durable, and only then shows it, answers its ops and sends what it wants sent.
-func (w *writer) commit(ctx, sendCtx context.Context, b *batch, ops []*op) error {
-	if b.fatal != nil {
-		return b.fatal
-	}
+func (w *writer) commit(ctx, sendCtx context.Context, b *batch) error {
 	if err := w.save(ctx, b); err != nil {
 		return err
 	}
 	w.s.view.publish(b.saves, b.notes)
-	for _, o := range ops {
+	w.unsaved.saved()
+	for _, o := range b.ops {
 		close(o.done)
 	}
 	for _, e := range b.sends {
