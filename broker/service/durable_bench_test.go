@@ -3,7 +3,9 @@ package service
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -192,4 +194,152 @@ func BenchmarkAccept(b *testing.B) {
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "accept_p50_ms")
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "accept_p99_ms")
+}
+
+// BenchmarkRestart opens a store with ended jobs and, a tenth as many, running leases, until the market is open.
+// RIALTO_JOBS says how many ended jobs.
+func BenchmarkRestart(b *testing.B) {
+	jobs := 20_000
+	if v := os.Getenv("RIALTO_JOBS"); v != "" {
+		if _, err := fmt.Sscan(v, &jobs); err != nil {
+			b.Fatal(err)
+		}
+	}
+	dir := b.TempDir()
+	key, err := identity.Generate()
+	if err != nil {
+		b.Fatal(err)
+	}
+	fillLedger(b, dir, key, jobs, jobs/10)
+	b.ResetTimer()
+	for b.Loop() {
+		store, err := ledger.Open(b.Context(), ledger.Config{Dir: dir})
+		if err != nil {
+			b.Fatal(err)
+		}
+		s, err := New(Config{Key: key, Host: silentHost{}, Store: ledger.Books{Store: store}})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := s.restore(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		if err := store.Close(); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+	b.ReportMetric(b.Elapsed().Seconds()/float64(b.N), "restart_s")
+	b.ReportMetric(float64(jobs), "jobs")
+}
+
+// fillLedger writes the last state of ended jobs and of running ones, which is what a restart reads.
+func fillLedger(b *testing.B, dir string, self identity.Key, ended, running int) {
+	b.Helper()
+	store, err := ledger.Open(b.Context(), ledger.Config{Dir: dir})
+	if err != nil {
+		b.Fatal(err)
+	}
+	books := ledger.Books{Store: store}
+	epoch, err := books.Campaign(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	m, err := broker.NewMarket(broker.MarketConfig{Self: broker.PeerID(self.ID())})
+	if err != nil {
+		b.Fatal(err)
+	}
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	var posts []broker.Effect
+	last := map[string]broker.Effect{}
+	batches := 0
+	flush := func() {
+		effects := append(slices.Collect(maps.Values(last)), posts...)
+		batches++
+		if err := books.Save(b.Context(), epoch, fmt.Sprint(batches), effects, nil, nil); err != nil {
+			b.Fatal(err)
+		}
+		clear(last)
+		posts = posts[:0]
+	}
+	step := func(ev broker.Event) {
+		effects, err := m.Step(now, ev)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, e := range effects {
+			switch e := e.(type) {
+			case broker.SaveAccount:
+				last["a"+string(e.Account.ID)] = e
+			case broker.SaveJob:
+				if old, ok := last["j"+string(e.Job.ID)].(broker.SaveJob); ok {
+					e.New = old.New
+				}
+				last["j"+string(e.Job.ID)] = e
+			case broker.SaveLease:
+				last["l"+string(e.Lease.ID)] = e
+			case broker.Post:
+				posts = append(posts, e)
+			case broker.SendHold, broker.SendConfirm, broker.SendRelease, broker.SendRenewal, broker.SignReceipt:
+			}
+		}
+	}
+	var customers []identity.Key
+	for i := range running/500 + 1 { // an account has at most a thousand open jobs
+		k, err := identity.Generate()
+		if err != nil {
+			b.Fatal(err)
+		}
+		customers = append(customers, k)
+		step(broker.AccountOpened{Account: accountOf(i), Name: "customer"})
+		step(broker.KeyBound{Account: accountOf(i), Key: broker.PeerID(k.ID())})
+		step(broker.Deposited{Account: accountOf(i), Amount: 1_000_000 * pricing.USD, Ref: fmt.Sprint("first of ", i)})
+	}
+	for i := range ended + running {
+		now = now.Add(time.Millisecond)
+		provider := broker.PeerID(fmt.Sprintf("host%07d", max(0, i-ended+1)))
+		if i == ended {
+			step(broker.ProviderGone{Provider: "host0000000"})
+		}
+		if i == 0 || i >= ended {
+			o := markettest.Offer(string(provider), "RTX 4090", 1, 400_000_000)
+			step(broker.OffersPosted{Provider: provider, Set: broker.OfferSet{Boot: "b", Seq: 1, Offers: []broker.Offer{o}}})
+		}
+		id := broker.JobID("j-" + randomID())
+		customer, account := customers[i%len(customers)], accountOf(i%len(customers))
+		spec := markettest.Spec(string(customer.ID()), fmt.Sprint(i))
+		spec.Broker, spec.MaxDuration = broker.PeerID(self.ID()), time.Minute
+		envelope, err := wire.SealJobSpec(customer, spec)
+		if err != nil {
+			b.Fatal(err)
+		}
+		step(broker.Submitted{Job: id, Account: account, Spec: spec, Envelope: envelope})
+		j, _ := m.Job(id)
+		l, _ := m.Lease(j.Lease)
+		gpus := []broker.GPULease{{UUID: "GPU-" + string(provider) + "-0", Epoch: uint64(i + 1)}}
+		grant := markettest.Grant(l, gpus...)
+		grant.Envelope = envelope // about as long
+		step(grant)
+		phases := []broker.Phase{broker.PhaseReady, broker.PhaseExited}
+		if i >= ended {
+			phases = phases[:1]
+		}
+		for seq, phase := range phases {
+			r := broker.Report{Lease: l.ID, GPUs: gpus, Seq: uint64(seq + 1), Phase: phase}
+			step(broker.Reported{Provider: provider, Report: r, Envelope: envelope})
+		}
+		if i < ended {
+			step(broker.ReceiptSigned{Lease: l.ID, Envelope: envelope})
+		} else {
+			step(broker.ProviderGone{Provider: provider}) // keeps the search short
+		}
+		if len(last) > 300 {
+			flush()
+		}
+	}
+	flush()
+	if err := store.Close(); err != nil {
+		b.Fatal(err)
+	}
 }
