@@ -24,25 +24,22 @@ func toCID(c blockstore.CID) cid.Cid {
 
 // fromCID returns our form, if the name is of the one kind that we keep.
 func fromCID(c cid.Cid) (blockstore.CID, bool) {
-	if !c.Defined() || c.Version() != 1 || c.Type() != cid.Raw {
-		return blockstore.CID{}, false
-	}
-	mh, err := multihash.Decode(c.Hash())
-	if err != nil || mh.Code != multihash.SHA2_256 || len(mh.Digest) != len(blockstore.CID{}) {
-		return blockstore.CID{}, false
-	}
-	return blockstore.CID(mh.Digest), true
+	sum, ok := sha256Of(c, cid.Raw)
+	return sum.CID(), ok
 }
 
-// served is a Store as boxo's server sees it.
-type served struct{ store blockstore.Store }
+// served is a Store as boxo's server sees it, and the nodes over its files.
+type served struct {
+	store blockstore.Store
+	files *files
+}
 
 var _ boxo.Blockstore = served{}
 
 func (s served) Has(ctx context.Context, c cid.Cid) (bool, error) {
 	ours, ok := fromCID(c)
 	if !ok {
-		return false, nil
+		return s.files.get(c) != nil, nil
 	}
 	return s.store.Has(ctx, ours)
 }
@@ -50,6 +47,9 @@ func (s served) Has(ctx context.Context, c cid.Cid) (bool, error) {
 func (s served) GetSize(ctx context.Context, c cid.Cid) (int, error) {
 	ours, ok := fromCID(c)
 	if !ok {
+		if node := s.files.get(c); node != nil {
+			return len(node), nil
+		}
 		return -1, ipld.ErrNotFound{Cid: c}
 	}
 	n, err := s.store.Size(ctx, ours)
@@ -59,10 +59,13 @@ func (s served) GetSize(ctx context.Context, c cid.Cid) (int, error) {
 	return n, nil
 }
 
-// Get returns a block that the store has hashed just now.
+// Get returns a block that the store has hashed just now, or a node.
 func (s served) Get(ctx context.Context, c cid.Cid) (blocks.Block, error) {
 	ours, ok := fromCID(c)
 	if !ok {
+		if node := s.files.get(c); node != nil {
+			return blocks.NewBlockWithCid(node, c)
+		}
 		return nil, ipld.ErrNotFound{Cid: c}
 	}
 	b, err := s.store.Get(ctx, ours)

@@ -66,12 +66,12 @@ func (a around) Delete(ctx context.Context, cids ...blockstore.CID) error {
 }
 
 func TestAdapter(t *testing.T) {
-	storetest.Run(t, func(*testing.T) blockstore.Store { return around{served{new(blockstore.Memory)}} })
+	storetest.Run(t, func(*testing.T) blockstore.Store { return around{served{new(blockstore.Memory), newFiles(0)}} })
 }
 
 // Names of other kinds than ours are nothing that we have.
 func TestAdapterOtherNames(t *testing.T) {
-	s := served{new(blockstore.Memory)}
+	s := served{new(blockstore.Memory), newFiles(0)}
 	for _, name := range []string{
 		"QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG",              // CIDv0
 		"bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi", // dag-pb

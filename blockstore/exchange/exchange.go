@@ -22,6 +22,9 @@
 // the protocol's whole name, so that one server cannot have two prefixes, and a second server would keep a
 // second set of books on the same peers for nothing: there are no others to keep apart from.
 //
+// Kubo asks for a file by its UnixFS root. [Exchange.AddFiles] has the nodes over a tree's large files served as well;
+// a download never asks for one.
+//
 // Stock Bitswap is bound by latency: a server keeps one 1 MiB block in flight per peer, which at 50 ms
 // is 7 MB/s. Here it keeps 16 MiB. A want-list beyond 1024 entries stalls, so that a download never has more
 // than 512 wants out. There is no content routing: who has blocks is given with each download.
@@ -101,7 +104,8 @@ var (
 type Config struct {
 	Host  host.Host        // the p2p host's
 	Store blockstore.Store // what is served
-	// Public says which blocks are served over Bitswap, to strangers; nil: all. It is called concurrently.
+	// Public says which blocks are served over Bitswap, to strangers; nil: all. The nodes over a tree's files are as
+	// public as its root. It is called concurrently.
 	Public func(blockstore.CID) bool
 	// Upload and UploadPeer bound the bytes a second that the fast path serves to all and to each peer;
 	// zero: unlimited. Peers share them equally.
@@ -145,6 +149,7 @@ type Exchange struct {
 	ready   chan struct{} // closed once bitswap is set
 	bitswap *bitswap.Bitswap
 	asked   *asked
+	files   *files
 
 	mu        sync.Mutex
 	ended     bool
@@ -166,6 +171,7 @@ func New(cfg Config) (*Exchange, error) {
 		key:       key(cfg.Host.ID()),
 		ready:     make(chan struct{}),
 		asked:     &asked{fetches: make(map[peer.ID]int)},
+		files:     newFiles(maxFileNodes),
 		downloads: make(map[*Download]struct{}),
 		wrong:     make(map[peer.ID]int),
 		late:      make(map[blockstore.CID]time.Time),
@@ -178,7 +184,7 @@ func (x *Exchange) Run(ctx context.Context) error {
 	timeouts := client.DefaultDontHaveTimeoutConfig()
 	timeouts.MinTimeout = silence
 	net := bsnet.NewFromIpfsHost(askingHost{x.cfg.Host, x.asked})
-	x.bitswap = bitswap.New(context.WithoutCancel(ctx), net, finder{x}, served{x.cfg.Store},
+	x.bitswap = bitswap.New(context.WithoutCancel(ctx), net, finder{x}, served{x.cfg.Store, x.files},
 		bitswap.MaxOutstandingBytesPerPeer(outstanding),
 		bitswap.EngineTaskWorkerCount(workers),
 		bitswap.TaskWorkerCount(workers),

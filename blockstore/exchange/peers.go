@@ -63,8 +63,10 @@ func (x *Exchange) count(p peer.ID, size int) {
 
 // public reports whether a peer may have a block over Bitswap.
 func (x *Exchange) public(_ peer.ID, c cid.Cid) bool {
-	ours, ok := fromCID(c)
-	return ok && (x.cfg.Public == nil || x.cfg.Public(ours))
+	if ours, ok := fromCID(c); ok {
+		return x.cfg.Public == nil || x.cfg.Public(ours)
+	}
+	return x.files.public(c, x.cfg.Public)
 }
 
 // usable parses peers and leaves out ourselves and those that sent wrong bytes before.
