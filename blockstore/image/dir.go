@@ -24,6 +24,7 @@ type Weights struct {
 	tree  *blockstore.Inode
 	files []string // of small files and large ones, by Inode.Data
 	large []*blockstore.Inode
+	built *blockstore.Tree // by Import
 }
 
 // OpenWeights lists a directory, or a single file, which stands for a directory with that file. In the cache of
@@ -91,8 +92,12 @@ func (w *Weights) Import(ctx context.Context, put func(context.Context, blocksto
 	if err != nil {
 		return blockstore.CID{}, fmt.Errorf("import weights: %w", err)
 	}
+	w.built = t
 	return putTree(t, emit)
 }
+
+// Tree returns the tree that Import built; nil: none yet.
+func (w *Weights) Tree() *blockstore.Tree { return w.built }
 
 func newDir() *blockstore.Inode {
 	return &blockstore.Inode{Kind: blockstore.Dir, Mode: 0o755, Children: make(map[string]*blockstore.Inode)}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"rialto/blockstore"
 	"rialto/cmd/internal/cli"
 	"rialto/p2p/identity"
 	"rialto/tunnel"
@@ -61,11 +62,35 @@ func (h home) config() (config, error) {
 
 // weights are directories that were cut into blocks and uploaded.
 type weights struct {
-	Root  string    `json:"root"`
-	Bytes int64     `json:"bytes"`
-	Files int       `json:"files"`
-	From  string    `json:"from"`
-	Added time.Time `json:"added"`
+	Root  string     `json:"root"`
+	Bytes int64      `json:"bytes"`
+	Files int        `json:"files"`
+	From  string     `json:"from"`
+	Added time.Time  `json:"added"`
+	IPFS  []ipfsFile `json:"ipfs"`
+}
+
+// ipfsFile is a large file as IPFS knows it.
+type ipfsFile struct {
+	Path  string `json:"path"`
+	Bytes int64  `json:"bytes"`
+	CID   string `json:"cid"` // that `ipfs add` gives it under the UnixFS_v1_2025 profile
+}
+
+// ipfsFiles lists the large files of a tree, and counts all. The small ones have no block of their own that IPFS could
+// ask for.
+func ipfsFiles(t *blockstore.Tree) (large []ipfsFile, files int) {
+	large = []ipfsFile{} // a list in JSON as well
+	for i := range t.Nodes {
+		n := &t.Nodes[i]
+		if n.Kind == blockstore.File {
+			files++
+		}
+		if n.Large() {
+			large = append(large, ipfsFile{Path: t.Path(i), Bytes: n.Size, CID: t.FileCID(n)})
+		}
+	}
+	return large, files
 }
 
 func (h home) weights() (map[string]weights, error) {
@@ -79,11 +104,12 @@ func (h home) weights() (map[string]weights, error) {
 
 // localImage is an image that was imported on this machine and uploaded.
 type localImage struct {
-	Digest string    `json:"digest"` // of its OCI manifest
-	Root   string    `json:"root"`
-	Bytes  int64     `json:"bytes"` // of its files
-	From   string    `json:"from"`
-	Added  time.Time `json:"added"`
+	Digest string     `json:"digest"` // of its OCI manifest
+	Root   string     `json:"root"`
+	Bytes  int64      `json:"bytes"` // of its files
+	From   string     `json:"from"`
+	Added  time.Time  `json:"added"`
+	IPFS   []ipfsFile `json:"ipfs"`
 }
 
 // images returns the images of this machine by their names, without "local/".

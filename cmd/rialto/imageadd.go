@@ -29,6 +29,8 @@ type addedImage struct {
 	Digest string `json:"digest"`
 	Root   string `json:"root"`
 	Bytes  int64  `json:"bytes"` // of its files, or of its layers in the registry
+	// IPFS has the large files of an image of this machine.
+	IPFS []ipfsFile `json:"ipfs,omitempty"`
 }
 
 func (a *app) imageAddCommand() *cobra.Command {
@@ -188,10 +190,14 @@ func (a *app) addImage(ctx context.Context, m *market, kind imageKind, from, nam
 	if err != nil {
 		return addedImage{}, err
 	}
+	large, _ := ipfsFiles(got.Tree)
 	all[name] = localImage{
 		Digest: source.Digest().String(), Root: got.Root.String(), Bytes: got.Tree.Size(), From: from, Added: time.Now().UTC(),
+		IPFS: large,
 	}
-	added := addedImage{Image: broker.LocalImage(name), Digest: all[name].Digest, Root: all[name].Root, Bytes: all[name].Bytes}
+	added := addedImage{
+		Image: broker.LocalImage(name), Digest: all[name].Digest, Root: all[name].Root, Bytes: all[name].Bytes, IPFS: large,
+	}
 	return added, m.home.save(all, "images.json")
 }
 

@@ -23,7 +23,9 @@ func (a *app) weightsCommand() *cobra.Command {
 		Short: "Upload a directory or a file as content-addressed blocks",
 		Long: "Cut weights into content-addressed blocks, upload those that the broker lacks, and remember the root under\n" +
 			"a name for `rialto run --weights NAME:/path`. A model's directory in the cache of Hugging Face's hub stands for\n" +
-			"its present snapshot. An interrupted upload goes on where it was.",
+			"its present snapshot. An interrupted upload goes on where it was.\n\n" +
+			"Files of 64 KiB and more are shown with the CID that `ipfs add` gives them under the profile unixfs-v1-2025:\n" +
+			"a host that holds them serves them to any IPFS node that is connected to it.",
 		Example: "  rialto weights add ./llama-3-8b --name llama\n  rialto run --weights llama:/models IMAGE",
 		Args:    cli.Args(1, 1),
 	}
@@ -99,14 +101,24 @@ func (a *app) addWeights(ctx context.Context, dir, name string, p *cli.Printer) 
 		return err
 	}
 	w := weights{Root: root.String(), Bytes: from.Size, From: dir, Added: time.Now().UTC()}
+	w.IPFS, w.Files = ipfsFiles(from.Tree())
 	all[name] = w
 	if err := m.home.save(all, "weights.json"); err != nil {
 		return err
 	}
 	return p.Print(w, func(out io.Writer) error {
-		_, err := fmt.Fprintf(out, "%s  %s\n", w.Root, name)
-		return err
+		fmt.Fprintf(out, "%s  %s\n", w.Root, name)
+		return printIPFS(out, w.IPFS)
 	})
+}
+
+// printIPFS shows by which CIDs IPFS knows large files.
+func printIPFS(out io.Writer, files []ipfsFile) error {
+	var err error
+	for _, f := range files {
+		_, err = fmt.Fprintf(out, "ipfs  %s  %s\n", f.CID, cli.Clean(f.Path))
+	}
+	return err
 }
 
 // completeWeights completes names of weights.
