@@ -20,10 +20,13 @@ import (
 // Addrs returns the multiaddrs, ending in /p2p/ and the host's ID, at which others can dial this host. Loopback is
 // among them only when there is nothing else.
 func (h *Host) Addrs() []string {
-	addrs := h.announce
-	if len(addrs) == 0 {
-		addrs = h.interfaces()
+	all, err := h.host.Network().InterfaceListenAddresses()
+	if err != nil {
+		// Only what listens on all interfaces cannot be resolved; the rest is better than nothing.
+		h.config.Logger.Warn("cannot list the addresses of interfaces", "err", err)
+		all = h.host.Network().ListenAddresses()
 	}
+	addrs := h.told(all)
 	out := make([]string, 0, len(addrs))
 	for _, a := range addrs {
 		out = append(out, a.String()+"/p2p/"+string(h.ID()))
@@ -31,12 +34,10 @@ func (h *Host) Addrs() []string {
 	return out
 }
 
-func (h *Host) interfaces() []multiaddr.Multiaddr {
-	all, err := h.host.Network().InterfaceListenAddresses()
-	if err != nil {
-		// Only what listens on all interfaces cannot be resolved; the rest is better than nothing.
-		h.config.Logger.Warn("cannot list the addresses of interfaces", "err", err)
-		all = h.host.Network().ListenAddresses()
+// told returns the addresses at which others can dial this host, given those of the interfaces.
+func (h *Host) told(all []multiaddr.Multiaddr) []multiaddr.Multiaddr {
+	if len(h.announce) > 0 {
+		return h.announce
 	}
 	var loopback, routed []multiaddr.Multiaddr
 	for _, a := range all {
@@ -208,6 +209,13 @@ func (h *Host) goneChannel(p peer.ID) <-chan struct{} {
 	}
 	h.gone[p] = gone
 	return gone
+}
+
+// keeps reports whether Keep holds a connection to p.
+func (h *Host) keeps(p peer.ID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.gone[p] != nil
 }
 
 func sleep(ctx context.Context, d time.Duration) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	"github.com/libp2p/go-libp2p/x/rate"
 )
@@ -24,6 +25,7 @@ type Limits struct {
 	Streams         int // streams in all
 	StreamsPerPeer  int // streams with one peer
 	RequestsPerPeer int // requests of one peer served at the same time
+	RootsStreams    int // streams on which others ask our part of the DHT, of which one peer may have four
 
 	Memory        int64  // bytes of receive windows in all
 	MemoryPerPeer int64  // bytes of receive windows for one peer
@@ -53,7 +55,9 @@ func BrokerLimits() Limits {
 		StreamsPerPeer: 64,
 		// As many reports; each may wait for the journal.
 		RequestsPerPeer: 32,
-		Memory:          16 << 30,
+		// A stream ends after a minute without questions, and may hold a message of 4 MiB until then.
+		RootsStreams: 4096,
+		Memory:       16 << 30,
 		// yamux sets 256 KiB aside for each stream: 64 of them.
 		MemoryPerPeer: 16 << 20,
 		// The least that yamux allows: messages are small, peers many.
@@ -80,7 +84,9 @@ func ProviderLimits() Limits {
 		StreamsPerPeer: 256,
 		// A broker asks for as many holds as the host has GPUs.
 		RequestsPerPeer: 16,
-		Memory:          2 << 30,
+		// Twice the hosts that have this one in their routing tables, if all ask in the same minute.
+		RootsStreams: 512,
+		Memory:       2 << 30,
 		// QUIC grows its window by this: below 16 MiB for a connection, 6 MB/s instead of 33 were measured
 		// at 80 ms round trip.
 		MemoryPerPeer: 128 << 20,
@@ -109,6 +115,12 @@ func (l Limits) resourceManager() (network.ResourceManager, error) {
 			ConnsOutbound: rcmgr.LimitVal(l.ConnsPerPeer), FD: rcmgr.LimitVal(l.ConnsPerPeer),
 			Streams: rcmgr.LimitVal(l.StreamsPerPeer), StreamsInbound: rcmgr.LimitVal(l.StreamsPerPeer),
 			StreamsOutbound: rcmgr.LimitVal(l.StreamsPerPeer), Memory: rcmgr.LimitVal64(l.MemoryPerPeer),
+		},
+		Protocol: map[protocol.ID]rcmgr.ResourceLimits{
+			ProtocolRoots: {Streams: rcmgr.Unlimited, StreamsInbound: rcmgr.LimitVal(l.RootsStreams), StreamsOutbound: rcmgr.Unlimited},
+		},
+		ProtocolPeer: map[protocol.ID]rcmgr.ResourceLimits{
+			ProtocolRoots: {Streams: rcmgr.Unlimited, StreamsInbound: 4, StreamsOutbound: rcmgr.Unlimited},
 		},
 	}.Build(rcmgr.InfiniteLimits)
 	manager, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(concrete),

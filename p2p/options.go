@@ -22,13 +22,13 @@ import (
 	"rialto/p2p/identity"
 )
 
-// newLibp2p opens a libp2p host that is ours.
-func newLibp2p(c Config) (host.Host, error) {
+// newLibp2p opens a libp2p host that is ours. Identify tells peers what tell makes of the addresses of the interfaces.
+func newLibp2p(c Config, tell func([]multiaddr.Multiaddr) []multiaddr.Multiaddr) (host.Host, error) {
 	manager, err := c.Limits.resourceManager()
 	if err != nil {
 		return nil, err
 	}
-	opts, err := options(c, manager)
+	opts, err := options(c, manager, tell)
 	if err != nil {
 		return nil, errors.Join(err, manager.Close())
 	}
@@ -41,7 +41,7 @@ func newLibp2p(c Config) (host.Host, error) {
 
 // options says all that makes a libp2p host ours. libp2p fills in a default for what is left out, so
 // what we do not want is switched off by name.
-func options(c Config, manager network.ResourceManager) ([]libp2p.Option, error) {
+func options(c Config, manager network.ResourceManager, tell func([]multiaddr.Multiaddr) []multiaddr.Multiaddr) ([]libp2p.Option, error) {
 	key, err := crypto.UnmarshalEd25519PrivateKey(c.Key.Private())
 	if err != nil {
 		return nil, fmt.Errorf("key: %w", err)
@@ -66,10 +66,10 @@ func options(c Config, manager network.ResourceManager) ([]libp2p.Option, error)
 		libp2p.ConnectionManager(connmgr.NullConnMgr{}),
 		libp2p.ConnectionGater(gater{c.Gate}),
 		libp2p.DisableRelay(),
-		// We tell peers where we are ourselves, so libp2p neither asks others nor tells them.
+		// We know where we are and tell peers ourselves, so libp2p neither asks others nor guesses.
 		libp2p.ForceReachabilityPublic(),
 		libp2p.DisableIdentifyAddressDiscovery(),
-		libp2p.AddrsFactory(func([]multiaddr.Multiaddr) []multiaddr.Multiaddr { return nil }),
+		libp2p.AddrsFactory(tell),
 		libp2p.Ping(false),
 		libp2p.UserAgent("rialto"),
 		libp2p.ProtocolVersion("rialto/1"),

@@ -3,10 +3,15 @@
 //
 // # Connections
 //
-// A [Host] speaks QUIC and TCP (TLS 1.3, yamux). A peer is its Ed25519 key; others are refused. There is no DHT, no
-// mDNS, no relay and no NAT traversal, and identify tells peers no addresses: who may know where a host is,
-// learns it from a signed message. What strangers can use up is bounded by [Limits], what they may do by
+// A [Host] speaks QUIC and TCP (TLS 1.3, yamux). A peer is its Ed25519 key; others are refused. There is no mDNS, no
+// relay and no NAT traversal, and unless [Config].Tell is set identify tells peers no addresses: who may know where a
+// host is, learns it from a signed message. What strangers can use up is bounded by [Limits], what they may do by
 // [Config].Gate.
+//
+// # Roots
+//
+// [Roots] is a DHT of the market's own that says who holds which image or weights. Hosts that take part in it tell
+// each other where they are.
 //
 // # Requests
 //
@@ -51,6 +56,8 @@ type Config struct {
 	Listen []string
 	// Announce lists the multiaddrs that others can dial, without /p2p/; empty: those of the interfaces.
 	Announce []string
+	// Tell has identify tell every peer the addresses at which others can dial this host, as [Roots] needs.
+	Tell bool
 	// Gate says who may connect to this host; nil: all. It is called concurrently and must not block.
 	Gate func(identity.ID) bool
 	// Limits bounds what peers can use up; zero: ProviderLimits.
@@ -136,10 +143,14 @@ func New(c Config) (*Host, error) {
 		}
 		h.announce = append(h.announce, a)
 	}
+	tell := func([]multiaddr.Multiaddr) []multiaddr.Multiaddr { return nil }
+	if c.Tell {
+		tell = h.told
+	}
 	if h.metrics, err = newMetrics(c.Metrics); err != nil {
 		return nil, fmt.Errorf("p2p: metrics: %w", err)
 	}
-	if h.host, err = newLibp2p(c); err != nil {
+	if h.host, err = newLibp2p(c, tell); err != nil {
 		return nil, fmt.Errorf("p2p: %w", err)
 	}
 	h.events, err = h.host.EventBus().Subscribe(new(event.EvtPeerConnectednessChanged))
