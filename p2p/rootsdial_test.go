@@ -57,6 +57,7 @@ func TestRootsCloseIdleConnections(t *testing.T) {
 	}
 	connect()
 	quiet()
+	r.closeIdleNow() // idle now, and not at the next look
 	s, err := d.NewStream(t.Context(), other.host.ID(), ProtocolProbe)
 	if err != nil {
 		t.Fatal(err)

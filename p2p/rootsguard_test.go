@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p-kad-dht/pb"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/proto"
 )
@@ -81,6 +82,35 @@ func TestGuardBoundsQuestions(t *testing.T) {
 	g.sweep(now)
 	if _, known := g.peers["a"]; !known || len(g.peers) != 1 {
 		t.Errorf("%d peers are remembered, want the one that may not ask as much as others yet", len(g.peers))
+	}
+}
+
+// stream is one of peer "a" that counts its resets; conn is its connection.
+type (
+	stream struct {
+		network.Stream
+
+		resets int
+	}
+	conn struct{ network.Conn }
+)
+
+func (s *stream) Conn() network.Conn { return conn{} }
+func (s *stream) Reset() error       { s.resets++; return nil }
+func (conn) RemotePeer() peer.ID     { return "a" }
+
+// What is refused is emptied, for the DHT handles it all the same.
+func TestGuardEmptiesWhatItRefuses(t *testing.T) {
+	g, s := newGuard(), new(stream)
+	good, bad := record("a", 1), record("a", 2)
+	bad.Key = []byte("no root")
+	g.admit(t.Context(), s, good)
+	if s.resets != 0 || len(good.GetKey()) == 0 || len(good.GetProviderPeers()) != 1 {
+		t.Errorf("a good record became %v", good)
+	}
+	g.admit(t.Context(), s, bad)
+	if s.resets != 1 || len(bad.GetKey()) != 0 || len(bad.GetProviderPeers()) != 0 {
+		t.Errorf("after %d resets a bad record is %v", s.resets, bad)
 	}
 }
 
