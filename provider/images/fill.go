@@ -39,6 +39,7 @@ type fill struct {
 	down    *exchange.Download // into buf; nil: none yet, or there are no peers
 	closed  bool
 	imports *importing // from the registry; nil: not needed yet
+	asked   time.Time  // for further peers: see widen
 	holds   []*disk.Hold
 	named   bool                        // what comes belongs to what is shown: its record stays
 	pins    []*disk.Hold                // until then: what came, or was here already
@@ -215,6 +216,9 @@ func (f *fill) bring(ctx context.Context, ref blockstore.Ref) error {
 		f.meter.peers(int64(b.Size()))
 		return f.store().put(ctx, b) //nolint:contextcheck // the buffer outlives who asks first
 	}
+	if f.widen(ctx) {
+		return f.bring(ctx, ref)
+	}
 	if ctx.Err() != nil || !f.target.registered() {
 		return err
 	}
@@ -288,6 +292,9 @@ func (f *fill) run(ctx context.Context) error {
 	}
 	if why := b.failure(); why != nil { // whatever came of it
 		return why
+	}
+	if f.widen(ctx) {
+		return f.run(ctx)
 	}
 	if ctx.Err() != nil || !f.target.registered() {
 		return err

@@ -1,7 +1,8 @@
 //go:build linux
 
 // Package images brings images and weights onto a host and shows them as directories: from its own block store, from
-// peers, or from a registry, in this order.
+// peers, or from a registry, in this order. Where the lease names no peers, or those fail, a [Finder] is asked for
+// others before the registry is, for roots that the customer vouches for.
 //
 // A tree is shown as soon as the list of its files is here. Its blocks follow: what a program reads first comes first,
 // what it read last time comes before it asks, and all others behind those. See package mount for how.
@@ -80,6 +81,8 @@ type Config struct {
 	Store  *disk.Store
 	Mounts Mounts
 	Peers  Peers // nil: only the registry
+	// Finder is asked for peers that the lease does not name; nil: nobody is.
+	Finder Finder
 	// Keychain has credentials for registries; nil: anonymous.
 	Keychain authn.Keychain
 	// Policy says which registries may be reached.

@@ -27,7 +27,7 @@ type found struct {
 	tree   *blockstore.Tree
 }
 
-// run tries the host itself and peers together, then the registry. The tree comes with a user.
+// run tries the host itself and peers together, then peers that nobody named, then the registry. The tree comes with a user.
 func (p *preparation) run(ctx context.Context) (*tree, provider.Image, error) {
 	m := p.images
 	f := m.newFill(p.target, p.meter) //nolint:contextcheck // it outlives the preparation
@@ -62,7 +62,11 @@ func (p *preparation) find(ctx context.Context, f *fill) (is found, img provider
 	to := f.store() //nolint:contextcheck // it outlives the preparation
 	vain := false   // blocks came that no record will name
 	defer func() { done(err == nil && !vain) }()
-	if is, err = p.load(ctx, f); err == nil {
+	is, err = p.load(ctx, f)
+	if err != nil && f.widen(ctx) {
+		is, err = p.load(ctx, f)
+	}
+	if err == nil {
 		err = to.drain(ctx) // the fill brings what the lists name, and not the lists
 	}
 	vain = err != nil && !errors.Is(err, errNoSources)
