@@ -46,6 +46,7 @@ type runFlags struct {
 	insecureHTTP   bool
 	minFree        string
 	buildImages    bool
+	dht            bool
 	registries     []string
 }
 
@@ -78,6 +79,7 @@ func runCommand(state *string) *cobra.Command {
 	fl.BoolVar(&f.insecureHTTP, "insecure-http", false, "serve plain HTTP on an address that is not loopback: whoever sees the traffic can take the tokens, so only where a TLS proxy or a private network stands in front")
 	fl.StringVar(&f.minFree, "min-free", "2GiB", "free disk space below which no new jobs are accepted; an eighth more is kept as ballast beside the ledger")
 	fl.BoolVar(&f.buildImages, "build-images", true, "download each image that customers run once, anonymously and without keeping it, and vouch for its root, so that hosts can start it from each other's blocks")
+	fl.BoolVar(&f.dht, "dht", true, "join the hosts to a DHT in which they find each other's images and weights, also while the broker is away")
 	cli.RegistriesFlag(fl, &f.registries)
 	return c
 }
@@ -137,7 +139,7 @@ func (f *runFlags) run(ctx context.Context, stderr io.Writer) (err error) {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	host, err := p2p.New(p2p.Config{ //nolint:contextcheck // it lives until it is closed
-		Key: key, Listen: f.p2pListen, Announce: f.announce, Gate: gate, Limits: p2p.BrokerLimits(),
+		Key: key, Listen: f.p2pListen, Announce: f.announce, Gate: gate, Limits: p2p.BrokerLimits(), Tell: f.dht,
 		Metrics: reg, Logger: log.With("part", "p2p"),
 	})
 	if err != nil {
@@ -147,6 +149,12 @@ func (f *runFlags) run(ctx context.Context, stderr io.Writer) (err error) {
 	swap, err := exchange.New(exchange.Config{Host: host.Libp2p(), Store: blocks, Logger: log.With("part", "blocks")})
 	if err != nil {
 		return err
+	}
+	var roots *p2p.Roots
+	if f.dht {
+		if roots, err = p2p.NewRoots(p2p.RootsConfig{Host: host, Passive: true, Logger: log.With("part", "p2p")}); err != nil {
+			return err
+		}
 	}
 	var images service.Builder
 	if f.buildImages {
@@ -183,6 +191,9 @@ func (f *runFlags) run(ctx context.Context, stderr io.Writer) (err error) {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
+	if roots != nil {
+		g.Go(func() error { return roots.Run(ctx) })
+	}
 	g.Go(func() error { return market.Run(ctx) })
 	g.Go(func() error { return swap.Run(ctx) })
 	g.Go(func() error { return server.Serve(ctx, listener) })

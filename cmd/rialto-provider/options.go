@@ -34,6 +34,7 @@ type options struct {
 
 	cpus       int
 	stopJobs   bool
+	dht        bool
 	userspace  bool
 	logVerbose bool
 }
@@ -52,6 +53,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.memory, "memory-per-gpu", "", "memory that a job gets per GPU, such as 32GiB (default: this host's, divided)")
 	f.StringVar(&o.disk, "disk-per-job", "10GiB", "most that a job may write to its root file system; \"unlimited\" on hosts without loop devices")
 	f.StringVar(&o.cache, "cache", "", "most disk for images and weights, such as 200GiB (default: what is free, less 2 GiB)")
+	f.BoolVar(&o.dht, "dht", true, "tell the market's hosts which images and weights are here, and ask them when the broker names nobody")
 	cli.RegistriesFlag(f, &o.registries)
 	f.StringVar(&o.linger, "linger", "10m", "how long an ended job's log can be read")
 	f.BoolVar(&o.stopJobs, "stop-jobs-on-exit", false, "end all jobs when the agent ends, instead of leaving them to the next one")

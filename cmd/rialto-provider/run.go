@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"rialto/blockstore"
 	"rialto/blockstore/disk"
 	"rialto/blockstore/exchange"
 	"rialto/blockstore/mount"
@@ -105,7 +106,7 @@ func serve(ctx context.Context, o *options, s settings, stderr io.Writer) (err e
 	if err := records.Forget(ctx, 10_000); err != nil {
 		return err
 	}
-	host, err := p2p.New(p2p.Config{Key: key, Listen: s.listen, Announce: s.announce, Limits: p2p.ProviderLimits(), Logger: log}) //nolint:contextcheck // the host lives until Close, longer than ctx
+	host, err := p2p.New(p2p.Config{Key: key, Listen: s.listen, Announce: s.announce, Limits: p2p.ProviderLimits(), Tell: o.dht, Logger: log}) //nolint:contextcheck // the host lives until Close, longer than ctx
 	if err != nil {
 		return err
 	}
@@ -123,14 +124,27 @@ func serve(ctx context.Context, o *options, s settings, stderr io.Writer) (err e
 	if err != nil {
 		return err
 	}
+	parts := []func(context.Context) error{blocks.Run, mounts.Run}
+	shared := &sharing{store: store, files: blocks, log: log, changed: make(chan struct{}, 1), shared: make(map[blockstore.CID]struct{})}
+	var hosts images.Finder
+	if o.dht {
+		roots, err := p2p.NewRoots(p2p.RootsConfig{Host: host, Logger: log})
+		if err != nil {
+			return err
+		}
+		hosts, shared.provide = finder{roots}, roots.Provide
+		parts = append(parts, roots.Run)
+	}
 	var a *agent.Agent // made below; nothing changes before it runs
 	library, err := images.New(ctx, images.Config{
-		Dir: filepath.Join(s.state, "images"), Store: store, Peers: blocks, Mounts: mounts, Policy: s.policy,
-		Changed: func() { a.Touch() }, Logger: log,
+		Dir: filepath.Join(s.state, "images"), Store: store, Peers: blocks, Finder: hosts, Mounts: mounts, Policy: s.policy,
+		Changed: func() { a.Touch(); shared.touch() }, Logger: log,
 	})
 	if err != nil {
 		return err
 	}
+	shared.held = library
+	parts = append(parts, shared.run)
 	self := broker.PeerID(key.ID())
 	boxes, err := sandbox.New(sandbox.Config{
 		StateDir: filepath.Join(s.state, "sandboxes"), RuncPath: s.runc, Tag: tag(self),
@@ -170,9 +184,8 @@ func serve(ctx context.Context, o *options, s settings, stderr io.Writer) (err e
 	if err != nil {
 		return err
 	}
-	err = together(ctx, a, library, blocks.Run, mounts.Run, func(ctx context.Context) error {
-		return serveControl(ctx, control, a.Handler())
-	})
+	parts = append(parts, func(ctx context.Context) error { return serveControl(ctx, control, a.Handler()) })
+	err = together(ctx, a, library, parts...)
 	return errors.Join(err, closeMounts(mounts, a.Left())) //nolint:contextcheck // ctx is over
 }
 
