@@ -139,7 +139,7 @@ func (r *Roots) Run(ctx context.Context) error {
 	if r.cfg.Passive {
 		options = append(options, dht.DisableAutoRefresh())
 	}
-	d, err := dht.New(dialer{h, r}, options...) //nolint:contextcheck // it is closed below
+	d, err := dht.New(dialer{h, r}, options...)
 	if err != nil {
 		return err
 	}
