@@ -138,7 +138,7 @@ type hostNode struct {
 
 func newHost(tb testing.TB, change func(*images.Config)) *hostNode {
 	tb.Helper()
-	n := &hostNode{dir: tb.TempDir(), changed: make(chan struct{}, 100), host: p2ptest.New(tb, p2p.Config{})}
+	n := &hostNode{dir: tb.TempDir(), changed: make(chan struct{}, 100), host: p2ptest.New(tb, p2p.Config{Tell: true})}
 	var err error
 	if n.store, err = disk.Open(tb.Context(), disk.Config{Dir: filepath.Join(n.dir, "blocks"), Reserve: -1}); err != nil {
 		tb.Fatal(err)

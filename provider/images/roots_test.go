@@ -71,6 +71,67 @@ func TestFinder(t *testing.T) {
 	}
 }
 
+// dht asks the market's DHT, which is joined after the host was made.
+type dht struct{ roots *p2p.Roots }
+
+func (d *dht) Find(ctx context.Context, root blockstore.CID) []exchange.Peer {
+	var peers []exchange.Peer
+	for _, p := range d.roots.Find(ctx, p2p.Root(root), 8) {
+		peers = append(peers, exchange.Peer{ID: string(p.ID), Addrs: p.Addrs})
+	}
+	return peers
+}
+
+// joinDHT has a host take part in the DHT until the test ends.
+func joinDHT(t *testing.T, h *p2p.Host, passive bool) *p2p.Roots {
+	t.Helper()
+	r, err := p2p.NewRoots(p2p.RootsConfig{Host: h, Passive: passive})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- r.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+// An image comes from a host that only the DHT knows, with no registry, and no broker any more that had joined the two.
+func TestDHT(t *testing.T) {
+	s := openShop(t)
+	w := s.push(t, "app", someLayers(1)...)
+	a := newHost(t, nil)
+	finder := new(dht)
+	b := newHost(t, func(c *images.Config) { c.Finder = finder })
+	broker := p2ptest.New(t, p2p.Config{Tell: true})
+	joinDHT(t, broker, true)
+	provides := joinDHT(t, a.host, false)
+	finder.roots = joinDHT(t, b.host, false)
+	p2ptest.Connect(t, a.host, broker)
+	p2ptest.Connect(t, b.host, broker)
+
+	w.Root = ensure(t, a, w).Root
+	a.awaitHeld(t, 1)
+	s.down.Store(true)
+	provides.Provide([]p2p.Root{p2p.Root(cid(t, w.Root))})
+	for len(finder.roots.Find(t.Context(), p2p.Root(cid(t, w.Root)), 1)) == 0 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := broker.Close(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	img := ensure(t, b, w)
+	t.Logf("shown after %v", time.Since(began))
+	b.wantTree(t, img, 1)
+	b.awaitHeld(t, 1)
+}
+
 // A host that lost blocks while an image comes from it is joined by one that was found.
 func TestFinderWhilePeersFail(t *testing.T) {
 	s := openShop(t)
