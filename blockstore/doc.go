@@ -17,7 +17,8 @@
 // parses bytes that a stranger wrote.
 //
 // A file of at least 64 KiB is cut each 1 MiB from its own start; such a leaf has the CID that `ipfs add` gives it
-// under the UnixFS_v1_2025 profile. Smaller files lie one behind the other in packs, in the order of the tree, each
+// under the UnixFS_v1_2025 profile, and the nodes that IPFS puts over them follow from the tree: see [Tree.FileNodes].
+// Smaller files lie one behind the other in packs, in the order of the tree, each
 // content once. A pack ends once it holds 512 KiB, or once it holds 32 KiB and the file's path says so: the path
 // decides, so that a changed file moves no boundary but its own pack's. Attributes are in the tree and not in the
 // packs: an image that was built again with new times has the same blocks.

@@ -30,8 +30,8 @@ const (
 	// soon is the time until the first repetition, which doubles until it is again: the hosts that are close to a root
 	// are not known in the first minutes.
 	soon = time.Minute
-	// between is the least time between two announcements. Each asks about twenty hosts.
-	between = 100 * time.Millisecond
+	// between is the least time between two announcements. Each asks a host twice, which may be asked asksPerSecond.
+	between = 250 * time.Millisecond
 	// alone is how long an announcement waits that nobody was there for.
 	alone = time.Second
 	// announceTimeout ends one announcement.
@@ -134,6 +134,7 @@ func (r *Roots) Run(ctx context.Context) error {
 		// Half a bucket may come from one network, so that nobody owns a host's view; a market in one data centre
 		// must work as well.
 		dht.RoutingTablePeerDiversityFilter(dht.NewRTPeerDiversityFilter(h, 10, 100)),
+		dht.AddressFilter(r.plausible),
 		dht.OnRequestHook(g.admit),
 	}
 	if r.cfg.Passive {
@@ -211,9 +212,9 @@ func (r *Roots) provider(info peer.AddrInfo) (Provider, bool) {
 	if err != nil || id == h.ID() {
 		return Provider{}, false
 	}
-	addrs := info.Addrs
+	addrs := r.plausible(info.Addrs)
 	if len(addrs) == 0 {
-		addrs = h.host.Peerstore().Addrs(info.ID)
+		addrs = r.plausible(h.host.Peerstore().Addrs(info.ID))
 	}
 	p := Provider{ID: id}
 	for _, a := range addrs[:min(len(addrs), maxAddrs)] {

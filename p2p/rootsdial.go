@@ -118,6 +118,22 @@ func reachable(h host.Host, p peer.ID) bool {
 	})
 }
 
+// plausible leaves out addresses at which no host of the market is: a stranger's word must not have this host knock at
+// its own machine, at whatever is on its link, or where a name leads. Loopback counts where this host is on nothing
+// else itself.
+func (r *Roots) plausible(addrs []multiaddr.Multiaddr) []multiaddr.Multiaddr {
+	local := slices.ContainsFunc(r.cfg.Host.host.Addrs(), manet.IsIPLoopback)
+	kept := make([]multiaddr.Multiaddr, 0, len(addrs))
+	for _, a := range addrs {
+		ip, err := manet.ToIP(a)
+		if err != nil || ip.IsUnspecified() || ip.IsMulticast() || ip.IsLinkLocalUnicast() || ip.IsLoopback() && !local {
+			continue
+		}
+		kept = append(kept, a)
+	}
+	return kept
+}
+
 // isAt reports whether a connection comes from one of the addresses that its peer tells, or from this machine.
 func isAt(from multiaddr.Multiaddr, told []multiaddr.Multiaddr) bool {
 	ip, err := manet.ToIP(from)

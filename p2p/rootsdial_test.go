@@ -136,3 +136,43 @@ func TestIsAt(t *testing.T) {
 		}
 	}
 }
+
+func TestPlausible(t *testing.T) {
+	for _, announce := range []string{"", "/ip4/192.0.2.1/tcp/7072"} {
+		key, err := identity.Generate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := Config{Key: key, Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Tell: true}
+		if announce != "" {
+			c.Announce = []string{announce}
+		}
+		h, err := New(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer h.Close()
+		r, err := NewRoots(RootsConfig{Host: h})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for addr, want := range map[string]bool{
+			"/ip4/192.0.2.7/tcp/7072":          true,
+			"/ip4/10.0.0.7/udp/7072/quic-v1":   true, // a market may be in one building
+			"/ip6/2001:db8::7/tcp/7072":        true,
+			"/ip4/127.0.0.1/tcp/22":            announce == "",
+			"/ip6/::1/tcp/22":                  announce == "",
+			"/ip4/169.254.169.254/tcp/80":      false,
+			"/ip6/fe80::1/tcp/80":              false,
+			"/ip4/0.0.0.0/tcp/80":              false,
+			"/ip4/224.0.0.1/udp/1900/quic-v1":  false,
+			"/dns4/metadata.internal/tcp/80":   false,
+			"/ip6/::ffff:127.0.0.1/tcp/22":     announce == "",
+			"/ip6/::ffff:169.254.0.1/tcp/8080": false,
+		} {
+			if got := r.plausible([]multiaddr.Multiaddr{multiaddr.StringCast(addr)}); len(got) == 1 != want {
+				t.Errorf("announcing %q: %s kept: %v, want %v", announce, addr, len(got) == 1, want)
+			}
+		}
+	}
+}
