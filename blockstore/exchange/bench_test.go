@@ -19,6 +19,7 @@ import (
 
 	"rialto/blockstore"
 	"rialto/blockstore/exchange"
+	"rialto/p2p/p2ptest/line"
 )
 
 const gbit = 125e6 // bytes a second
@@ -53,12 +54,12 @@ func fill(tb testing.TB, s blockstore.Store, n, size int) []blockstore.Ref {
 }
 
 // through returns the peer as it is seen behind a link; nil: on loopback.
-func through(n exchange.Peer, l *link) exchange.Peer {
+func through(n exchange.Peer, l *line.Line) exchange.Peer {
 	i := slices.IndexFunc(n.Addrs, func(a string) bool { return strings.Contains(a, "/tcp/") })
 	if l == nil {
 		return exchange.Peer{ID: n.ID, Addrs: n.Addrs[i : i+1]}
 	}
-	return exchange.Peer{ID: n.ID, Addrs: []string{fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", l.port())}}
+	return exchange.Peer{ID: n.ID, Addrs: []string{fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", l.Port())}}
 }
 
 // tcpAddr returns where the peer listens.
@@ -128,7 +129,7 @@ func benchFetch(b *testing.B, kind string, rtt time.Duration) {
 	} else {
 		server = start(b, exchange.Config{Store: store, BitswapOnly: kind == "bitswap"}).peer()
 	}
-	var l *link
+	var l *line.Line
 	if rtt > 0 {
 		l = newLink(b, tcpAddr(b, server), rtt, gbit)
 	}

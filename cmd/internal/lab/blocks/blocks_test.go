@@ -2,14 +2,11 @@ package blocks
 
 import (
 	"bytes"
-	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 )
 
 func TestReadGobench(t *testing.T) {
@@ -94,46 +91,5 @@ func TestRebuilt(t *testing.T) {
 	}
 	if fresh == 0 || fresh > all/4 {
 		t.Errorf("%d of %d bytes are new", fresh, all)
-	}
-}
-
-// TestLine sends bytes both ways and checks that they arrive, and not before their time.
-func TestLine(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	go func() {
-		c, err := ln.Accept()
-		if err != nil {
-			return
-		}
-		defer c.Close()
-		io.Copy(c, c) // until the client closes its side
-	}()
-	const rtt = 20 * time.Millisecond
-	l, err := newLine(t.Context(), ln.Addr().String(), rtt, 1e9)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	c, err := net.Dial("tcp", l.addr())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	want := corpus(seed)[:3<<20]
-	begin := time.Now()
-	go c.Write(want)
-	got := make([]byte, len(want))
-	if _, err := io.ReadFull(c, got); err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Error("other bytes came back")
-	}
-	if took := time.Since(begin); took < rtt { // a lower bound holds on a busy machine, too
-		t.Errorf("back after %v, want no less than %v", took, rtt)
 	}
 }

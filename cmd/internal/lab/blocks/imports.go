@@ -19,6 +19,7 @@ import (
 	"rialto/cmd/internal/lab"
 	"rialto/p2p"
 	"rialto/p2p/identity"
+	"rialto/p2p/p2ptest/line"
 	"rialto/provider"
 	"rialto/provider/images"
 )
@@ -166,13 +167,12 @@ func (t tree) coldImports(ctx context.Context, r *report, l *lab.Lab, native sec
 	if err != nil {
 		return err
 	}
-	far, err := newLine(ctx, "127.0.0.1:"+port, farAway, gbit)
+	far, err := line.New(ctx, "127.0.0.1:"+port, farAway, gbit)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, far.Close()) }()
-	_, farPort, _ := strings.Cut(far.addr(), ":")
-	source := broker.BlockSource{Peer: broker.PeerID(server.host.ID()), Addrs: []string{"/ip4/127.0.0.1/tcp/" + farPort}}
+	source := broker.BlockSource{Peer: broker.PeerID(server.host.ID()), Addrs: []string{fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", far.Port())}}
 
 	with, without, cost := none(), none(), none()
 	for i := range 3 {

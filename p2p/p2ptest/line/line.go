@@ -1,4 +1,5 @@
-package blocks
+// Package line puts a delay and a rate between two ends of TCP connections on one machine, for tests and benchmarks.
+package line
 
 import (
 	"context"
@@ -9,10 +10,10 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// line forwards TCP connections as a line between two hosts would, with a delay and a rate in each direction that all
+// Line forwards TCP connections as a line between two hosts would, with a delay and a rate in each direction that all
 // connections share. Bytes are read in pieces and written when their time has come: half a round trip after the last bit
 // of the piece went over the line. Little more than a round trip is under way, so that TCP at the sender feels the line.
-type line struct {
+type Line struct {
 	listener net.Listener
 	to       string
 	delay    time.Duration // each way
@@ -42,21 +43,23 @@ func (d *direction) put(n int, rate float64) time.Time {
 	return d.free
 }
 
-// newLine listens on loopback for what goes to an address. Close ends it.
-func newLine(ctx context.Context, to string, rtt time.Duration, rate float64) (*line, error) {
+// New listens on loopback for what goes to an address, host:port. rtt is the round trip that the line adds, rate what it
+// carries each way, in bytes a second. Who makes it closes it; when ctx ends, nothing moves any more.
+func New(ctx context.Context, to string, rtt time.Duration, rate float64) (*Line, error) {
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	l := &line{listener: ln, to: to, delay: rtt / 2, rate: rate}
+	l := &Line{listener: ln, to: to, delay: rtt / 2, rate: rate}
 	l.running.Go(func() { l.accept(ctx) })
 	return l, nil
 }
 
-func (l *line) addr() string { return l.listener.Addr().String() }
+// Port returns the port on 127.0.0.1 that leads over the line.
+func (l *Line) Port() int { return l.listener.Addr().(*net.TCPAddr).Port }
 
 // Close ends the line and all connections over it.
-func (l *line) Close() error {
+func (l *Line) Close() error {
 	err := l.listener.Close()
 	l.mu.Lock()
 	l.closed = true
@@ -68,7 +71,7 @@ func (l *line) Close() error {
 	return err
 }
 
-func (l *line) accept(ctx context.Context) {
+func (l *Line) accept(ctx context.Context) {
 	for {
 		a, err := l.listener.Accept()
 		if err != nil {
@@ -92,7 +95,7 @@ func (l *line) accept(ctx context.Context) {
 }
 
 // forward moves bytes one way until either end is gone.
-func (l *line) forward(ctx context.Context, to, from net.Conn, on *direction) {
+func (l *Line) forward(ctx context.Context, to, from net.Conn, on *direction) {
 	type piece struct {
 		p  []byte
 		at time.Time
