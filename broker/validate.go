@@ -193,6 +193,7 @@ func (r *Report) check() error {
 	c.that(len(r.Steps) <= maxList && len(r.Held) <= maxList, "report", "a list is longer than %d", maxList)
 	f := r.Fetched
 	c.that(min(f.Local, f.Peers, f.Registry, f.Total) >= 0, "report.fetched", "below zero")
+	c.that(len(f.From) <= MaxTopPeers, "report.fetched", "names more than %d peers", MaxTopPeers)
 	return c.err
 }
 

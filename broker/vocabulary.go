@@ -212,7 +212,8 @@ type Fetched struct {
 	Local    int64 // already on the host
 	Peers    int64
 	Registry int64
-	Total    int64 // zero: not known yet
+	Total    int64       // zero: not known yet
+	From     []PeerBytes // who served what of Peers, as [TopPeers] leaves it
 }
 
 // Report is a provider's signed word about a lease. It renews the lease, and its usage is the meter.
@@ -238,6 +239,36 @@ type TraceReport struct {
 	Lease LeaseID
 	Root  string // CID of the image's root, whose blocks the trace numbers
 	Trace blockstore.Trace
+}
+
+// PoisonReport is a provider's signed word that a peer sent it bytes that do not hash to the block that it asked for.
+// Nothing that costs or earns anything depends on it; see rialto/broker/service for what it is good for.
+type PoisonReport struct {
+	Lease   LeaseID // a lease of the reporter whose hold named the peer; empty: none
+	Accused PeerID
+	Want    string // CID of the block that was asked for; empty: not known, because Bitswap's answers do not say
+	Got     string // digest of what came
+	Size    int64  // bytes of what came
+	Time    time.Time
+}
+
+// Advice answers an [OfferSet]: what a broker knows that should decide what its provider keeps, and what others say of
+// the provider. It is a hint, and holds for TTL.
+type Advice struct {
+	Boot       string // of the set that it answers
+	Seq        uint64
+	TTL        time.Duration
+	Roots      []RootAdvice
+	Accusers   int           // hosts that lately said that the provider sent them wrong blocks
+	Distrusted time.Duration // for so long it is not named as a source of blocks; zero: it is
+}
+
+// RootAdvice is about one image or weights that a provider holds.
+type RootAdvice struct {
+	Root         string // CID
+	Replicas     int    // other providers that hold it
+	LastInRegion bool   // none of them is in the provider's region
+	Keeper       bool   // the provider is one of those in its region that keep it longest; see blockstore.Keeper
 }
 
 // Step is one part of a job's start-up timeline.

@@ -58,5 +58,7 @@ func FuzzConfirm(f *testing.F)  { fuzz(f, "confirm") }
 func FuzzRelease(f *testing.F)  { fuzz(f, "release") }
 func FuzzReport(f *testing.F)   { fuzz(f, "report") }
 func FuzzTrace(f *testing.F)    { fuzz(f, "trace") }
+func FuzzPoison(f *testing.F)   { fuzz(f, "poison") }
+func FuzzAdvice(f *testing.F)   { fuzz(f, "advice") }
 func FuzzRenewal(f *testing.F)  { fuzz(f, "renewal") }
 func FuzzReceipt(f *testing.F)  { fuzz(f, "receipt") }

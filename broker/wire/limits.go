@@ -22,6 +22,10 @@ const (
 	MaxReport = 32 << 10
 	// MaxTrace fits the longest trace.
 	MaxTrace = maxTrace + 1<<10
+	// MaxPoison fits its few fields.
+	MaxPoison = 2 << 10
+	// MaxAdvice fits what there is to say of all that an offer may hold.
+	MaxAdvice = 512 << 10
 	// MaxRenewal fits three short fields.
 	MaxRenewal = 1 << 10
 	// MaxReceipt fits a bill and the report under it.
@@ -41,7 +45,9 @@ const (
 	maxCommand   = 4096 // arguments
 	maxEnv       = 1024
 	maxSteps     = 64
-	maxHeld      = 64 // images that became whole with one lease; usually one
+	maxAdvised   = maxImages + maxWeights
+	maxReplicas  = 1 << 20 // more hosts than a market has
+	maxHeld      = 64      // images that became whole with one lease; usually one
 )
 
 // maxTrace bounds the bytes of a trace: five for each block, at most, and three for their number.

@@ -1379,6 +1379,7 @@ type Fetched struct {
 	Peers         int64                  `protobuf:"varint,2,opt,name=peers,proto3" json:"peers,omitempty"`
 	Registry      int64                  `protobuf:"varint,3,opt,name=registry,proto3" json:"registry,omitempty"`
 	Total         int64                  `protobuf:"varint,4,opt,name=total,proto3" json:"total,omitempty"`
+	From          []*PeerBytes           `protobuf:"bytes,5,rep,name=from,proto3" json:"from,omitempty"` // the most first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1439,6 +1440,13 @@ func (x *Fetched) GetTotal() int64 {
 		return x.Total
 	}
 	return 0
+}
+
+func (x *Fetched) GetFrom() []*PeerBytes {
+	if x != nil {
+		return x.From
+	}
+	return nil
 }
 
 // One part of a job's start-up timeline.
@@ -1914,6 +1922,298 @@ func (x *Receipt) GetReport() []byte {
 	return nil
 }
 
+// Bytes that one peer served.
+type PeerBytes struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Peer          string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	Bytes         int64                  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerBytes) Reset() {
+	*x = PeerBytes{}
+	mi := &file_messages_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerBytes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerBytes) ProtoMessage() {}
+
+func (x *PeerBytes) ProtoReflect() protoreflect.Message {
+	mi := &file_messages_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerBytes.ProtoReflect.Descriptor instead.
+func (*PeerBytes) Descriptor() ([]byte, []int) {
+	return file_messages_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *PeerBytes) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *PeerBytes) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+// What a peer sent instead of a block; signed by the provider that got it.
+type Poison struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Lease         string                 `protobuf:"bytes,1,opt,name=lease,proto3" json:"lease,omitempty"` // that named the peer; empty: none
+	Accused       string                 `protobuf:"bytes,2,opt,name=accused,proto3" json:"accused,omitempty"`
+	Want          string                 `protobuf:"bytes,3,opt,name=want,proto3" json:"want,omitempty"`  // CID; empty: not known
+	Got           string                 `protobuf:"bytes,4,opt,name=got,proto3" json:"got,omitempty"`    // digest of what came
+	Size          int64                  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"` // bytes of what came
+	TimeNs        int64                  `protobuf:"varint,6,opt,name=time_ns,json=timeNs,proto3" json:"time_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Poison) Reset() {
+	*x = Poison{}
+	mi := &file_messages_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Poison) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Poison) ProtoMessage() {}
+
+func (x *Poison) ProtoReflect() protoreflect.Message {
+	mi := &file_messages_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Poison.ProtoReflect.Descriptor instead.
+func (*Poison) Descriptor() ([]byte, []int) {
+	return file_messages_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Poison) GetLease() string {
+	if x != nil {
+		return x.Lease
+	}
+	return ""
+}
+
+func (x *Poison) GetAccused() string {
+	if x != nil {
+		return x.Accused
+	}
+	return ""
+}
+
+func (x *Poison) GetWant() string {
+	if x != nil {
+		return x.Want
+	}
+	return ""
+}
+
+func (x *Poison) GetGot() string {
+	if x != nil {
+		return x.Got
+	}
+	return ""
+}
+
+func (x *Poison) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Poison) GetTimeNs() int64 {
+	if x != nil {
+		return x.TimeNs
+	}
+	return 0
+}
+
+// What a broker knows of an image or weights that a provider holds.
+type RootAdvice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Root          string                 `protobuf:"bytes,1,opt,name=root,proto3" json:"root,omitempty"`
+	Replicas      int32                  `protobuf:"varint,2,opt,name=replicas,proto3" json:"replicas,omitempty"`
+	LastInRegion  bool                   `protobuf:"varint,3,opt,name=last_in_region,json=lastInRegion,proto3" json:"last_in_region,omitempty"`
+	Keeper        bool                   `protobuf:"varint,4,opt,name=keeper,proto3" json:"keeper,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RootAdvice) Reset() {
+	*x = RootAdvice{}
+	mi := &file_messages_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RootAdvice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RootAdvice) ProtoMessage() {}
+
+func (x *RootAdvice) ProtoReflect() protoreflect.Message {
+	mi := &file_messages_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RootAdvice.ProtoReflect.Descriptor instead.
+func (*RootAdvice) Descriptor() ([]byte, []int) {
+	return file_messages_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RootAdvice) GetRoot() string {
+	if x != nil {
+		return x.Root
+	}
+	return ""
+}
+
+func (x *RootAdvice) GetReplicas() int32 {
+	if x != nil {
+		return x.Replicas
+	}
+	return 0
+}
+
+func (x *RootAdvice) GetLastInRegion() bool {
+	if x != nil {
+		return x.LastInRegion
+	}
+	return false
+}
+
+func (x *RootAdvice) GetKeeper() bool {
+	if x != nil {
+		return x.Keeper
+	}
+	return false
+}
+
+// The answer to offers; signed by the broker.
+type Advice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Boot          string                 `protobuf:"bytes,1,opt,name=boot,proto3" json:"boot,omitempty"`
+	Seq           uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	TtlNs         int64                  `protobuf:"varint,3,opt,name=ttl_ns,json=ttlNs,proto3" json:"ttl_ns,omitempty"`
+	Roots         []*RootAdvice          `protobuf:"bytes,4,rep,name=roots,proto3" json:"roots,omitempty"`
+	Accusers      int32                  `protobuf:"varint,5,opt,name=accusers,proto3" json:"accusers,omitempty"`
+	DistrustedNs  int64                  `protobuf:"varint,6,opt,name=distrusted_ns,json=distrustedNs,proto3" json:"distrusted_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Advice) Reset() {
+	*x = Advice{}
+	mi := &file_messages_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Advice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Advice) ProtoMessage() {}
+
+func (x *Advice) ProtoReflect() protoreflect.Message {
+	mi := &file_messages_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Advice.ProtoReflect.Descriptor instead.
+func (*Advice) Descriptor() ([]byte, []int) {
+	return file_messages_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Advice) GetBoot() string {
+	if x != nil {
+		return x.Boot
+	}
+	return ""
+}
+
+func (x *Advice) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *Advice) GetTtlNs() int64 {
+	if x != nil {
+		return x.TtlNs
+	}
+	return 0
+}
+
+func (x *Advice) GetRoots() []*RootAdvice {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *Advice) GetAccusers() int32 {
+	if x != nil {
+		return x.Accusers
+	}
+	return 0
+}
+
+func (x *Advice) GetDistrustedNs() int64 {
+	if x != nil {
+		return x.DistrustedNs
+	}
+	return 0
+}
+
 var File_messages_proto protoreflect.FileDescriptor
 
 const file_messages_proto_rawDesc = "" +
@@ -2029,12 +2329,13 @@ const file_messages_proto_rawDesc = "" +
 	"\x0fmax_duration_ns\x18\x03 \x01(\x03R\rmaxDurationNs\"7\n" +
 	"\aRelease\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"g\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x91\x01\n" +
 	"\aFetched\x12\x14\n" +
 	"\x05local\x18\x01 \x01(\x03R\x05local\x12\x14\n" +
 	"\x05peers\x18\x02 \x01(\x03R\x05peers\x12\x1a\n" +
 	"\bregistry\x18\x03 \x01(\x03R\bregistry\x12\x14\n" +
-	"\x05total\x18\x04 \x01(\x03R\x05total\"N\n" +
+	"\x05total\x18\x04 \x01(\x03R\x05total\x12(\n" +
+	"\x04from\x18\x05 \x03(\v2\x14.rialto.v1.PeerBytesR\x04from\"N\n" +
 	"\x04Step\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bstart_ns\x18\x02 \x01(\x03R\astartNs\x12\x17\n" +
@@ -2079,7 +2380,30 @@ const file_messages_proto_rawDesc = "" +
 	"feeNanousd\x12,\n" +
 	"\afetched\x18\x0e \x01(\v2\x12.rialto.v1.FetchedR\afetched\x12\x1b\n" +
 	"\texit_code\x18\x0f \x01(\x11R\bexitCode\x12\x16\n" +
-	"\x06report\x18\x10 \x01(\fR\x06report**\n" +
+	"\x06report\x18\x10 \x01(\fR\x06report\"5\n" +
+	"\tPeerBytes\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\"\x8b\x01\n" +
+	"\x06Poison\x12\x14\n" +
+	"\x05lease\x18\x01 \x01(\tR\x05lease\x12\x18\n" +
+	"\aaccused\x18\x02 \x01(\tR\aaccused\x12\x12\n" +
+	"\x04want\x18\x03 \x01(\tR\x04want\x12\x10\n" +
+	"\x03got\x18\x04 \x01(\tR\x03got\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\x03R\x04size\x12\x17\n" +
+	"\atime_ns\x18\x06 \x01(\x03R\x06timeNs\"z\n" +
+	"\n" +
+	"RootAdvice\x12\x12\n" +
+	"\x04root\x18\x01 \x01(\tR\x04root\x12\x1a\n" +
+	"\breplicas\x18\x02 \x01(\x05R\breplicas\x12$\n" +
+	"\x0elast_in_region\x18\x03 \x01(\bR\flastInRegion\x12\x16\n" +
+	"\x06keeper\x18\x04 \x01(\bR\x06keeper\"\xb3\x01\n" +
+	"\x06Advice\x12\x12\n" +
+	"\x04boot\x18\x01 \x01(\tR\x04boot\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x15\n" +
+	"\x06ttl_ns\x18\x03 \x01(\x03R\x05ttlNs\x12+\n" +
+	"\x05roots\x18\x04 \x03(\v2\x15.rialto.v1.RootAdviceR\x05roots\x12\x1a\n" +
+	"\baccusers\x18\x05 \x01(\x05R\baccusers\x12#\n" +
+	"\rdistrusted_ns\x18\x06 \x01(\x03R\fdistrustedNs**\n" +
 	"\x05Level\x12\x11\n" +
 	"\rLEVEL_CLAIMED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -2104,7 +2428,7 @@ func file_messages_proto_rawDescGZIP() []byte {
 }
 
 var file_messages_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_messages_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_messages_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_messages_proto_goTypes = []any{
 	(Level)(0),           // 0: rialto.v1.Level
 	(Phase)(0),           // 1: rialto.v1.Phase
@@ -2129,6 +2453,10 @@ var file_messages_proto_goTypes = []any{
 	(*Trace)(nil),        // 20: rialto.v1.Trace
 	(*Renewal)(nil),      // 21: rialto.v1.Renewal
 	(*Receipt)(nil),      // 22: rialto.v1.Receipt
+	(*PeerBytes)(nil),    // 23: rialto.v1.PeerBytes
+	(*Poison)(nil),       // 24: rialto.v1.Poison
+	(*RootAdvice)(nil),   // 25: rialto.v1.RootAdvice
+	(*Advice)(nil),       // 26: rialto.v1.Advice
 }
 var file_messages_proto_depIdxs = []int32{
 	0,  // 0: rialto.v1.GPU.level:type_name -> rialto.v1.Level
@@ -2141,18 +2469,20 @@ var file_messages_proto_depIdxs = []int32{
 	11, // 7: rialto.v1.Hold.sources:type_name -> rialto.v1.BlockSource
 	10, // 8: rialto.v1.Grant.gpus:type_name -> rialto.v1.GPULease
 	13, // 9: rialto.v1.Answer.grant:type_name -> rialto.v1.Grant
-	10, // 10: rialto.v1.Report.gpus:type_name -> rialto.v1.GPULease
-	1,  // 11: rialto.v1.Report.phase:type_name -> rialto.v1.Phase
-	17, // 12: rialto.v1.Report.fetched:type_name -> rialto.v1.Fetched
-	18, // 13: rialto.v1.Report.steps:type_name -> rialto.v1.Step
-	3,  // 14: rialto.v1.Report.held:type_name -> rialto.v1.ImageHeld
-	10, // 15: rialto.v1.Receipt.gpus:type_name -> rialto.v1.GPULease
-	17, // 16: rialto.v1.Receipt.fetched:type_name -> rialto.v1.Fetched
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	23, // 10: rialto.v1.Fetched.from:type_name -> rialto.v1.PeerBytes
+	10, // 11: rialto.v1.Report.gpus:type_name -> rialto.v1.GPULease
+	1,  // 12: rialto.v1.Report.phase:type_name -> rialto.v1.Phase
+	17, // 13: rialto.v1.Report.fetched:type_name -> rialto.v1.Fetched
+	18, // 14: rialto.v1.Report.steps:type_name -> rialto.v1.Step
+	3,  // 15: rialto.v1.Report.held:type_name -> rialto.v1.ImageHeld
+	10, // 16: rialto.v1.Receipt.gpus:type_name -> rialto.v1.GPULease
+	17, // 17: rialto.v1.Receipt.fetched:type_name -> rialto.v1.Fetched
+	25, // 18: rialto.v1.Advice.roots:type_name -> rialto.v1.RootAdvice
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_messages_proto_init() }
@@ -2166,7 +2496,7 @@ func file_messages_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_messages_proto_rawDesc), len(file_messages_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   21,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

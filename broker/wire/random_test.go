@@ -111,8 +111,34 @@ func (g generators) gpuLease(i int) broker.GPULease {
 }
 
 func (g generators) fetched() broker.Fetched {
-	return broker.Fetched{
+	x := broker.Fetched{
 		Local: g.count("local"), Peers: g.count("peers"), Registry: g.count("registry"), Total: g.count("total"),
+	}
+	if draw(g, "from", rapid.Bool()) {
+		x.From = []broker.PeerBytes{{Peer: g.me, Bytes: draw(g, "bytes", rapid.Int64Min(1))}}
+	}
+	return x
+}
+
+func (g generators) poison() broker.PoisonReport {
+	x := broker.PoisonReport{
+		Accused: g.me, Got: g.digest(), Size: g.count("size"), Time: time.Unix(0, draw(g, "time", rapid.Int64Min(1))).UTC(),
+	}
+	if draw(g, "known", rapid.Bool()) {
+		x.Lease, x.Want = g.lease(), g.cid()
+	}
+	return x
+}
+
+func (g generators) advice() broker.Advice {
+	return broker.Advice{
+		Boot: g.name("boot"), Seq: g.epoch(), TTL: g.ttl(), Accusers: draw(g, "accusers", rapid.IntRange(0, 1<<20)),
+		Distrusted: g.duration("distrusted"), Roots: some(g, "roots", 3, func(i int) broker.RootAdvice {
+			return broker.RootAdvice{
+				Root: fmt.Sprint(g.cid(), i), Replicas: draw(g, "replicas", rapid.IntRange(0, 1<<20)),
+				LastInRegion: draw(g, "last", rapid.Bool()), Keeper: draw(g, "keeper", rapid.Bool()),
+			}
+		}),
 	}
 }
 
@@ -260,6 +286,10 @@ func (g generators) any(name string) any {
 		return g.report()
 	case "trace":
 		return broker.TraceReport{Lease: g.lease(), Root: g.cid(), Trace: g.trace(1)}
+	case "poison":
+		return g.poison()
+	case "advice":
+		return g.advice()
 	case "renewal":
 		return broker.Renewal{Lease: g.lease(), TTL: g.duration("ttl"), Seq: g.epoch()}
 	case "receipt":

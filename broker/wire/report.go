@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"slices"
+
 	"rialto/broker"
 	"rialto/p2p/identity"
 )
@@ -55,16 +57,33 @@ func decodeReport(c checker, m *Report) broker.Report {
 }
 
 func encodeFetched(x broker.Fetched) *Fetched {
-	return &Fetched{Local: x.Local, Peers: x.Peers, Registry: x.Registry, Total: x.Total}
+	return &Fetched{
+		Local: x.Local, Peers: x.Peers, Registry: x.Registry, Total: x.Total,
+		From: each(x.From, func(p broker.PeerBytes) *PeerBytes { return &PeerBytes{Peer: string(p.Peer), Bytes: p.Bytes} }),
+	}
 }
 
 func decodeFetched(c checker, m *Fetched) broker.Fetched {
-	return broker.Fetched{
+	x := broker.Fetched{
 		Local:    c.count("local", m.GetLocal()),
 		Peers:    c.count("peers", m.GetPeers()),
 		Registry: c.count("registry", m.GetRegistry()),
 		Total:    c.count("total", m.GetTotal()),
+		From:     messages(c, "from", m.GetFrom(), broker.MaxTopPeers, decodePeerBytes),
 	}
+	unique(c, "from", x.From, func(p broker.PeerBytes) broker.PeerID { return p.Peer })
+	if !slices.IsSortedFunc(x.From, broker.PeerBytes.Compare) {
+		c.failf("from", "not in order")
+	}
+	return x
+}
+
+func decodePeerBytes(c checker, m *PeerBytes) broker.PeerBytes {
+	x := broker.PeerBytes{Peer: c.peer("peer", m.GetPeer()), Bytes: c.count("bytes", m.GetBytes())}
+	if x.Bytes == 0 {
+		c.failf("bytes", "none")
+	}
+	return x
 }
 
 func encodeStep(x broker.Step) *Step {

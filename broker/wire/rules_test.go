@@ -43,7 +43,7 @@ func TestSealRefuses(t *testing.T) {
 		return err
 	}
 	report := func(f func(*broker.Report)) error {
-		x := sampleReport()
+		x := sampleReport(me)
 		f(&x)
 		_, err := wire.SealReport(k, x)
 		return err
@@ -52,6 +52,18 @@ func TestSealRefuses(t *testing.T) {
 		x := sampleTraceReport()
 		f(&x)
 		_, err := wire.SealTrace(k, x)
+		return err
+	}
+	poison := func(f func(*broker.PoisonReport)) error {
+		x := samplePoison(me)
+		f(&x)
+		_, err := wire.SealPoison(k, x)
+		return err
+	}
+	advice := func(f func(*broker.Advice)) error {
+		x := sampleAdvice()
+		f(&x)
+		_, err := wire.SealAdvice(k, x)
 		return err
 	}
 	hold := func(t blockstore.Trace) error {
@@ -114,14 +126,34 @@ func TestSealRefuses(t *testing.T) {
 		"host_fault: of a workload":        report(func(x *broker.Report) { x.HostFault, x.Phase = true, broker.PhaseBroken }),
 		"exit_code":                        report(func(x *broker.Report) { x.ExitCode = 256 }),
 		"fetched.peers":                    report(func(x *broker.Report) { x.Fetched.Peers = -1 }),
-		"steps[0].took_ns":                 report(func(x *broker.Report) { x.Steps[0].Took = -1 }),
-		"steps: 65":                        report(func(x *broker.Report) { x.Steps = make([]broker.Step, 65) }),
-		"trace: missing":                   trace(func(x *broker.TraceReport) { x.Trace = nil }),
-		"trace: a block is there twice":    trace(func(x *broker.TraceReport) { x.Trace = blockstore.Trace{5, 6, 5} }),
-		"root: \"\" is not a CID":          trace(func(x *broker.TraceReport) { x.Root = "" }),
-		"trace: 40964 bytes":               hold(make(blockstore.Trace, blockstore.MaxTrace+1)),
-		"billed_ns":                        receipt(func(x *broker.Receipt) { x.Billed = x.Used + 1 }),
-		"fee_nanousd":                      receipt(func(x *broker.Receipt) { x.Fee = x.Cost + 1 }),
+		"fetched.from[0].bytes: none":      report(func(x *broker.Report) { x.Fetched.From[0].Bytes = 0 }),
+		"fetched.from[0].peer":             report(func(x *broker.Report) { x.Fetched.From[0].Peer = "me" }),
+		"fetched.from: 17":                 report(func(x *broker.Report) { x.Fetched.From = make([]broker.PeerBytes, 17) }),
+		"fetched.from: not in order": report(func(x *broker.Report) {
+			x.Fetched.From = append(x.Fetched.From, broker.PeerBytes{Peer: other, Bytes: 9})
+		}),
+		"is there twice: invalid":       report(func(x *broker.Report) { x.Fetched.From = append(x.Fetched.From, x.Fetched.From[0]) }),
+		"accused":                       poison(func(x *broker.PoisonReport) { x.Accused = "" }),
+		"got: \"\"":                     poison(func(x *broker.PoisonReport) { x.Got = "" }),
+		"want: \"/\"":                   poison(func(x *broker.PoisonReport) { x.Want = "/" }),
+		"size: -1":                      poison(func(x *broker.PoisonReport) { x.Size = -1 }),
+		"time_ns: missing":              poison(func(x *broker.PoisonReport) { x.Time = time.Time{} }),
+		"lease: \"l-1\"":                poison(func(x *broker.PoisonReport) { x.Lease = "l-1" }),
+		"boot":                          advice(func(x *broker.Advice) { x.Boot = "" }),
+		"ttl_ns: missing":               advice(func(x *broker.Advice) { x.TTL = 0 }),
+		"roots[0].replicas: -1":         advice(func(x *broker.Advice) { x.Roots[0].Replicas = -1 }),
+		"roots: 5121":                   advice(func(x *broker.Advice) { x.Roots = make([]broker.RootAdvice, 5121) }),
+		"roots: bafkrei":                advice(func(x *broker.Advice) { x.Roots = append(x.Roots, x.Roots[0]) }),
+		"accusers: -1":                  advice(func(x *broker.Advice) { x.Accusers = -1 }),
+		"distrusted_ns: -1":             advice(func(x *broker.Advice) { x.Distrusted = -1 }),
+		"steps[0].took_ns":              report(func(x *broker.Report) { x.Steps[0].Took = -1 }),
+		"steps: 65":                     report(func(x *broker.Report) { x.Steps = make([]broker.Step, 65) }),
+		"trace: missing":                trace(func(x *broker.TraceReport) { x.Trace = nil }),
+		"trace: a block is there twice": trace(func(x *broker.TraceReport) { x.Trace = blockstore.Trace{5, 6, 5} }),
+		"root: \"\" is not a CID":       trace(func(x *broker.TraceReport) { x.Root = "" }),
+		"trace: 40964 bytes":            hold(make(blockstore.Trace, blockstore.MaxTrace+1)),
+		"billed_ns":                     receipt(func(x *broker.Receipt) { x.Billed = x.Used + 1 }),
+		"fee_nanousd":                   receipt(func(x *broker.Receipt) { x.Fee = x.Cost + 1 }),
 	} {
 		if err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("got %v, want an error with %q", err, field)
@@ -141,7 +173,7 @@ func TestSealRefuses(t *testing.T) {
 
 // A report with all lists full fits the size that a report may have.
 func TestFullReportFits(t *testing.T) {
-	x := sampleReport()
+	x := sampleReport(peerID(newKey(t)))
 	x.GPUs, x.Steps, x.Held = nil, nil, nil
 	for i := range 16 {
 		x.GPUs = append(x.GPUs, broker.GPULease{UUID: fmt.Sprintf("%0128d", i), Epoch: 1<<64 - 1})
@@ -150,8 +182,24 @@ func TestFullReportFits(t *testing.T) {
 		x.Steps = append(x.Steps, broker.Step{Name: strings.Repeat("n", 128), Start: 1<<63 - 1, Took: 1<<63 - 1})
 		x.Held = append(x.Held, broker.ImageHeld{Digest: sampleDigest, Root: strings.Repeat("c", 128)})
 	}
+	x.Fetched.From = nil
+	for i := range broker.MaxTopPeers {
+		x.Fetched.From = append(x.Fetched.From, broker.PeerBytes{Peer: peerID(newKey(t)), Bytes: 1<<63 - 1 - int64(i)})
+	}
 	x.Message = strings.Repeat("m", 4096)
 	if envelope, err := wire.SealReport(newKey(t), x); err != nil {
+		t.Errorf("%d bytes: %v", len(envelope), err)
+	}
+}
+
+// Advice on all that an offer may hold fits its size.
+func TestFullAdviceFits(t *testing.T) {
+	x := sampleAdvice()
+	x.Roots = nil
+	for i := range 4096 + 1024 {
+		x.Roots = append(x.Roots, broker.RootAdvice{Root: blockstore.Sum(fmt.Append(nil, i)).String(), Replicas: 1 << 20, Keeper: true, LastInRegion: true})
+	}
+	if envelope, err := wire.SealAdvice(newKey(t), x); err != nil {
 		t.Errorf("%d bytes: %v", len(envelope), err)
 	}
 }

@@ -116,14 +116,25 @@ func sampleRelease() broker.Release { return broker.Release{Lease: sampleLease, 
 
 func sampleGPULeases() []broker.GPULease { return []broker.GPULease{{UUID: "GPU-1", Epoch: 1<<64 - 1}} }
 
-func sampleFetched() broker.Fetched {
-	return broker.Fetched{Local: 1, Peers: 2, Registry: 3, Total: 1 << 40}
+func sampleFetched(peer broker.PeerID) broker.Fetched {
+	return broker.Fetched{Local: 1, Peers: 2, Registry: 3, Total: 1 << 40, From: []broker.PeerBytes{{Peer: peer, Bytes: 2}}}
 }
 
-func sampleReport() broker.Report {
+func samplePoison(peer broker.PeerID) broker.PoisonReport {
+	return broker.PoisonReport{Lease: sampleLease, Accused: peer, Want: sampleCID, Got: sampleDigest, Size: 1 << 20, Time: sampleTime()}
+}
+
+func sampleAdvice() broker.Advice {
+	return broker.Advice{
+		Boot: "boot-1", Seq: 7, TTL: time.Hour, Accusers: 2, Distrusted: time.Minute,
+		Roots: []broker.RootAdvice{{Root: sampleCID, Replicas: 3, LastInRegion: true, Keeper: true}},
+	}
+}
+
+func sampleReport(peer broker.PeerID) broker.Report {
 	return broker.Report{
 		Lease: sampleLease, GPUs: sampleGPULeases(), Seq: 3, Phase: broker.PhaseExited, ExitCode: 137, Message: "killed",
-		Used: time.Minute, Fetched: sampleFetched(), Steps: []broker.Step{{Name: "image", Start: 1, Took: time.Second}},
+		Used: time.Minute, Fetched: sampleFetched(peer), Steps: []broker.Step{{Name: "image", Start: 1, Took: time.Second}},
 		Held: []broker.ImageHeld{{Digest: sampleDigest, Root: sampleCID}},
 	}
 }
@@ -142,6 +153,6 @@ func sampleReceipt(peer broker.PeerID) broker.Receipt {
 	return broker.Receipt{
 		Job: sampleJob, Lease: sampleLease, Customer: peer, Provider: peer, GPUs: sampleGPULeases(), Model: "RTX 4090",
 		Rate: 400_000_000, Ready: sampleTime(), Ended: sampleTime().Add(time.Minute), Used: time.Minute, Billed: 59 * time.Second,
-		Cost: 6_555_556, Fee: 327_778, Fetched: sampleFetched(), ExitCode: -1, Report: []byte("sealed"),
+		Cost: 6_555_556, Fee: 327_778, Fetched: sampleFetched(peer), ExitCode: -1, Report: []byte("sealed"),
 	}
 }

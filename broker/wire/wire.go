@@ -21,19 +21,22 @@
 //	JobSpec                            the customer, who must be its Customer
 //	OfferSet                           the provider, who must be the Provider of each offer
 //	Answer, Report, TraceReport        the provider; the caller compares it with the lease
-//	Hold, Confirm, Release, Renewal    the broker; the caller compares it with its own
+//	PoisonReport                       the provider that got the wrong block
+//	Hold, Confirm, Release, Renewal,
+//	Advice                             the broker; the caller compares it with its own
 //	Receipt                            the broker
 //
 // # Exchanges
 //
 // Each is one request and one answer on a stream of its own (see rialto/p2p):
 //
-//	[ProtocolOffers]    agent to broker    OfferSet, answered by nothing
+//	[ProtocolOffers]    agent to broker    OfferSet, answered by an Advice; by nothing, if the broker is older than that
 //	[ProtocolHold]      broker to agent    Hold, answered by an Answer
 //	[ProtocolConfirm]   broker to agent    Confirm, answered by nothing
 //	[ProtocolRelease]   broker to agent    Release, answered by nothing
 //	[ProtocolReport]    agent to broker    Report, answered by a Renewal
 //	[ProtocolTrace]     agent to broker    TraceReport, answered by nothing
+//	[ProtocolPoison]    agent to broker    PoisonReport, answered by nothing
 package wire
 
 //go:generate go build -o ../../.cache/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go
@@ -57,6 +60,7 @@ const (
 	ProtocolRelease = "/rialto/1/release"
 	ProtocolReport  = "/rialto/1/report"
 	ProtocolTrace   = "/rialto/1/trace"
+	ProtocolPoison  = "/rialto/1/poison"
 )
 
 // codec is all that differs between the messages: X is the vocabulary's type, M the schema's.

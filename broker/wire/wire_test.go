@@ -42,8 +42,10 @@ func allMessages(k identity.Key) []message {
 		newMessage("answer", wire.SealAnswer, wire.OpenAnswer, sampleAnswers()...),
 		newMessage("confirm", wire.SealConfirm, wire.OpenConfirm, sampleConfirm()),
 		newMessage("release", wire.SealRelease, wire.OpenRelease, sampleRelease()),
-		newMessage("report", wire.SealReport, wire.OpenReport, sampleReport(), sampleBroken()),
+		newMessage("report", wire.SealReport, wire.OpenReport, sampleReport(id), sampleBroken()),
 		newMessage("trace", wire.SealTrace, wire.OpenTrace, sampleTraceReport()),
+		newMessage("poison", wire.SealPoison, wire.OpenPoison, samplePoison(id)),
+		newMessage("advice", wire.SealAdvice, wire.OpenAdvice, sampleAdvice()),
 		newMessage("renewal", wire.SealRenewal, wire.OpenRenewal, sampleRenewal()),
 		newMessage("receipt", wire.SealReceipt, wire.OpenReceipt, sampleReceipt(id)),
 	}
