@@ -28,6 +28,7 @@ func TestEvict(t *testing.T) {
 	}
 	pinned := func(r *blockstore.Root) { r.Pinned = true }
 	last := func(r *blockstore.Root) { r.LastInRegion = true }
+	keeper := func(r *blockstore.Root) { r.Keeper = true }
 	for _, tc := range []struct {
 		name  string
 		marks blockstore.Watermarks
@@ -41,6 +42,12 @@ func TestEvict(t *testing.T) {
 		{"exactly low", blockstore.Watermarks{Quota: 1000, High: 0.85}, 900, []blockstore.Root{a, b, c}, "c"},
 		{"pinned stays", blockstore.Watermarks{Quota: 1000}, 901, []blockstore.Root{a, b, with(c, pinned)}, "ba"},
 		{"last in region stays", blockstore.Watermarks{Quota: 1000}, 901, []blockstore.Root{a, with(b, last), c}, "ca"},
+		{"keepers go later", blockstore.Watermarks{Quota: 1000}, 901, []blockstore.Root{a, b, with(c, keeper)}, "ba"},
+		{"keepers go in order", blockstore.Watermarks{Quota: 1000}, 901, []blockstore.Root{with(a, keeper), with(b, keeper), with(c, keeper)}, "cb"},
+		{"keepers go all the same", blockstore.Watermarks{Quota: 1000}, 1200, []blockstore.Root{a, b, with(c, keeper)}, "bac"},
+		{"needed: the last in region goes last", blockstore.Watermarks{Quota: 1000, Needed: true}, 1100, []blockstore.Root{with(a, keeper), b, with(c, last)}, "bac"},
+		{"needed: it goes only if it must", blockstore.Watermarks{Quota: 1000, Needed: true}, 901, []blockstore.Root{a, with(b, last), c}, "ca"},
+		{"needed: pinned stays", blockstore.Watermarks{Quota: 1000, Needed: true}, 2000, []blockstore.Root{with(with(a, pinned), last), with(b, last)}, "b"},
 		{"nothing may go", blockstore.Watermarks{Quota: 1000}, 2000, []blockstore.Root{with(a, pinned), with(b, last)}, ""},
 		{"not enough", blockstore.Watermarks{Quota: 1000}, 2000, []blockstore.Root{a, b, c}, "cba"},
 		{
@@ -82,26 +89,27 @@ func TestEvictProperties(t *testing.T) {
 				Pinned:       rapid.Bool().Draw(t, "pinned"),
 				LastInRegion: rapid.Bool().Draw(t, "last"),
 				Replicas:     rapid.IntRange(0, 5).Draw(t, "replicas"),
+				Keeper:       rapid.Bool().Draw(t, "keeper"),
 			}
 			roots = append(roots, r)
 			byCID[r.CID] = r
 		}
 		quota := rapid.Int64Range(1, 20_000).Draw(t, "quota")
 		used := rapid.Int64Range(0, 30_000).Draw(t, "used")
-		marks := blockstore.Watermarks{Quota: quota}
+		marks := blockstore.Watermarks{Quota: quota, Needed: rapid.Bool().Draw(t, "needed")}
 		victims := marks.Evict(now, used, roots)
 
 		var freed, free int64
 		for _, v := range victims {
 			r, ours := byCID[v]
-			if !ours || r.Pinned || r.LastInRegion {
+			if !ours || r.Pinned || r.LastInRegion && !marks.Needed {
 				t.Fatalf("evicts %+v", r)
 			}
 			freed += r.Bytes
 			delete(byCID, v) // a second time is not ours
 		}
 		for _, r := range roots {
-			if !r.Pinned && !r.LastInRegion {
+			if !r.Pinned && (marks.Needed || !r.LastInRegion) {
 				free += r.Bytes
 			}
 		}

@@ -1,6 +1,10 @@
 package broker
 
-import "rialto/pricing"
+import (
+	"time"
+
+	"rialto/pricing"
+)
 
 // Event is something that happened to the market. Events are the only input of [Market.Step].
 //
@@ -73,23 +77,29 @@ type (
 		Lease    LeaseID
 		Envelope []byte
 	}
+	// SourceDistrusted says that a provider is not to be named as a source of blocks until a time.
+	SourceDistrusted struct {
+		Provider PeerID
+		Until    time.Time
+	}
 	// Ticked lets time pass: lapsed holds, leases and durations end.
 	Ticked struct{}
 )
 
-func (OffersPosted) event()    {}
-func (ProviderGone) event()    {}
-func (AccountOpened) event()   {}
-func (KeyBound) event()        {}
-func (Deposited) event()       {}
-func (Submitted) event()       {}
-func (CancelRequested) event() {}
-func (HoldAnswered) event()    {}
-func (ConfirmAnswered) event() {}
-func (ReleaseAnswered) event() {}
-func (Reported) event()        {}
-func (ReceiptSigned) event()   {}
-func (Ticked) event()          {}
+func (OffersPosted) event()     {}
+func (ProviderGone) event()     {}
+func (AccountOpened) event()    {}
+func (KeyBound) event()         {}
+func (Deposited) event()        {}
+func (Submitted) event()        {}
+func (CancelRequested) event()  {}
+func (HoldAnswered) event()     {}
+func (ConfirmAnswered) event()  {}
+func (ReleaseAnswered) event()  {}
+func (Reported) event()         {}
+func (ReceiptSigned) event()    {}
+func (SourceDistrusted) event() {}
+func (Ticked) event()           {}
 
 // Effect is something that the caller of [Market.Step] must do: first make every Save and Post of the
 // step durable in one batch, then perform the rest in order.

@@ -3,6 +3,7 @@ package broker
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -297,6 +298,7 @@ func (t *turn) tick() {
 			}
 		}
 	}
+	maps.DeleteFunc(t.distrusted, func(_ PeerID, until time.Time) bool { return !t.now.Before(until) })
 	for _, p := range sortedKeys(t.pardons) {
 		t.forgive(p)
 	}

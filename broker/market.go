@@ -96,6 +96,8 @@ type Market struct {
 	shops   map[PeerID]*shop
 	sellers map[string]PeerID // of each offered GPU, by UUID
 	offers  []*Offer          // of all shops, by provider and id
+
+	distrusted map[PeerID]time.Time // not named as sources of blocks until then; not saved
 }
 
 type (
@@ -145,6 +147,8 @@ func NewMarket(cfg MarketConfig) (*Market, error) {
 		pardons:   map[PeerID]struct{}{},
 		shops:     map[PeerID]*shop{},
 		sellers:   map[string]PeerID{},
+
+		distrusted: map[PeerID]time.Time{},
 	}, nil
 }
 
@@ -199,6 +203,9 @@ func (t *turn) apply(ev Event) error {
 		return t.report(ev)
 	case ReceiptSigned:
 		return t.receipted(ev)
+	case SourceDistrusted:
+		t.distrusted[ev.Provider] = ev.Until
+		return nil
 	case Ticked:
 		t.tick()
 		return nil

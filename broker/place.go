@@ -257,21 +257,21 @@ func (t *turn) sendHold(l *Lease, j *Job) {
 }
 
 // sources returns up to eight other providers that say they hold the image's root or weights that a job's spec names.
-// It is a hint: every block is verified by its hash.
-func (m *Market) sources(spec *JobSpec, self PeerID) []BlockSource {
+// It is a hint: every block is verified by its hash. Those that are distrusted are left out.
+func (t *turn) sources(spec *JobSpec, self PeerID) []BlockSource {
 	const most = 8
 	helps := func(o *Offer) bool {
 		return spec.Root != "" && slices.ContainsFunc(o.Images, func(i ImageHeld) bool { return i.Root == spec.Root }) ||
 			slices.ContainsFunc(spec.Weights, func(w WeightsMount) bool { return slices.Contains(o.Weights, w.Root) })
 	}
 	var sources []BlockSource
-	for _, o := range m.offers {
+	for _, o := range t.offers {
 		n := len(sources)
 		if n == most {
 			break
 		}
 		// Offers are sorted by provider.
-		if o.Provider != self && (n == 0 || sources[n-1].Peer != o.Provider) && helps(o) {
+		if o.Provider != self && !t.now.Before(t.distrusted[o.Provider]) && (n == 0 || sources[n-1].Peer != o.Provider) && helps(o) {
 			sources = append(sources, BlockSource{Peer: o.Provider, Addrs: o.Addrs})
 		}
 	}

@@ -135,6 +135,8 @@ func (s *teller) play(line string) {
 		s.step(s.offer(c))
 	case "gone":
 		s.step(broker.ProviderGone{Provider: broker.PeerID(name[0])})
+	case "distrust": // HOST DURATION
+		s.step(broker.SourceDistrusted{Provider: broker.PeerID(name[0]), Until: s.world.Now.Add(must(time.ParseDuration(name[1])))})
 	case "submit":
 		s.step(s.submission(c))
 	case "cancel":
