@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"rialto/broker"
 	"rialto/broker/wire"
@@ -18,8 +19,10 @@ func (s *Service) serveAgents() {
 	s.c.Host.Handle(wire.ProtocolOffers, wire.MaxOfferSet, s.offers)
 	s.c.Host.Handle(wire.ProtocolReport, wire.MaxReport, s.report)
 	s.c.Host.Handle(wire.ProtocolTrace, wire.MaxTrace, s.traceReport)
+	s.c.Host.Handle(wire.ProtocolPoison, wire.MaxPoison, s.poisonReport)
 }
 
+// offers answers with advice.
 func (s *Service) offers(ctx context.Context, from identity.ID, request []byte) ([]byte, error) {
 	set, signer, err := wire.OpenOfferSet(request)
 	if err == nil {
@@ -28,14 +31,21 @@ func (s *Service) offers(ctx context.Context, from identity.ID, request []byte) 
 	if err == nil {
 		err = s.open(ctx)
 	}
+	var now time.Time
 	if err == nil {
-		err = s.event(ctx, len(request), broker.OffersPosted{Provider: signer, Set: set})
+		now, err = ask(ctx, s, len(request), func(_ context.Context, b *batch) (time.Time, error) {
+			err := b.step(broker.OffersPosted{Provider: signer, Set: set})
+			if err == nil {
+				s.holders.set(signer, set)
+			}
+			return b.now, err
+		})
 	}
 	if err != nil {
 		s.c.Logger.Warn("offers refused", "provider", from, "err", err)
 		return nil, err
 	}
-	return nil, nil
+	return s.advice(signer, set, now)
 }
 
 // report answers with a renewal once the report is durable.
@@ -146,6 +156,7 @@ func (s *Service) hold(ctx context.Context, e broker.SendHold) (broker.Answer, [
 	if s.c.Source != nil && uploads(spec) {
 		e.Hold.Sources = append(slices.Clip(e.Hold.Sources), s.c.Source())
 	}
+	s.named.note(e.Hold.Lease, e.Hold.Sources)
 	e.Hold.Trace = s.hint(ctx, spec)
 	envelope, err := wire.SealHold(s.c.Key, e.Hold)
 	if err != nil {

@@ -18,6 +18,9 @@ type metrics struct {
 	builds  *prometheus.CounterVec
 	build   prometheus.Histogram
 	hints   *prometheus.CounterVec
+
+	accusations *prometheus.CounterVec
+	distrusted  prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer, v *view) *metrics {
@@ -45,6 +48,13 @@ func newMetrics(reg prometheus.Registerer, v *view) *metrics {
 	m.hints = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "rialto_broker_holds_traced_total", Help: "Holds by the trace that was sent with them: of the command, of others of the image, or none.",
 	}, []string{"trace"})
+	m.accusations = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "rialto_broker_accusations_total", Help: "Providers' words that a peer sent wrong blocks, by whether they count.",
+	}, []string{"counts"})
+	m.distrusted = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "rialto_broker_distrusted_peers", Help: "Peers that are not named as sources of blocks.",
+	})
+	reg.MustRegister(m.accusations, m.distrusted)
 	reg.MustRegister(m.events, m.refused, m.batch, m.commit, m.queue, m.offers, m.gpus, m.builds, m.build, m.hints, jobStates{
 		v: v, desc: prometheus.NewDesc("rialto_broker_jobs", "Jobs by state.", []string{"state"}, nil),
 	})

@@ -25,6 +25,20 @@
 // Providers tell which blocks of an image a run read first. Of each command of an image the last runs are remembered, one
 // of each provider at most, and what they have in common goes with the hold of the next run. It is a hint: it costs time
 // if it is wrong, and nothing else. See [Service.Traces].
+//
+// # Wrong blocks
+//
+// A provider that got bytes which do not hash to the block that it asked for says so. Its word counts if it names a lease
+// of its own whose hold named the accused as a source: so the broker knows that it had reason to ask, and nobody can
+// accuse without a job. Who is accused by two providers within six hours is not named as a source until fewer than two
+// such accusations are left, nor does it count as a replica; it sells as before, and no money moves. One accuser
+// is never enough, for it may be a rival, or the one whose memory is broken. See [Service.Accused].
+//
+// # Advice
+//
+// Offers are answered with what the broker knows of the roots that the provider holds: how many others hold
+// them, whether one of these is in its region, and whether the provider is one of the two in its region that keep a root
+// longest. It is the hosts' to use: they delete what they must.
 package service
 
 import (
@@ -130,6 +144,9 @@ type Service struct {
 	gone    *goneSet
 	builds  *builds
 	traces  *traceBook
+	poisons *poisonBook
+	named   *namedBook
+	holders *holders
 	opened  chan struct{} // closed when the market is restored
 	stopped chan struct{} // closed when Run returns
 	started atomic.Bool
@@ -150,6 +167,7 @@ func New(c Config) (*Service, error) {
 	s := &Service{
 		c: c, market: m, view: v, metrics: newMetrics(c.Metrics, v),
 		queue: make(chan *op, queueLength), sends: newOutbox(), gone: newGoneSet(), traces: newTraceBook(),
+		poisons: new(poisonBook), named: newNamedBook(), holders: newHolders(),
 		opened: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	s.builds = newBuilds(s)
@@ -230,11 +248,16 @@ func (s *Service) restore(ctx context.Context) (epoch uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
+	poisons, err := s.c.Store.Hints(ctx, poisonHints)
+	if err != nil {
+		return 0, err
+	}
 	if err := s.market.Restore(state); err != nil {
 		return 0, err
 	}
 	s.view.restore(state, tokens)
 	s.traces.restore(traces)
+	s.poisons.restore(poisons)
 	s.c.Logger.Info("state restored", "accounts", len(state.Accounts), "jobs", len(state.Jobs), "leases", len(state.Leases))
 	return epoch, nil
 }

@@ -227,21 +227,41 @@ func (a *agent) gpus() []broker.GPULease {
 
 func (a *agent) uuid() string { return "SIM-" + strings.ToLower(string(a.id()[len(a.id())-12:])) }
 
-// offer connects and posts the agent's offer.
-func (a *agent) offer() {
+// offer connects and posts the agent's offer, and returns the advice that came back.
+func (a *agent) offer(change ...func(*broker.Offer)) broker.Advice {
 	a.t.Helper()
 	p2ptest.Connect(a.t, a.host, a.w.host)
 	a.seq++
-	envelope, err := wire.SealOfferSet(a.key, broker.OfferSet{Boot: "boot", Seq: a.seq, Offers: []broker.Offer{{
+	o := broker.Offer{
 		ID: "o-1", Provider: a.id(), Host: "alpha", Rate: pricing.Rate(pricing.USD) / 2, CPUs: 4, MemoryMiB: 8192, DiskMiB: 10_000,
 		Free: []string{a.uuid()},
 		GPUs: []broker.GPU{{UUID: a.uuid(), Model: "RTX 4090", MemoryMiB: 24564, Simulated: true, DeviceMinor: -1}},
-	}}})
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	envelope, err := wire.SealOfferSet(a.key, broker.OfferSet{Boot: "boot", Seq: a.seq, Offers: []broker.Offer{o}})
 	if err != nil {
 		a.t.Fatalf("seal offers: %v", err)
 	}
-	if _, err := a.host.Request(a.t.Context(), a.w.key.ID(), wire.ProtocolOffers, envelope); err != nil {
+	reply, err := a.host.Request(a.t.Context(), a.w.key.ID(), wire.ProtocolOffers, envelope)
+	if err != nil {
 		a.t.Fatalf("offers: %v", err)
+	}
+	advice, signer, err := wire.OpenAdvice(reply)
+	if err != nil || string(signer) != string(a.w.key.ID()) || advice.Boot != "boot" || advice.Seq != a.seq || advice.TTL <= 0 {
+		a.t.Fatalf("advice %+v by %s: %v", advice, signer, err)
+	}
+	return advice
+}
+
+// holding is an offer of a host in a region that holds images with these roots.
+func holding(region string, roots ...string) func(*broker.Offer) {
+	return func(o *broker.Offer) {
+		o.Region, o.Addrs = region, []string{"/ip4/127.0.0.1/tcp/1"}
+		for _, r := range roots {
+			o.Images = append(o.Images, broker.ImageHeld{Digest: digest, Root: r})
+		}
 	}
 }
 

@@ -246,6 +246,9 @@ func (w *writer) run(ctx, sendCtx context.Context) error {
 }
 
 func (w *writer) turns(ctx, saving context.Context) error {
+	if err := w.distrust(); err != nil {
+		return err
+	}
 	tick := time.NewTicker(w.s.c.Tick)
 	defer tick.Stop()
 	for {
@@ -294,6 +297,7 @@ func (w *writer) turn(ctx context.Context, ops []*op, ticked bool) error {
 		if _, connected := w.s.c.Host.RemoteIP(id); connected {
 			continue // came back meanwhile, and may have sent offers already
 		}
+		w.s.holders.remove(broker.PeerID(id))
 		if err := b.step(broker.ProviderGone{Provider: broker.PeerID(id)}); err != nil {
 			w.s.c.Logger.Debug("disconnect refused", "provider", id, "err", err)
 		}
@@ -318,6 +322,7 @@ func (w *writer) turn(ctx context.Context, ops []*op, ticked bool) error {
 	if b.now.Sub(w.observed) >= observeEvery {
 		w.observed = b.now
 		w.s.metrics.observe(w.s.market, len(w.s.queue))
+		w.s.metrics.distrusted.Set(float64(len(w.s.poisons.distrusted(b.now))))
 	}
 	return nil
 }

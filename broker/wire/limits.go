@@ -45,13 +45,15 @@ const (
 	maxCommand   = 4096 // arguments
 	maxEnv       = 1024
 	maxSteps     = 64
-	maxAdvised   = maxImages + maxWeights
 	maxReplicas  = 1 << 20 // more hosts than a market has
 	maxHeld      = 64      // images that became whole with one lease; usually one
 )
 
 // maxTrace bounds the bytes of a trace: five for each block, at most, and three for their number.
 const maxTrace = 5*blockstore.MaxTrace + 3
+
+// MaxAdvised is how many roots an advice may be about: all that an offer may name.
+const MaxAdvised = maxImages + maxWeights
 
 // Limits of strings, in bytes.
 const (

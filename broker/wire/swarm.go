@@ -62,7 +62,7 @@ func advices() codec[broker.Advice, *Advice] {
 				Boot:       c.name("boot", m.GetBoot()),
 				Seq:        m.GetSeq(),
 				TTL:        c.ttl("ttl_ns", m.GetTtlNs()),
-				Roots:      messages(c, "roots", m.GetRoots(), maxAdvised, decodeRootAdvice),
+				Roots:      messages(c, "roots", m.GetRoots(), MaxAdvised, decodeRootAdvice),
 				Accusers:   c.integer("accusers", m.GetAccusers(), 0, maxReplicas),
 				Distrusted: c.duration("distrusted_ns", m.GetDistrustedNs()),
 			}
