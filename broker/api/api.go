@@ -9,7 +9,7 @@
 //
 // A caller shows "Authorization: Bearer TOKEN". Market, offers and quotes need none. A customer sees its own
 // account and jobs; another account's job does not exist for it. The admin's token opens accounts and
-// nothing else. Job specs are signed by the customer besides, so that a stolen token alone starts nothing.
+// sees who is accused of what, and nothing else. Job specs are signed by the customer besides, so that a stolen token alone starts nothing.
 //
 // # Exactly once
 //
@@ -46,6 +46,7 @@ type Market interface {
 	JobMarket
 	AccountMarket
 	ImageMarket
+	HostMarket
 	// Ready returns nil once the market can be used.
 	Ready() error
 	// Search explains which offers match.
@@ -92,6 +93,12 @@ type ImageMarket interface {
 	Traces(ctx context.Context, digest string) ([]broker.TracedCommand, error)
 	// Trace returns what the runs of one of them read first, merged.
 	Trace(ctx context.Context, digest, command string) (blockstore.Trace, error)
+}
+
+// HostMarket is the part of the market that knows of its providers what their operator wants to see.
+type HostMarket interface {
+	// Accused lists the peers that providers say sent them wrong blocks, those that most accuse first.
+	Accused(ctx context.Context) ([]broker.Accused, error)
 }
 
 // Blocks keeps the blocks that customers upload.

@@ -115,6 +115,12 @@ func (c *Client) Accounts(ctx context.Context) ([]Account, error) {
 	return list.Accounts, err
 }
 
+// Accused lists the peers that providers say sent them wrong blocks; it needs the admin's token.
+func (c *Client) Accused(ctx context.Context) ([]Accused, error) {
+	list, err := get[AccusedPeers](ctx, c, "/v1/admin/accused")
+	return list.Accused, err
+}
+
 // Image returns what the broker knows about the root of the image with a digest; [broker.ErrNotFound] if nothing.
 func (c *Client) Image(ctx context.Context, digest string) (Image, error) {
 	return get[Image](ctx, c, "/v1/images/"+url.PathEscape(digest))

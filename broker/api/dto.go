@@ -138,6 +138,13 @@ type (
 		PeerBytes     int64 `json:"peer_bytes"`
 		RegistryBytes int64 `json:"registry_bytes"`
 		TotalBytes    int64 `json:"total_bytes" doc:"zero: not known yet"`
+
+		From []PeerBytes `json:"from,omitempty" doc:"who served what came from peers, by the provider's word; at most 16, the most first"`
+	}
+	// PeerBytes is what one peer served.
+	PeerBytes struct {
+		Peer  string `json:"peer"`
+		Bytes int64  `json:"bytes"`
 	}
 	// Lease is one provider's GPUs for one job.
 	Lease struct {
@@ -370,7 +377,11 @@ func gpusOf(gpus []broker.GPULease) []GPULease {
 }
 
 func fetchedOf(f broker.Fetched) Fetched {
-	return Fetched{LocalBytes: f.Local, PeerBytes: f.Peers, RegistryBytes: f.Registry, TotalBytes: f.Total}
+	out := Fetched{LocalBytes: f.Local, PeerBytes: f.Peers, RegistryBytes: f.Registry, TotalBytes: f.Total}
+	for _, p := range f.From {
+		out.From = append(out.From, PeerBytes{Peer: string(p.Peer), Bytes: p.Bytes})
+	}
+	return out
 }
 
 func stamp(t time.Time) *time.Time {

@@ -104,6 +104,7 @@ func New(c Config) (*Server, error) {
 	s.routeEvents()
 	s.routeBlocks()
 	s.routeImages()
+	s.routeHosts()
 	if err := s.routePlain(); err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"rialto/blockstore"
 	"rialto/broker"
@@ -186,6 +187,14 @@ func TestClientRoundTrip(t *testing.T) {
 	deposit := 10 * pricing.USD
 	if a, err := admin.OpenAccount(ctx, "ada", &deposit); err != nil || a.Token != "rialto_new" || a.Account.AvailableNanoUSD != int64(deposit) {
 		t.Errorf("open account: %+v, %v", a, err)
+	}
+	accusation := api.Accusation{Accuser: "a", Lease: "l-1", Want: "b", Got: "sha256:c", SizeBytes: 7, At: time.Unix(8, 0).UTC(), Times: 3, Counts: true}
+	if list, err := admin.Accused(ctx); err != nil || len(list) != 1 || list[0].Peer != "bad" || list[0].Accusers != 2 ||
+		!list[0].DistrustedUntil.Equal(time.Unix(9, 0)) || !slices.Equal(list[0].Accusations, []api.Accusation{accusation}) {
+		t.Errorf("accused: %+v, %v", list, err)
+	}
+	if _, err := c.Accused(ctx); !isKind(err, broker.ErrForbidden) {
+		t.Errorf("accused, for a customer: %v, want ErrForbidden", err)
 	}
 	if list, err := admin.Accounts(ctx); err != nil || len(list) != 2 {
 		t.Errorf("accounts: %+v, %v", list, err)

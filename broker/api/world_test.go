@@ -189,6 +189,12 @@ func (m *market) Accounts(context.Context) ([]broker.Account, error) {
 	return []broker.Account{{ID: owner}, {ID: other}}, nil
 }
 
+func (m *market) Accused(context.Context) ([]broker.Accused, error) {
+	return []broker.Accused{{Peer: "bad", Accusers: 2, Until: time.Unix(9, 0).UTC(), Accusations: []broker.Accusation{
+		{Accuser: "a", Lease: "l-1", Want: "b", Got: "sha256:c", Size: 7, At: time.Unix(8, 0).UTC(), Times: 3, Counts: true},
+	}}}, nil
+}
+
 func (m *market) BindKey(_ context.Context, id broker.AccountID, key broker.PeerID) (broker.Account, error) {
 	return broker.Account{ID: id, Key: key}, nil
 }

@@ -189,5 +189,7 @@ func TestAdviceSaysWhoElseHolds(t *testing.T) {
 	if err := c.host.Close(); err != nil {
 		t.Fatal(err)
 	}
-	w.eventually("the one that left is not counted", func() bool { return one(a, "DE", root) == broker.RootAdvice{Root: root, Replicas: 1, LastInRegion: true, Keeper: true} })
+	w.eventually("the one that left is not counted", func() bool {
+		return one(a, "DE", root) == broker.RootAdvice{Root: root, Replicas: 1, LastInRegion: true, Keeper: true}
+	})
 }

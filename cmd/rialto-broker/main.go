@@ -44,6 +44,6 @@ func rootCommand() *cobra.Command {
 	}
 	var state string
 	root.PersistentFlags().StringVar(&state, "state", "/var/lib/rialto-broker", "directory of the broker's key, ledger and blocks")
-	root.AddCommand(runCommand(&state), accountCommand(&state), auditCommand(&state), backupCommand(&state), idCommand(&state), cli.VersionCommand("rialto-broker"))
+	root.AddCommand(runCommand(&state), accountCommand(&state), accusedCommand(&state), auditCommand(&state), backupCommand(&state), idCommand(&state), cli.VersionCommand("rialto-broker"))
 	return root
 }
