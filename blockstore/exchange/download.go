@@ -35,7 +35,8 @@ type Fetched struct {
 type Poison struct {
 	Peer string
 	Want blockstore.CID // what was asked for; zero over Bitswap, whose answers do not say to what
-	Got  blockstore.CID // what the bytes hash to
+	Got  blockstore.CID // what the bytes hash to; zero if they came over Bitswap under another hash
+	Size int            // of the bytes
 }
 
 const (

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -212,6 +213,48 @@ func TestSplitByRate(t *testing.T) {
 	if served.Bytes < got.Peers[string(a.host.ID())] || served.Blocks == 0 {
 		t.Errorf("served %+v, fetched %+v", served, got)
 	}
+	wantFetched(t, x, got)
+}
+
+// wantFetched checks that an exchange counted what all its downloads brought.
+func wantFetched(t *testing.T, x node, all ...exchange.Fetched) {
+	t.Helper()
+	want := make(map[string]exchange.Served)
+	for _, got := range all {
+		for p, n := range got.Peers {
+			want[p] = exchange.Served{Blocks: want[p].Blocks + got.Blocks[p], Bytes: want[p].Bytes + n}
+		}
+	}
+	if got := x.Stats().Fetched; !maps.Equal(got, want) || len(got) == 0 {
+		t.Errorf("counted %+v, want %+v", got, want)
+	}
+}
+
+// Bytes are counted while a download goes on, and once, however often it is closed.
+func TestStatsOfADownloadUnderWay(t *testing.T) {
+	a, x := start(t, exchange.Config{}), start(t, exchange.Config{})
+	refs := put(t, a.store, 4, 20_000)
+	d, err := x.Open(t.Context(), []exchange.Peer{a.peer()}, into(x.store))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range refs[:2] {
+		if _, err := d.Get(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantFetched(t, x, d.Fetched())
+	for range 2 {
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantFetched(t, x, d.Fetched())
+	again, err := x.Fetch(t.Context(), slices.Values(refs[2:]), []exchange.Peer{a.peer()}, into(x.store))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantFetched(t, x, d.Fetched(), again)
 }
 
 // generated is a store of blocks that are made when they are read: more than memory should hold.

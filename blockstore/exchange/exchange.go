@@ -119,8 +119,11 @@ type Config struct {
 	MinProgress int64
 	// Retry is how long nothing may come until Bitswap is asked for all that is missing anew; zero: 2 s. It
 	// doubles each time, until something comes.
-	Retry  time.Duration
-	Logger *slog.Logger
+	Retry time.Duration
+	// Poisoned is told of the first wrong bytes of each peer in each download. It must not block nor call the exchange;
+	// nil: nobody is told.
+	Poisoned func(Poison)
+	Logger   *slog.Logger
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -135,6 +138,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Retry == 0 {
 		c.Retry = 2 * time.Second
+	}
+	if c.Poisoned == nil {
+		c.Poisoned = func(Poison) {}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -158,6 +164,7 @@ type Exchange struct {
 	late      map[blockstore.CID]time.Time // asked for over Bitswap until then, by downloads that ended
 	served    map[peer.ID]*Served
 	stats     Served
+	fetched   map[string]*Served // by peer id, of downloads that ended
 }
 
 // New returns an exchange that does nothing yet.
@@ -176,6 +183,7 @@ func New(cfg Config) (*Exchange, error) {
 		wrong:     make(map[peer.ID]int),
 		late:      make(map[blockstore.CID]time.Time),
 		served:    make(map[peer.ID]*Served),
+		fetched:   make(map[string]*Served),
 	}, nil
 }
 
@@ -235,9 +243,12 @@ func (x *Exchange) delist(d *Download) {
 		d.swap.leave()
 	}
 	d.mu.Unlock()
-	now := time.Now()
+	now, got := time.Now(), d.Fetched()
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if _, listed := x.downloads[d]; listed { // or it was closed twice
+		gain(x.fetched, got)
+	}
 	delete(x.downloads, d)
 	for c, until := range x.late {
 		if now.After(until) {

@@ -21,22 +21,69 @@ type Served struct {
 	Bytes  int64
 }
 
-// Stats counts what was served since the start, by either protocol.
+// Stats counts what was served and fetched since the start, by either protocol.
 type Stats struct {
 	ServedBlocks int64
 	ServedBytes  int64
-	Peers        map[string]Served // by peer id; at most 4096 peers
+	Peers        map[string]Served // whom it was served to, by peer id; at most 4096 peers
+	Fetched      map[string]Served // who served us, by peer id; likewise, and those of downloads under way
 }
 
 // Stats returns the counters.
 func (x *Exchange) Stats() Stats {
+	s, fetched, downloads := x.counted()
+	for d := range downloads { // not under mu, which is taken while a download's is held
+		gain(fetched, d.Fetched())
+	}
+	s.Fetched = make(map[string]Served, len(fetched))
+	for p, n := range fetched {
+		s.Fetched[p] = *n
+	}
+	return s
+}
+
+// counted returns what was counted until now, and the downloads that were not.
+func (x *Exchange) counted() (s Stats, fetched map[string]*Served, downloads map[*Download]struct{}) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	s := Stats{ServedBlocks: x.stats.Blocks, ServedBytes: x.stats.Bytes, Peers: make(map[string]Served, len(x.served))}
+	s = Stats{ServedBlocks: x.stats.Blocks, ServedBytes: x.stats.Bytes, Peers: make(map[string]Served, len(x.served))}
 	for p, n := range x.served {
 		s.Peers[p.String()] = *n
 	}
-	return s
+	fetched = make(map[string]*Served, len(x.fetched))
+	for p, n := range x.fetched {
+		fetched[p] = new(*n)
+	}
+	return s, fetched, maps.Clone(x.downloads)
+}
+
+// gain adds what a download brought. Whoever served least is not remembered beyond servedPeers.
+func gain(all map[string]*Served, f Fetched) {
+	for p, n := range f.Peers {
+		if p == "" { // Bitswap did not say
+			continue
+		}
+		if all[p] == nil {
+			if len(all) >= servedPeers {
+				forgetLeast(all)
+			}
+			all[p] = new(Served)
+		}
+		all[p].Bytes += n
+		all[p].Blocks += f.Blocks[p]
+	}
+}
+
+// forgetLeast makes room for one more.
+func forgetLeast[K comparable](all map[K]*Served) {
+	var least K
+	first := true
+	for k, n := range all {
+		if first || n.Bytes < all[least].Bytes {
+			least, first = k, false
+		}
+	}
+	delete(all, least)
 }
 
 // count counts a block that was served.
@@ -45,13 +92,7 @@ func (x *Exchange) count(p peer.ID, size int) {
 	defer x.mu.Unlock()
 	if x.served[p] == nil {
 		if len(x.served) == servedPeers {
-			least, first := p, true
-			for other, n := range x.served {
-				if first || n.Bytes < x.served[least].Bytes {
-					least, first = other, false
-				}
-			}
-			delete(x.served, least)
+			forgetLeast(x.served)
 		}
 		x.served[p] = new(Served)
 	}

@@ -134,7 +134,13 @@ func TestPoisoners(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			good, x := start(t, exchange.Config{BitswapOnly: tc.only}), start(t, exchange.Config{Patience: time.Minute})
+			var mu sync.Mutex
+			var told []exchange.Poison
+			good, x := start(t, exchange.Config{BitswapOnly: tc.only}), start(t, exchange.Config{Patience: time.Minute, Poisoned: func(p exchange.Poison) {
+				mu.Lock()
+				defer mu.Unlock()
+				told = append(told, p)
+			}})
 			refs := put(t, good.store, n, size)
 			var peers []exchange.Peer
 			for range 7 {
@@ -153,9 +159,14 @@ func TestPoisoners(t *testing.T) {
 			}
 			for _, p := range got.Poisons {
 				known := slices.ContainsFunc(refs, func(r blockstore.Ref) bool { return r.CID == p.Want })
-				if !tc.only && tc.name == "fast" && !known || p.Got == p.Want || p.Peer == peers[7].ID {
+				if !tc.only && tc.name == "fast" && !known || p.Got == p.Want || p.Size == 0 || p.Peer == peers[7].ID {
 					t.Errorf("poison %+v", p)
 				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if !slices.Equal(told, got.Poisons) {
+				t.Errorf("told of %+v, got %+v", told, got.Poisons)
 			}
 			if len(got.Poisons) != len(got.Poisoned) {
 				t.Errorf("%d poisons of %d peers", len(got.Poisons), len(got.Poisoned))

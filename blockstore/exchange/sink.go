@@ -135,7 +135,7 @@ func (d *Download) sank(it *item) {
 // poisoned drops the source of wrong bytes for good.
 func (d *Download) poisoned(a *arrival) {
 	d.wasted += int64(len(a.data))
-	d.poison(Poison{Peer: a.from.String(), Want: a.item.cid, Got: blockstore.Sum(a.data)})
+	d.poison(Poison{Peer: a.from.String(), Want: a.item.cid, Got: blockstore.Sum(a.data), Size: len(a.data)})
 	d.x.strike(a.from)
 	if s := a.source; s.swap == nil {
 		s.end(fmt.Errorf("%w instead of %v", errPoison, a.item.cid))
@@ -151,6 +151,7 @@ func (d *Download) poison(p Poison) {
 		}
 	}
 	d.poisons = append(d.poisons, p)
+	d.x.cfg.Poisoned(p)
 }
 
 // watch hedges, asks peers of a swarm what they have, and ends what nobody will complete. Time in which sink does

@@ -235,7 +235,7 @@ func (w *swap) poison(p peer.ID, got blockstore.CID, size int) {
 	}
 	d := w.d
 	d.wasted += int64(size)
-	d.poison(Poison{Peer: p.String(), Got: got})
+	d.poison(Poison{Peer: p.String(), Got: got, Size: size})
 	delete(w.peers, p)
 	d.x.asked.add(p, -1)
 	d.spawn(func(context.Context) { d.x.bitswap.PeerDisconnected(p) })
