@@ -107,10 +107,12 @@ func statusCommand() *cobra.Command {
 }
 
 func writeStatus(w io.Writer, s agent.Status) error {
-	fmt.Fprintf(w, "%s (%s), %v per GPU, %s served to peers\n", cli.Clean(s.Host), s.Peer, s.Rate, cli.FormatBytes(s.Served))
+	fmt.Fprintf(w, "%s (%s), %v per GPU, %s served to peers, %s fetched from them\n", cli.Clean(s.Host), s.Peer, s.Rate,
+		cli.FormatBytes(s.Served), cli.FormatBytes(s.Fetched))
 	if s.Draining {
 		fmt.Fprintln(w, "drained: takes no new jobs until `rialto-provider drain --off`")
 	}
+	writeAccused(w, s)
 	fmt.Fprintln(w)
 	brokers := cli.Table{Columns: []cli.Column{{Title: "BROKER"}, {Title: "CONNECTION"}, {Title: "SINCE"}}}
 	for _, b := range s.Brokers {
@@ -154,7 +156,7 @@ func writeStatus(w io.Writer, s agent.Status) error {
 		}
 		fmt.Fprintln(w)
 	}
-	return nil
+	return writePeers(w, s)
 }
 
 func drainCommand() *cobra.Command {

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"rialto/blockstore/mount"
 	"rialto/cmd/internal/cli"
@@ -91,6 +92,8 @@ func TestStatusAndDrainOfAnAgent(t *testing.T) {
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(agent.Status{
 			Peer: "12D3", Host: "h\x1b[2J", GPUs: []agent.GPUStatus{{UUID: "SIM-1", Model: "L4", Simulated: true, Offered: true}},
+			Brokers: []agent.BrokerStatus{{Addr: "/ip4/192.0.2.1", Accusers: 2, DistrustedUntil: time.Date(2026, 11, 23, 19, 0, 0, 0, time.Local)}},
+			Served:  2 << 20, Fetched: 1 << 20, Peers: []agent.PeerTraffic{{Peer: "12D3other", Fetched: 1 << 20, Served: 2 << 20}},
 			Leases: []agent.LeaseStatus{{Lease: "l-1", Job: "j-1", State: "ended", Unacked: true}},
 		})
 	})
@@ -112,6 +115,14 @@ func TestStatusAndDrainOfAnAgent(t *testing.T) {
 	out, failure := invoke(t, "status", "--state", dir)
 	if failure != "" || !strings.Contains(out, "L4 (simulated)") || !strings.Contains(out, "not acknowledged") || strings.Contains(out, "\x1b[2J") {
 		t.Errorf("status: %q %q", out, failure)
+	}
+	for _, want := range []string{
+		"2 MiB served to peers, 1 MiB fetched from them", "12D3other",
+		"2 hosts say that this one sent wrong blocks, and the broker names it as no source of blocks until 2026-11-23 19:00:00",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in %s", want, out)
+		}
 	}
 	out, failure = invoke(t, "status", "--state", dir, "--json")
 	var s agent.Status

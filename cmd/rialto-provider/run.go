@@ -116,7 +116,10 @@ func serve(ctx context.Context, o *options, s settings, stderr io.Writer) (err e
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	blocks, err := exchange.New(exchange.Config{Host: host.Libp2p(), Store: store, Logger: log})
+	var a *agent.Agent // made below; nothing changes and nothing is fetched before it runs
+	blocks, err := exchange.New(exchange.Config{
+		Host: host.Libp2p(), Store: store, Logger: log, Poisoned: func(p exchange.Poison) { accuse(a, p) },
+	})
 	if err != nil {
 		return err
 	}
@@ -135,7 +138,6 @@ func serve(ctx context.Context, o *options, s settings, stderr io.Writer) (err e
 		hosts, shared.provide = finder{roots}, roots.Provide
 		parts = append(parts, roots.Run)
 	}
-	var a *agent.Agent // made below; nothing changes before it runs
 	library, err := images.New(ctx, images.Config{
 		Dir: filepath.Join(s.state, "images"), Store: store, Peers: blocks, Finder: hosts, Mounts: mounts, Policy: s.policy,
 		Changed: func() { a.Touch(); shared.touch() }, Logger: log,
@@ -174,6 +176,7 @@ func serve(ctx context.Context, o *options, s settings, stderr io.Writer) (err e
 		DrainFile: filepath.Join(s.state, drainName),
 		DiskFree:  func() (uint64, error) { return diskFree(s.state) },
 		Served:    func() int64 { return blocks.Stats().ServedBytes },
+		Peers:     func() []agent.PeerTraffic { return traffic(blocks.Stats()) },
 		Logger:    log,
 	})
 	if err != nil {

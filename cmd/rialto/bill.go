@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -42,7 +44,47 @@ type fetched struct {
 	PeersBytes    int64 `json:"peers_bytes"`
 	RegistryBytes int64 `json:"registry_bytes"`
 	TotalBytes    int64 `json:"total_bytes"`
+
+	From []servedBy `json:"from,omitempty"` // of what came from peers, by the provider's word; the most first
 }
+
+// servedBy is what one peer served.
+type servedBy struct {
+	Peer  string `json:"peer"`
+	Host  string `json:"host,omitempty"` // if the peer offers something now
+	Bytes int64  `json:"bytes"`
+}
+
+func fetchedOf(f broker.Fetched) fetched {
+	out := fetched{LocalBytes: f.Local, PeersBytes: f.Peers, RegistryBytes: f.Registry, TotalBytes: f.Total}
+	for _, p := range f.From {
+		out.From = append(out.From, servedBy{Peer: string(p.Peer), Bytes: p.Bytes})
+	}
+	return out
+}
+
+// nameHosts adds the names of the hosts that served, as far as the broker knows them now. They are for people: without
+// them the bill is as good.
+func (m *market) nameHosts(ctx context.Context, f *fetched) {
+	if len(f.From) == 0 {
+		return
+	}
+	hosts := map[string]string{}
+	if offers, err := m.Offers(ctx, api.Query{}); err == nil {
+		for _, o := range slices.Concat(offers.Offers, offers.Busy) {
+			hosts[o.Provider] = o.Host
+		}
+	}
+	if info, err := m.Market(ctx); err == nil {
+		hosts[info.Broker] = "the broker"
+	}
+	for i := range f.From {
+		f.From[i].Host = hosts[f.From[i].Peer]
+	}
+}
+
+// who is a peer that served, for people.
+func (s servedBy) who() string { return hostName(cmp.Or(s.Host, "host"), s.Peer) }
 
 func (a *app) billCommand() *cobra.Command {
 	c := &cobra.Command{
@@ -77,6 +119,7 @@ func (a *app) billCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		m.nameHosts(c.Context(), &b.Fetched)
 		return p.Print(b, func(w io.Writer) error { return writeBill(w, b) })
 	}
 	return c
@@ -120,7 +163,7 @@ func (m *market) bill(ctx context.Context, id broker.JobID) (bill, error) {
 		Job: string(r.Job), Lease: string(r.Lease), Provider: string(r.Provider), Model: r.Model, GPUs: len(r.GPUs),
 		RateNanoUSDPerHour: int64(r.Rate), UsedMS: r.Used.Milliseconds(), BilledMS: r.Billed.Milliseconds(),
 		CostNanoUSD: int64(r.Cost), FeeNanoUSD: int64(r.Fee), ExitCode: r.ExitCode, Ended: r.Ended, Verified: true, billed: r.Billed,
-		Fetched: fetched{r.Fetched.Local, r.Fetched.Peers, r.Fetched.Registry, r.Fetched.Total},
+		Fetched: fetchedOf(r.Fetched),
 	}, nil
 }
 
@@ -195,6 +238,13 @@ func writeBill(w io.Writer, b bill) error {
 	fmt.Fprintf(w, "GPUs      %d × %s\n", b.GPUs, cli.Clean(b.Model))
 	fmt.Fprintf(w, "bytes     %s from peers, %s from the registry, %s already on the host\n",
 		cli.FormatBytes(f.PeersBytes), cli.FormatBytes(f.RegistryBytes), cli.FormatBytes(f.LocalBytes))
+	for i, s := range f.From {
+		title := ""
+		if i == 0 {
+			title = "served by"
+		}
+		fmt.Fprintf(w, "%-9s %s from %s\n", title, cli.FormatBytes(s.Bytes), s.who())
+	}
 	fmt.Fprintf(w, "cost      %s\n", b.line())
 	_, err := fmt.Fprintf(w, "          %s: both signatures are right, and the cost adds up\n", cli.Paint(w, cli.Good, "checked"))
 	return err

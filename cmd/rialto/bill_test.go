@@ -108,6 +108,22 @@ func TestTunnelConfigBelievesOnlyTheProvider(t *testing.T) {
 	}
 }
 
+func TestBillSaysWhoServed(t *testing.T) {
+	b := bill{Verified: true, Job: "j-1", Fetched: fetchedOf(broker.Fetched{Peers: 245 << 20, From: []broker.PeerBytes{
+		{Peer: "12D3KooWalpha", Bytes: 240 << 20}, {Peer: "12D3KooWunknown", Bytes: 5 << 20},
+	}})}
+	b.Fetched.From[0].Host = "host-b\x1b"
+	var out strings.Builder
+	if err := writeBill(&out, b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"served by 240 MiB from host-b", " …ooWalpha", "          5 MiB from host …Wunknown"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+}
+
 func TestTimeline(t *testing.T) {
 	at := time.Unix(0, 0)
 	events := []api.Event{

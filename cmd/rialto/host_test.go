@@ -338,6 +338,7 @@ func (i *images) Ensure(ctx context.Context, w provider.Want, progress func(brok
 func readFirst(context.Context) (blockstore.Trace, error) { return blockstore.Trace{7, 8, 0}, nil }
 
 func (*images) Held(context.Context) ([]broker.ImageHeld, []string, error) { return nil, nil, nil }
+func (*images) Advise(broker.PeerID, []broker.RootAdvice, time.Time)       {}
 func (*images) Settle(context.Context) error                               { return nil }
 
 // journal forgets everything.

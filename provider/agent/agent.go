@@ -78,6 +78,8 @@ type Config struct {
 	DiskFree func() (uint64, error)
 	// Served returns the bytes of blocks served to peers; nil: not known.
 	Served func() int64
+	// Peers returns who served us and whom we served since the start; nil: not known.
+	Peers func() []PeerTraffic
 
 	Linger         time.Duration // how long an ended workload's log stays; zero: 10 minutes, as people look within minutes
 	Grace          time.Duration // between SIGTERM and SIGKILL; zero: 10 s, what other runtimes give
@@ -137,6 +139,7 @@ type Agent struct {
 	changed chan struct{} // what we offer changed; capacity 1
 	freed   chan struct{} // GPUs became free; capacity 1
 	fatal   chan error    // the journal failed; capacity 1
+	poisons chan broker.PoisonReport
 
 	drains sync.Mutex   // held while a drain begins or ends
 	handed atomic.Int32 // workloads that Run left to the next agent
@@ -147,6 +150,7 @@ type Agent struct {
 	gpus      []broker.GPU
 	brokers   map[string]*home // by configured address
 	setSeq    uint64
+	news      bool // what we offer changed since the last set was made
 	draining  bool
 	stopping  bool
 }
@@ -161,6 +165,11 @@ type home struct {
 	connected bool
 	stale     bool // has not seen our present offers
 	since     time.Time
+
+	advises    bool      // answers offers with advice
+	due        time.Time // when it is asked for the next one
+	accusers   int       // hosts that it says accuse us
+	distrusted time.Time // until when it names us as no source of blocks; zero: it does
 }
 
 // New checks a configuration. It starts nothing.
@@ -172,6 +181,7 @@ func New(c Config) (*Agent, error) {
 	a := &Agent{
 		Config: c, self: broker.PeerID(c.Key.ID()), boot: rand.Text(),
 		changed: make(chan struct{}, 1), freed: make(chan struct{}, 1), fatal: make(chan error, 1),
+		poisons:   make(chan broker.PoisonReport, maxPoisons),
 		workloads: make(map[broker.LeaseID]*workload), brokers: make(map[string]*home),
 	}
 	for _, addr := range c.Brokers {
@@ -228,6 +238,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return a.advertise(ctx) })
 	g.Go(func() error { return a.watchInventory(ctx) })
+	g.Go(func() error { return a.watchAdvice(ctx) })
+	g.Go(func() error { return a.accuseAll(ctx) })
 	g.Go(func() error {
 		select {
 		case err := <-a.fatal:

@@ -28,6 +28,8 @@ type Status struct {
 	GPUs     []GPUStatus    `json:"gpus"`
 	Leases   []LeaseStatus  `json:"leases"`
 	Served   int64          `json:"served_bytes"`
+	Fetched  int64          `json:"fetched_bytes"` // from peers, since the agent's start
+	Peers    []PeerTraffic  `json:"peers"`         // those with most traffic, the most first
 }
 
 // BrokerStatus is the connection to one broker.
@@ -36,6 +38,10 @@ type BrokerStatus struct {
 	ID        broker.PeerID `json:"id,omitempty"`
 	Connected bool          `json:"connected"`
 	Since     time.Time     `json:"since,omitzero"`
+	// Accusers is how many hosts lately told it that this one sent them wrong blocks; DistrustedUntil, how long it names
+	// this one as no source of blocks for that.
+	Accusers        int       `json:"accusers"`
+	DistrustedUntil time.Time `json:"distrusted_until,omitzero"`
 }
 
 // GPUStatus is one GPU of the host.
@@ -67,11 +73,22 @@ func (a *Agent) Status() Status {
 	if a.Served != nil {
 		s.Served = a.Served()
 	}
+	if a.Peers != nil {
+		all := a.Peers()
+		for _, p := range all {
+			s.Fetched += p.Fetched
+		}
+		s.Peers = TopTraffic(all)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s.Draining = a.draining
 	for _, h := range a.brokers {
-		s.Brokers = append(s.Brokers, BrokerStatus{Addr: h.addr, ID: broker.PeerID(h.id), Connected: h.connected, Since: h.since})
+		b := BrokerStatus{Addr: h.addr, ID: broker.PeerID(h.id), Connected: h.connected, Since: h.since, Accusers: h.accusers}
+		if time.Now().Before(h.distrusted) {
+			b.DistrustedUntil = h.distrusted
+		}
+		s.Brokers = append(s.Brokers, b)
 	}
 	slices.SortFunc(s.Brokers, func(x, y BrokerStatus) int { return cmp.Compare(x.Addr, y.Addr) })
 	holder := make(map[string]broker.LeaseID)

@@ -81,7 +81,9 @@ type fakeBroker struct {
 	reports []broker.Report
 	traces  []broker.TraceReport
 	ttl     time.Duration // of renewals
-	down    bool          // takes no reports and no traces
+	down    bool          // takes no reports, no traces and no accusations
+	poisons []broker.PoisonReport
+	advice  *broker.Advice // answers offers; nil: nothing does
 }
 
 func (b *fakeBroker) serve(protocol string, request []byte) ([]byte, error) {
@@ -92,6 +94,23 @@ func (b *fakeBroker) serve(protocol string, request []byte) ([]byte, error) {
 		set, _, err := wire.OpenOfferSet(request)
 		if err == nil {
 			b.sets = append(b.sets, set)
+		}
+		if err != nil || b.advice == nil {
+			return nil, err
+		}
+		advice := *b.advice
+		if advice.Boot == "" {
+			advice.Boot = set.Boot
+		}
+		advice.Seq += set.Seq
+		return wire.SealAdvice(b.key, advice)
+	case wire.ProtocolPoison:
+		if b.down {
+			return nil, errors.New("the broker is down")
+		}
+		p, _, err := wire.OpenPoison(request)
+		if err == nil {
+			b.poisons = append(b.poisons, p)
 		}
 		return nil, err
 	case wire.ProtocolReport:
@@ -151,6 +170,13 @@ func (b *fakeBroker) traced() []broker.TraceReport {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.traces)
+}
+
+// accused returns the accusations that the broker has taken.
+func (b *fakeBroker) accused() []broker.PoisonReport {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.poisons)
 }
 
 // history returns the reports that the broker has taken.

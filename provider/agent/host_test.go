@@ -238,6 +238,15 @@ type fakeImages struct {
 
 	trace func(context.Context) (blockstore.Trace, error) // of each image
 	wants []provider.Want                                 // so far
+
+	advice []fakeAdvice       // so far
+	from   []broker.PeerBytes // who served each image
+}
+
+type fakeAdvice struct {
+	from  broker.PeerID
+	roots []broker.RootAdvice
+	until time.Time
 }
 
 func (f *fakeImages) Settle(context.Context) error {
@@ -278,7 +287,7 @@ func (f *fakeImages) Ensure(ctx context.Context, w provider.Want, progress func(
 	}
 	return provider.Image{
 		RootFS: "/images/" + root, Root: root, Digest: w.Digest, Entrypoint: []string{"/bin/app"}, Cmd: []string{"serve"},
-		Env: []string{"PATH=/bin", "LD_LIBRARY_PATH=/opt/lib"}, Fetched: broker.Fetched{Peers: 100, Total: 100},
+		Env: []string{"PATH=/bin", "LD_LIBRARY_PATH=/opt/lib"}, Fetched: broker.Fetched{Peers: 100, Total: 100, From: f.from},
 		Trace: f.trace,
 		Release: func() {
 			f.mu.Lock()
@@ -286,6 +295,12 @@ func (f *fakeImages) Ensure(ctx context.Context, w provider.Want, progress func(
 			f.used--
 		},
 	}, nil
+}
+
+func (f *fakeImages) Advise(from broker.PeerID, roots []broker.RootAdvice, until time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.advice = append(f.advice, fakeAdvice{from, roots, until})
 }
 
 func (*fakeImages) Held(context.Context) ([]broker.ImageHeld, []string, error) { return nil, nil, nil }

@@ -133,12 +133,17 @@ func (w *workload) ensure(ctx context.Context, want provider.Want, progress func
 
 func sum(counts []broker.Fetched) broker.Fetched {
 	var s broker.Fetched
+	from := make(map[broker.PeerID]int64)
 	for _, c := range counts {
+		for _, p := range c.From {
+			from[p.Peer] += p.Bytes
+		}
 		s.Local += c.Local
 		s.Peers += c.Peers
 		s.Registry += c.Registry
 		s.Total += c.Total
 	}
+	s.From = broker.TopPeers(from)
 	return s
 }
 

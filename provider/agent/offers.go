@@ -27,6 +27,7 @@ func (a *Agent) Touch() {
 	for _, h := range a.brokers {
 		h.stale = true
 	}
+	a.news = true
 	a.mu.Unlock()
 	signal(a.changed)
 }
@@ -43,6 +44,7 @@ func (a *Agent) connected(addr string, id identity.ID) {
 	a.mu.Lock()
 	h := a.brokers[addr]
 	h.id, h.connected, h.stale, h.since = id, true, true, time.Now()
+	h.advises, a.news = false, true // it may be another version of it
 	for _, w := range a.workloads {
 		if w.record().Broker == broker.PeerID(id) {
 			signal(w.online)
@@ -106,8 +108,13 @@ func (a *Agent) sendOffers(ctx context.Context) bool {
 	all := true
 	for _, h := range to {
 		ctx, cancel := context.WithTimeout(ctx, offerTimeout)
-		_, err := a.Network.Request(ctx, h.id, wire.ProtocolOffers, envelope)
+		answer, err := a.Network.Request(ctx, h.id, wire.ProtocolOffers, envelope)
 		cancel()
+		if err == nil {
+			if err := a.advise(h, h.id, set, answer); err != nil {
+				a.Logger.Warn("advice is not followed", slog.String("broker", string(h.id)), slog.Any("err", err))
+			}
+		}
 		if err != nil {
 			all = false
 			a.mu.Lock()
@@ -129,7 +136,10 @@ func (a *Agent) offerSet(ctx context.Context) broker.OfferSet {
 	addrs := a.Network.Addrs()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.setSeq++
+	if a.news { // else it is sent again for advice alone, and no job need try us anew
+		a.setSeq++
+		a.news = false
+	}
 	set := broker.OfferSet{Boot: a.boot, Seq: a.setSeq}
 	for _, model := range models(a.gpus) {
 		o := broker.Offer{

@@ -286,7 +286,11 @@ func (w *workload) send(ctx context.Context) error {
 		return err
 	}
 	r, sent := w.record(), w.agent.Clock.now()
-	envelope, err := wire.SealReport(w.agent.Key, r.Report)
+	report := r.Report
+	if !w.agent.understands(r.Broker) {
+		report.Fetched.From = nil
+	}
+	envelope, err := wire.SealReport(w.agent.Key, report)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"rialto/blockstore"
@@ -112,7 +113,14 @@ func (m *Images) evict(ctx context.Context, need int64, self *fill) error {
 	if err != nil {
 		return err
 	}
-	victims := marks.Evict(time.Now(), stats.Bytes, all.roots())
+	now, roots := time.Now(), all.roots()
+	m.advised(now, roots)
+	victims := marks.Evict(now, stats.Bytes, roots)
+	if freed(roots, victims) < need { // then no more than it takes
+		low := max(0.1, 1-2*float64(need)/float64(stats.Bytes+1))
+		marks = blockstore.Watermarks{Quota: max(stats.Bytes, 1), High: low, Low: low, Needed: true}
+		victims = marks.Evict(now, stats.Bytes, roots)
+	}
 	if len(victims) == 0 {
 		if need > 0 {
 			return fmt.Errorf("%w: everything here is in use", blockstore.ErrNoSpace)
@@ -132,6 +140,16 @@ func (m *Images) evict(ctx context.Context, need int64, self *fill) error {
 	done(true)
 	m.cfg.Changed()
 	return nil
+}
+
+// freed returns the bytes that go with some roots.
+func freed(roots []blockstore.Root, victims []blockstore.CID) (bytes int64) {
+	for _, r := range roots {
+		if slices.Contains(victims, r.CID) {
+			bytes += r.Bytes
+		}
+	}
+	return bytes
 }
 
 // survey is what is here, and which blocks each root needs.

@@ -86,7 +86,7 @@ func (f *fill) buffer() *buffer {
 		return f.buf
 	}
 	if d := f.down; d != nil {
-		f.running.Go(func() { _ = d.Close() }) // it has failed, and said so
+		f.running.Go(func() { _ = f.part(d) }) // it has failed, and said so
 	}
 	f.down, f.imports = nil, nil
 	f.begin()
@@ -116,10 +116,7 @@ func (f *fill) close() error {
 	f.holds = nil
 	f.mu.Unlock()
 	f.unpin()
-	if d == nil {
-		return nil
-	}
-	return d.Close()
+	return f.part(d)
 }
 
 // breath is how long the bulk of an image waits behind what a start reads: the start would share the host with it.
@@ -144,10 +141,9 @@ func (f *fill) rest() error {
 	f.down, f.imports = nil, nil
 	clear(f.sure) // what is read from now on has been on the disk for a while
 	f.mu.Unlock()
-	if d == nil {
-		return nil
-	}
-	return d.Close()
+	err := f.part(d)
+	f.meter.flush()
+	return err
 }
 
 // peers returns the download from peers, begun when it is needed first.
@@ -172,6 +168,7 @@ func (f *fill) peers() (*exchange.Download, error) {
 		return nil, err
 	}
 	f.down = d
+	f.meter.follow(d)
 	return d, nil
 }
 

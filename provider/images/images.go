@@ -134,6 +134,7 @@ type Images struct {
 	unclean   bool                        // one of them left blocks that no record names
 	jobs      map[string]*job             // preparations under way, by what is wanted
 	shown     map[blockstore.CID]*tree    // by the root of the tree
+	advice    map[broker.PeerID]advice    // by broker
 }
 
 var _ provider.Images = (*Images)(nil)
@@ -147,6 +148,7 @@ func New(ctx context.Context, cfg Config) (*Images, error) {
 	m := &Images{
 		cfg: cfg, scratch: filepath.Join(cfg.Dir, "scratch"),
 		turn: make(chan struct{}, 1), damage: make(map[blockstore.CID]struct{}), jobs: make(map[string]*job), shown: make(map[blockstore.CID]*tree),
+		advice: make(map[broker.PeerID]advice),
 	}
 	if err := errors.Join(os.RemoveAll(m.scratch), os.MkdirAll(m.scratch, 0o700)); err != nil { // a crash may leave files there
 		return nil, err

@@ -3,8 +3,11 @@
 package images
 
 import (
+	"maps"
+	"slices"
 	"sync"
 
+	"rialto/blockstore/exchange"
 	"rialto/broker"
 )
 
@@ -14,9 +17,53 @@ type meter struct {
 	now  broker.Fetched
 	told int64
 	tell map[*func(broker.Fetched)]struct{}
+
+	downs map[download]struct{}   // under way
+	from  map[broker.PeerID]int64 // who served what of those that ended
 }
 
-func newMeter() *meter { return &meter{tell: make(map[*func(broker.Fetched)]struct{})} }
+// download is an exchange.Download.
+type download interface{ Fetched() exchange.Fetched }
+
+func newMeter() *meter {
+	return &meter{
+		tell: make(map[*func(broker.Fetched)]struct{}), downs: make(map[download]struct{}), from: make(map[broker.PeerID]int64),
+	}
+}
+
+// follow counts who serves a download, until leave.
+func (m *meter) follow(d download) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.downs[d] = struct{}{}
+}
+
+// leave keeps what a download that ended has counted.
+func (m *meter) leave(d download) {
+	got := d.Fetched()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, followed := m.downs[d]; followed {
+		addPeers(m.from, got)
+	}
+	delete(m.downs, d)
+}
+
+// part ends a download, if there is one, and keeps its count.
+func (f *fill) part(d *exchange.Download) error {
+	if d == nil {
+		return nil
+	}
+	err := d.Close()
+	f.meter.leave(d)
+	return err
+}
+
+func addPeers(all map[broker.PeerID]int64, got exchange.Fetched) {
+	for p, n := range got.Peers {
+		all[broker.PeerID(p)] += n
+	}
+}
 
 func (m *meter) local(n int64)    { m.add(func(f *broker.Fetched) { f.Local += n }) }
 func (m *meter) peers(n int64)    { m.add(func(f *broker.Fetched) { f.Peers += n }) }
@@ -45,21 +92,38 @@ func (m *meter) listen(fn func(broker.Fetched)) (quiet func()) {
 
 func (m *meter) count() broker.Fetched {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.now
+	now, from, downs := m.now, maps.Clone(m.from), slices.Collect(maps.Keys(m.downs))
+	m.mu.Unlock()
+	for _, d := range downs {
+		addPeers(from, d.Fetched())
+	}
+	now.From = broker.TopPeers(from)
+	return now
 }
 
 func (m *meter) add(change func(*broker.Fetched)) {
 	m.mu.Lock()
 	change(&m.now)
-	now := m.now
-	sum := now.Local + now.Peers + now.Registry
-	var tell []func(broker.Fetched)
-	if sum-m.told >= 1<<20 {
+	sum := m.now.Local + m.now.Peers + m.now.Registry
+	due := sum-m.told >= 1<<20
+	if due {
 		m.told = sum
-		tell = m.listeners()
 	}
 	m.mu.Unlock()
+	if due {
+		m.flush()
+	}
+}
+
+// flush tells the present count.
+func (m *meter) flush() {
+	m.mu.Lock()
+	tell := m.listeners()
+	m.mu.Unlock()
+	if len(tell) == 0 {
+		return
+	}
+	now := m.count()
 	for _, fn := range tell {
 		fn(now)
 	}
@@ -78,9 +142,6 @@ func (m *meter) listeners() []func(broker.Fetched) {
 func (m *meter) end() {
 	m.mu.Lock()
 	m.now.Total = m.now.Local + m.now.Peers + m.now.Registry
-	now, tell := m.now, m.listeners()
 	m.mu.Unlock()
-	for _, fn := range tell {
-		fn(now)
-	}
+	m.flush()
 }
