@@ -310,7 +310,8 @@ func (b *box) Delete(ctx context.Context) error {
 
 // images has every image: half of its bytes come from peers, half from the registry.
 type images struct {
-	arrive chan struct{} // nil: images arrive at once; else once it is closed
+	arrive chan struct{}      // nil: images arrive at once; else once it is closed
+	from   []broker.PeerBytes // who serves each of them
 }
 
 func (i *images) Ensure(ctx context.Context, w provider.Want, progress func(broker.Fetched)) (provider.Image, error) {
@@ -326,7 +327,7 @@ func (i *images) Ensure(ctx context.Context, w provider.Want, progress func(brok
 			return provider.Image{}, ctx.Err()
 		}
 	}
-	got := broker.Fetched{Peers: 200 * mib, Registry: 12 * mib, Total: 212 * mib}
+	got := broker.Fetched{Peers: 200 * mib, Registry: 12 * mib, Total: 212 * mib, From: i.from}
 	root := w.Root
 	if root == "" {
 		root = blockstore.Sum([]byte(w.Digest)).String()

@@ -48,6 +48,7 @@ func newWorld(tb testing.TB) *world {
 	w := &world{net: &network{nodes: map[identity.ID]*node{}}, agents: map[string]*testAgent{}}
 	key := generate(tb)
 	w.broker = w.net.join(key.ID())
+	w.images.from = []broker.PeerBytes{{Peer: broker.PeerID(key.ID()), Bytes: 200 << 20}}
 	var err error
 	w.market, err = service.New(service.Config{
 		Key: key, Host: brokerNode{w.broker}, Store: ledger.Books{Store: &ledger.Memory{}},
