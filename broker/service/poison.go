@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -61,7 +62,7 @@ func (s *Service) accuse(ctx context.Context, from broker.PeerID, r broker.Poiso
 			return err
 		}
 		b.hints[poisonKey(slot)] = value
-		s.metrics.accusations.WithLabelValues(fmt.Sprint(a.Counts)).Inc()
+		s.metrics.accusations.WithLabelValues(strconv.FormatBool(a.Counts)).Inc()
 		s.c.Logger.Warn("provider says that a peer sent a wrong block", "provider", from, "accused", r.Accused, "lease", r.Lease,
 			"want", r.Want, "got", r.Got, "counts", a.Counts)
 		accusers, until := s.poisons.standing(r.Accused, b.now)

@@ -159,8 +159,8 @@ func TestAdviceSaysWhoElseHolds(t *testing.T) {
 				return r
 			}
 		}
-		t.Fatal("no advice on the root")
-		panic("unreachable")
+		t.Error("no advice on the root")
+		return broker.RootAdvice{}
 	}
 	if got, want := one(a, "DE", root), (broker.RootAdvice{Root: root, LastInRegion: true, Keeper: true}); got != want {
 		t.Errorf("alone: got %+v, want %+v", got, want)

@@ -194,6 +194,7 @@ func (sandboxed) Wait(ctx context.Context) (provider.Exit, error) {
 	<-ctx.Done()
 	return provider.Exit{}, ctx.Err()
 }
+
 func (sandboxed) Start(context.Context, provider.Program) error {
 	return errors.New("nothing runs here")
 }
