@@ -87,8 +87,8 @@ type AccountMarket interface {
 type ImageMarket interface {
 	// Image says what is known about the root of the image with a digest.
 	Image(ctx context.Context, digest string) (broker.ImageBuild, error)
-	// BuildImage asks for it.
-	BuildImage(ctx context.Context, image, digest string) (broker.ImageBuild, error)
+	// BuildImage asks for it, in the name of an account.
+	BuildImage(ctx context.Context, account broker.AccountID, image, digest string) (broker.ImageBuild, error)
 	// Traces lists the commands of the image with a digest of which runs are remembered.
 	Traces(ctx context.Context, digest string) ([]broker.TracedCommand, error)
 	// Trace returns what the runs of one of them read first, merged.

@@ -59,7 +59,7 @@ func (s *Server) routeImages() {
 		Summary:      "Ask the broker to import an image and to vouch for its root; 202 means that it is about to, 200 that nothing more will come",
 		MaxBodyBytes: maxSmallBody,
 	}, func(ctx context.Context, in *struct{ Body ImageRequest }) (*built, error) {
-		b, err := s.c.Market.BuildImage(ctx, in.Body.Image, in.Body.Digest)
+		b, err := s.c.Market.BuildImage(ctx, caller(ctx), in.Body.Image, in.Body.Digest)
 		if err != nil {
 			return nil, s.fail(ctx, err)
 		}

@@ -143,7 +143,7 @@ func (m *market) Image(_ context.Context, digest string) (broker.ImageBuild, err
 	return broker.ImageBuild{}, &broker.FieldError{Field: "digest", Problem: "not a digest"}
 }
 
-func (m *market) BuildImage(ctx context.Context, image, digest string) (broker.ImageBuild, error) {
+func (m *market) BuildImage(ctx context.Context, _ broker.AccountID, image, digest string) (broker.ImageBuild, error) {
 	known, err := m.Image(ctx, digest)
 	if !errors.Is(err, broker.ErrNotFound) {
 		return known, err

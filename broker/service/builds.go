@@ -25,6 +25,9 @@ const (
 	// waitingBuilds bounds the builds that wait for their turn. A customer who asks for one more is refused; a job
 	// is none the worse for it, because its host imports the image by itself.
 	waitingBuilds = 16
+	// accountBuilds bounds those of one account, the one that runs included, so that four must work together to keep
+	// others out.
+	accountBuilds = 4
 	// buildTimeout is enough for 100 GB at 500 Mbit/s.
 	buildTimeout = 30 * time.Minute
 	// failureTime is how long a failure stands before the registry is asked again.
@@ -59,6 +62,7 @@ type builds struct {
 
 // build is one that waits or runs. Its counts are guarded by builds.mu.
 type build struct {
+	account     broker.AccountID // who asked first
 	image       string
 	digest      blockstore.Digest
 	done, total int64
@@ -89,7 +93,7 @@ func (s *Service) Image(ctx context.Context, digest string) (broker.ImageBuild, 
 }
 
 // BuildImage asks for an image's root, unless it is known, under way, or failed a moment ago, and says how far it is.
-func (s *Service) BuildImage(ctx context.Context, image, digest string) (broker.ImageBuild, error) {
+func (s *Service) BuildImage(ctx context.Context, account broker.AccountID, image, digest string) (broker.ImageBuild, error) {
 	if err := s.Ready(); err != nil {
 		return broker.ImageBuild{}, err
 	}
@@ -110,7 +114,7 @@ func (s *Service) BuildImage(ctx context.Context, image, digest string) (broker.
 	if err := s.c.Store.Room(); err != nil {
 		return broker.ImageBuild{}, fmt.Errorf("the broker has no room to build images now: %w", broker.ErrUnavailable)
 	}
-	return s.builds.add(image, d)
+	return s.builds.add(account, image, d)
 }
 
 func parseDigest(text string) (blockstore.Digest, error) {
@@ -122,11 +126,11 @@ func parseDigest(text string) (blockstore.Digest, error) {
 }
 
 // accepted builds the root of an accepted job's image in the background, for whoever runs it next.
-func (s *Service) accepted(ctx context.Context, spec *broker.JobSpec) {
+func (s *Service) accepted(ctx context.Context, account broker.AccountID, spec *broker.JobSpec) {
 	if s.c.Builder == nil || spec.Root != "" {
 		return
 	}
-	if _, err := s.BuildImage(ctx, spec.Image, spec.Digest); err != nil {
+	if _, err := s.BuildImage(ctx, account, spec.Image, spec.Digest); err != nil {
 		s.c.Logger.Debug("image of a job is not built", "image", spec.Image, "digest", spec.Digest, "err", err)
 	}
 }
@@ -185,13 +189,23 @@ func (o *build) known() broker.ImageBuild {
 }
 
 // add lets a build wait for its turn.
-func (b *builds) add(image string, d blockstore.Digest) (broker.ImageBuild, error) {
+func (b *builds) add(account broker.AccountID, image string, d blockstore.Digest) (broker.ImageBuild, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if open := b.open[d]; open != nil {
 		return open.known(), nil
 	}
-	o := &build{image: image, digest: d}
+	own := 0
+	for _, open := range b.open {
+		if open.account == account {
+			own++
+		}
+	}
+	if own >= accountBuilds {
+		b.s.metrics.builds.WithLabelValues("refused").Inc()
+		return broker.ImageBuild{}, fmt.Errorf("%d images of this account wait to be built already, wait for one of them: %w", own, broker.ErrUnavailable)
+	}
+	o := &build{account: account, image: image, digest: d}
 	select {
 	case b.queue <- o:
 		b.open[d] = o

@@ -81,7 +81,7 @@ func TestJobsHaveTheirImageBuilt(t *testing.T) {
 		t.Errorf("while it runs: %+v", got)
 	}
 	w.submit("second")
-	if got, err := w.BuildImage(t.Context(), "elsewhere/app", digest); err != nil || got.State != broker.BuildRunning {
+	if got, err := w.BuildImage(t.Context(), "a-test", "elsewhere/app", digest); err != nil || got.State != broker.BuildRunning {
 		t.Errorf("asked for again: %+v, %v", got, err)
 	}
 	o.progress(8, 8)
@@ -97,7 +97,7 @@ func TestJobsHaveTheirImageBuilt(t *testing.T) {
 		t.Errorf("after a restart: %+v, want %+v", again, got)
 	}
 	// Had any other build been ordered, it would come before this one.
-	if _, err := w.BuildImage(t.Context(), "other", digestOf(2)); err != nil {
+	if _, err := w.BuildImage(t.Context(), "a-test", "other", digestOf(2)); err != nil {
 		t.Fatal(err)
 	}
 	if o := next(t, "build", b); o.digest.String() != digestOf(2) {
@@ -109,7 +109,7 @@ func TestJobsHaveTheirImageBuilt(t *testing.T) {
 func TestFailedBuildIsRemembered(t *testing.T) {
 	w, b := newBuilderWorld(t)
 	for i, name := range []string{"registry/app", "mirror/app"} {
-		if got, err := w.BuildImage(t.Context(), name, digest); err != nil || got.State != broker.BuildRunning {
+		if got, err := w.BuildImage(t.Context(), "a-test", name, digest); err != nil || got.State != broker.BuildRunning {
 			t.Fatalf("%s: %+v, %v", name, got, err)
 		}
 		next(t, "build", b).outcome <- fmt.Errorf("no such image %d %s", i, strings.Repeat("€", 1000))
@@ -117,7 +117,7 @@ func TestFailedBuildIsRemembered(t *testing.T) {
 		if got := w.image(digest, broker.BuildFailed); !strings.HasPrefix(got.Error, want) || len(got.Error) > 512 || strings.Contains(got.Error, "\ufffd") {
 			t.Errorf("%s: %+v", name, got)
 		}
-		if got, err := w.BuildImage(t.Context(), name, digest); err != nil || got.State != broker.BuildFailed || !strings.HasPrefix(got.Error, want) {
+		if got, err := w.BuildImage(t.Context(), "a-test", name, digest); err != nil || got.State != broker.BuildFailed || !strings.HasPrefix(got.Error, want) {
 			t.Errorf("%s, asked for again: %+v, %v", name, got, err)
 		}
 	}
@@ -126,8 +126,8 @@ func TestFailedBuildIsRemembered(t *testing.T) {
 // TestBuildsAreBounded: one runs, some wait, the next is refused, and jobs do not mind.
 func TestBuildsAreBounded(t *testing.T) {
 	w, b := newBuilderWorld(t)
-	ask := func(i int) error {
-		_, err := w.BuildImage(t.Context(), "app", digestOf(i))
+	ask := func(i int) error { // each account a few
+		_, err := w.BuildImage(t.Context(), broker.AccountID(fmt.Sprint(i/4)), "app", digestOf(i))
 		return err
 	}
 	if err := ask(0); err != nil {
@@ -150,6 +150,35 @@ func TestBuildsAreBounded(t *testing.T) {
 	}
 }
 
+// TestOneAccountLeavesRoom for others in the queue, and has room again when a build of its own is over.
+func TestOneAccountLeavesRoom(t *testing.T) {
+	w, b := newBuilderWorld(t)
+	ask := func(account broker.AccountID, i int) error {
+		_, err := w.BuildImage(t.Context(), account, "app", digestOf(i))
+		return err
+	}
+	for i := range 4 {
+		if err := ask("greedy", i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := next(t, "build", b)
+	if err := ask("greedy", 4); !errors.Is(err, broker.ErrUnavailable) || !strings.Contains(err.Error(), "4 images of this account") {
+		t.Errorf("the fifth: %v", err)
+	}
+	if err := ask("greedy", 0); err != nil {
+		t.Errorf("one that is under way: %v", err)
+	}
+	if err := ask("other", 5); err != nil {
+		t.Errorf("another account: %v", err)
+	}
+	first.outcome <- nil
+	w.image(digestOf(0), broker.BuildReady)
+	if err := ask("greedy", 4); err != nil {
+		t.Errorf("after one is done: %v", err)
+	}
+}
+
 func TestBuildRefuses(t *testing.T) {
 	w, _ := newBuilderWorld(t)
 	for name, c := range map[string]struct{ image, digest string }{
@@ -158,18 +187,18 @@ func TestBuildRefuses(t *testing.T) {
 		"a long name":   {strings.Repeat("a", 513), digest},
 		"a local image": {broker.LocalImage("mine"), digest},
 	} {
-		if _, err := w.BuildImage(t.Context(), c.image, c.digest); !errors.Is(err, broker.ErrInvalid) {
+		if _, err := w.BuildImage(t.Context(), "a-test", c.image, c.digest); !errors.Is(err, broker.ErrInvalid) {
 			t.Errorf("%s: %v, want ErrInvalid", name, err)
 		}
 	}
 	if _, err := w.Image(t.Context(), "latest"); !errors.Is(err, broker.ErrInvalid) {
 		t.Errorf("no digest: %v, want ErrInvalid", err)
 	}
-	if _, err := newWorld(t, memory()).BuildImage(t.Context(), "app", digest); !errors.Is(err, broker.ErrUnavailable) {
+	if _, err := newWorld(t, memory()).BuildImage(t.Context(), "a-test", "app", digest); !errors.Is(err, broker.ErrUnavailable) {
 		t.Errorf("without a builder: %v, want ErrUnavailable", err)
 	}
 	full := newWorld(t, fullStore{memory()}, func(w *world) { w.builder = make(builder) })
-	if _, err := full.BuildImage(t.Context(), "app", digest); !errors.Is(err, broker.ErrUnavailable) {
+	if _, err := full.BuildImage(t.Context(), "a-test", "app", digest); !errors.Is(err, broker.ErrUnavailable) {
 		t.Errorf("on a full disk: %v, want ErrUnavailable", err)
 	}
 }

@@ -62,7 +62,7 @@ func (s *Service) Submit(ctx context.Context, account broker.AccountID, key stri
 	if err != nil {
 		return broker.Job{}, err
 	}
-	s.accepted(ctx, &spec)
+	s.accepted(ctx, account, &spec)
 	return s.view.job(account, id)
 }
 

@@ -77,7 +77,7 @@ func TestBuildsEnd(t *testing.T) {
 			close(s.opened)
 			s.builds = newBuilds(s)
 			d := blockstore.Sum([]byte("image")).Digest().String()
-			if _, err := s.BuildImage(t.Context(), "app", d); err != nil {
+			if _, err := s.BuildImage(t.Context(), "a-test", "app", d); err != nil {
 				t.Fatal(err)
 			}
 			ctx, cancel := context.WithCancel(t.Context())
