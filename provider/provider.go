@@ -171,6 +171,9 @@ type Images interface {
 	// Settle says that whoever used something before this process has asked for it again, or has ended. Until then all
 	// that an earlier process showed counts as in use.
 	Settle(ctx context.Context) error
+	// Yield deletes what nobody uses, so that about so many bytes more are free on the disk, or as many as there are;
+	// blockstore.ErrNoSpace if there are none.
+	Yield(ctx context.Context, bytes int64) error
 	// Advise takes what a broker knows of what is here, in place of what it said before: it decides what goes when room
 	// is needed, until then.
 	Advise(from broker.PeerID, roots []broker.RootAdvice, until time.Time)

@@ -53,6 +53,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"rialto/blockstore"
 )
@@ -103,6 +104,7 @@ func (c Config) withDefaults() (Config, error) {
 // Store is a blockstore.Store on a file system. Methods are safe for concurrent use.
 type Store struct {
 	cfg   Config
+	aside atomic.Int64 // bytes that stay free beside the reserve
 	lock  *os.File
 	index index
 
@@ -212,6 +214,10 @@ func (s *Store) Close() error {
 	}
 	return errors.Join(err, s.lock.Close())
 }
+
+// SetAside has so many bytes stay free beside the reserve, in place of those before: others were promised them. It takes
+// no block away.
+func (s *Store) SetAside(bytes int64) { s.aside.Store(max(bytes, 0)) }
 
 // Stats returns the present state.
 func (s *Store) Stats() Stats {

@@ -34,6 +34,21 @@ func allocated(t *testing.T, dir string) (total int64, packs int) {
 	return total, len(names)
 }
 
+// What is set aside stays free, and is there again afterwards.
+func TestSetAside(t *testing.T) {
+	s := open(t, disk.Config{Dir: t.TempDir()})
+	defer s.Close()
+	block := storetest.Block(t, "aside", 4096)
+	s.SetAside(1 << 60)
+	if err := s.Put(t.Context(), block); !errors.Is(err, blockstore.ErrNoSpace) {
+		t.Errorf("put into what is set aside: %v, want ErrNoSpace", err)
+	}
+	s.SetAside(-1)
+	if err := s.Put(t.Context(), block); err != nil {
+		t.Errorf("put afterwards: %v", err)
+	}
+}
+
 // What is deleted comes back, whole segments and single blocks, and packs without blocks go.
 func TestSpaceComesBack(t *testing.T) {
 	for _, size := range []int{4096, 150_000, blockstore.MaxBlock} {

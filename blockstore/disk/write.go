@@ -131,7 +131,7 @@ func (s *Store) admit(need int64) error {
 	if err != nil {
 		return err
 	}
-	if reserve := max(s.cfg.Reserve, indexRoom); free-need < reserve {
+	if reserve := max(s.cfg.Reserve, indexRoom) + s.aside.Load(); free-need < reserve {
 		return fmt.Errorf("put %d bytes with %d free and %d reserved: %w", need, free, reserve, blockstore.ErrNoSpace)
 	}
 	return nil

@@ -173,11 +173,12 @@ func serve(ctx context.Context, o *options, s settings, stderr io.Writer) (err e
 		Tunnels: device.Opener{Userspace: o.userspace, Logger: log}, Journal: records,
 		Brokers: brokers, Host: s.name, Region: s.region, Rate: s.rate, CPUs: cpus, MemoryMiB: memory,
 		AdvertiseIPs: s.advertise, Ports: s.ports, Version: cli.Version(), Linger: s.linger, StopJobsOnExit: o.stopJobs, Clock: clock,
-		DrainFile: filepath.Join(s.state, drainName),
-		DiskFree:  func() (uint64, error) { return diskFree(s.state) },
-		Served:    func() int64 { return blocks.Stats().ServedBytes },
-		Peers:     func() []agent.PeerTraffic { return traffic(blocks.Stats()) },
-		Logger:    log,
+		DrainFile:     filepath.Join(s.state, drainName),
+		DiskFree:      func() (uint64, error) { return diskFree(s.state) },
+		DiskPerJobMiB: s.diskMiB, DiskLeft: boxes.DiskLeft, SetAside: func(mib uint64) { store.SetAside(int64(mib) << 20) }, //nolint:gosec // of a disk
+		Served: func() int64 { return blocks.Stats().ServedBytes },
+		Peers:  func() []agent.PeerTraffic { return traffic(blocks.Stats()) },
+		Logger: log,
 	})
 	if err != nil {
 		return err

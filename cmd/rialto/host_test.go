@@ -340,6 +340,7 @@ func readFirst(context.Context) (blockstore.Trace, error) { return blockstore.Tr
 
 func (*images) Held(context.Context) ([]broker.ImageHeld, []string, error) { return nil, nil, nil }
 func (*images) Advise(broker.PeerID, []broker.RootAdvice, time.Time)       {}
+func (*images) Yield(context.Context, int64) error                         { return nil }
 func (*images) Settle(context.Context) error                               { return nil }
 
 // journal forgets everything.

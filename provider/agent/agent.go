@@ -76,6 +76,12 @@ type Config struct {
 
 	// DiskFree returns the free disk in MiB where images and workloads live; nil: not known.
 	DiskFree func() (uint64, error)
+	// DiskPerJobMiB is the most that a job may write; zero: as much as there is. DiskLeft returns how much of that a
+	// lease's workload may still write; nil: not known.
+	DiskPerJobMiB uint64
+	DiskLeft      func(broker.LeaseID) uint64
+	// SetAside is told how much the jobs may still write together, in MiB, which images must leave free; nil: nobody.
+	SetAside func(mib uint64)
 	// Served returns the bytes of blocks served to peers; nil: not known.
 	Served func() int64
 	// Peers returns who served us and whom we served since the start; nil: not known.

@@ -45,7 +45,7 @@ func (a *Agent) hold(ctx context.Context, spawn func(*workload) bool, from ident
 		return nil, fmt.Errorf("hold %s: %w", hold.Lease, broker.ErrForbidden)
 	}
 	if w == nil {
-		w, err = a.admit(arrived, hold, signer)
+		w, err = a.admit(ctx, arrived, hold, signer)
 		if no, ok := errors.AsType[refusal](err); ok {
 			a.Logger.Info("hold refused", slog.String("lease", string(hold.Lease)), slog.String("reason", string(no)))
 			return wire.SealAnswer(a.Key, broker.Answer{Lease: hold.Lease, Refusal: string(no)})
@@ -67,7 +67,7 @@ func (a *Agent) hold(ctx context.Context, spawn func(*workload) bool, from ident
 }
 
 // admit decides whether a hold is granted, and claims its GPUs if so. Nothing is durable yet.
-func (a *Agent) admit(arrived time.Time, hold broker.Hold, from broker.PeerID) (*workload, error) {
+func (a *Agent) admit(ctx context.Context, arrived time.Time, hold broker.Hold, from broker.PeerID) (*workload, error) {
 	spec, customer, err := wire.OpenJobSpec(hold.Spec)
 	if err != nil {
 		return nil, refusal("the job's specification is not valid: " + err.Error())
@@ -79,9 +79,22 @@ func (a *Agent) admit(arrived time.Time, hold broker.Hold, from broker.PeerID) (
 	if err != nil {
 		return nil, err
 	}
-	if free, known := a.freeDisk(); known && free < a.MinDiskMiB {
-		return nil, refusal("the host is out of disk space")
+	w, err := a.claim(arrived, hold, spec, from, key)
+	if short, ok := errors.AsType[shortage](err); ok {
+		a.makeRoom(ctx, hold.Lease, short)
+		w, err = a.claim(arrived, hold, spec, from, key)
 	}
+	if short, ok := errors.AsType[shortage](err); ok {
+		err = refusal(short.Error())
+	}
+	if err == nil {
+		a.setAside()
+	}
+	return w, err
+}
+
+// claim claims a hold's GPUs, if they are free and there is room for its job; if not, a shortage says so.
+func (a *Agent) claim(arrived time.Time, hold broker.Hold, spec broker.JobSpec, from broker.PeerID, key tunnel.PrivateKey) (*workload, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.workloads[hold.Lease] != nil {
@@ -92,6 +105,9 @@ func (a *Agent) admit(arrived time.Time, hold broker.Hold, from broker.PeerID) (
 	}
 	uuids, simulated, err := a.choose(hold.Offer, spec.GPU)
 	if err != nil {
+		return nil, err
+	}
+	if err := a.checkRoom(); err != nil {
 		return nil, err
 	}
 	claim, err := a.authority.Hold(a.Clock.now(), hold.Lease, from, uuids, min(hold.TTL, maxHoldTTL))

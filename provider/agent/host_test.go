@@ -239,6 +239,9 @@ type fakeImages struct {
 	trace func(context.Context) (blockstore.Trace, error) // of each image
 	wants []provider.Want                                 // so far
 
+	yielded []int64           // so far
+	yield   func(int64) error // nil: everything is in use
+
 	advice []fakeAdvice       // so far
 	from   []broker.PeerBytes // who served each image
 }
@@ -295,6 +298,16 @@ func (f *fakeImages) Ensure(ctx context.Context, w provider.Want, progress func(
 			f.used--
 		},
 	}, nil
+}
+
+func (f *fakeImages) Yield(_ context.Context, bytes int64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.yielded = append(f.yielded, bytes)
+	if f.yield == nil {
+		return blockstore.ErrNoSpace
+	}
+	return f.yield(bytes)
 }
 
 func (f *fakeImages) Advise(from broker.PeerID, roots []broker.RootAdvice, until time.Time) {

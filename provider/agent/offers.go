@@ -214,6 +214,7 @@ func (a *Agent) watchInventory(ctx context.Context) error {
 
 // refresh reads the inventory. A host whose GPUs cannot be read offers none of them.
 func (a *Agent) refresh(ctx context.Context) error {
+	a.setAside()
 	gpus, err := a.Inventory.GPUs(ctx)
 	a.mu.Lock()
 	if err != nil {

@@ -104,9 +104,13 @@ func (m *Images) evict(ctx context.Context, need int64, self *fill) error {
 	stats := m.cfg.Store.Stats()
 	marks := blockstore.Watermarks{Quota: stats.Quota}
 	if need > 0 { // what limits the store may be its quota or the disk: what it has now is too much
-		marks = blockstore.Watermarks{Quota: max(stats.Bytes, 1), High: 0.5, Low: max(0.1, min(0.8, 1-2*float64(need)/float64(stats.Bytes+1)))}
+		low := max(0.1, min(0.8, 1-2*float64(need)/float64(stats.Bytes+1)))
+		marks = blockstore.Watermarks{Quota: max(stats.Bytes, 1), High: low, Low: low}
 	}
 	if marks.Evict(time.Now(), stats.Bytes, []blockstore.Root{{Bytes: stats.Bytes}}) == nil {
+		if need > 0 {
+			return fmt.Errorf("%w: nothing is here that could go", blockstore.ErrNoSpace)
+		}
 		return nil // not above the mark
 	}
 	all, err := m.survey(ctx, self)
@@ -140,6 +144,14 @@ func (m *Images) evict(ctx context.Context, need int64, self *fill) error {
 	done(true)
 	m.cfg.Changed()
 	return nil
+}
+
+// Yield deletes what is used least until so many bytes more are free on the disk, for others than images.
+func (m *Images) Yield(ctx context.Context, bytes int64) error {
+	if bytes <= 0 {
+		return nil
+	}
+	return m.evict(ctx, bytes, nil)
 }
 
 // freed returns the bytes that go with some roots.

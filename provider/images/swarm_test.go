@@ -3,12 +3,14 @@
 package images_test
 
 import (
+	"errors"
 	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"rialto/blockstore"
 	"rialto/blockstore/disk"
 	"rialto/broker"
 	"rialto/provider"
@@ -150,5 +152,32 @@ func TestTheLastInARegionDoNotKeepJobsOut(t *testing.T) {
 		root := n.use(t, s.push(t, "app", someLayers(seed)...), seed)
 		advice = append(advice, broker.RootAdvice{Root: root, LastInRegion: true})
 		n.Advise("", advice, time.Now().Add(time.Hour))
+	}
+}
+
+// Images that nobody uses make room for others than images; the one that is used stays.
+func TestYield(t *testing.T) {
+	s, n := openShop(t), newHost(t, nil)
+	if err := n.Yield(t.Context(), 1); err == nil {
+		t.Error("a host without images has made room")
+	}
+	used := ensure(t, n, s.push(t, "app", someLayers(20)...))
+	idle := []string{n.use(t, s.push(t, "app", someLayers(320)...), 320), n.use(t, s.push(t, "app", someLayers(620)...), 620)}
+	n.awaitHeld(t, 3)
+	before := n.store.Stats().Bytes
+	if err := n.Yield(t.Context(), 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	if freed := before - n.store.Stats().Bytes; freed < 1<<20 || freed > 5<<20 || n.holds(t, idle[0]) || !n.holds(t, idle[1]) {
+		t.Errorf("freed %d bytes, want one image of two", freed)
+	}
+	if err := n.Yield(t.Context(), 100<<20); err != nil {
+		t.Fatal(err)
+	}
+	if n.holds(t, idle[1]) || !n.holds(t, used.Root) {
+		t.Error("the image in use has gone, or the other one has not")
+	}
+	if err := n.Yield(t.Context(), 1); !errors.Is(err, blockstore.ErrNoSpace) {
+		t.Errorf("when all is in use: %v, want ErrNoSpace", err)
 	}
 }

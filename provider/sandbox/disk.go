@@ -8,6 +8,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
+	"rialto/broker"
 	"rialto/provider"
 	"rialto/provider/sandbox/internal/host"
 	"rialto/provider/sandbox/internal/keeper"
@@ -27,6 +30,20 @@ func CheckDisk(ctx context.Context, dir string) error {
 		return errors.Join(fmt.Errorf("limit the size of disks: %w", err), os.RemoveAll(dir))
 	}
 	return errors.Join(host.MakeDirs(disk, layers()), disk.Close(), host.AwaitLoopFree(path), os.RemoveAll(dir))
+}
+
+// DiskLeft returns how many MiB a lease's workload may still write to its root file system: what its file has not got
+// from the disk yet. It is all of the limit where there is no such file, and zero without a limit.
+func (r *Runtime) DiskLeft(lease broker.LeaseID) uint64 {
+	if r.cfg.UnlimitedDisk {
+		return 0
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(r.disk(lease), &st); err != nil {
+		return r.cfg.DiskMiB
+	}
+	written := st.Blocks * 512 // of a sparse file
+	return uint64(max(st.Size-written, 0)) >> 20
 }
 
 // makeDisk makes the place of a launch's overlay. It returns the mount for it, or nil if that is no mount but

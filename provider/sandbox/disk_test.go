@@ -29,6 +29,13 @@ func TestDiskLimit(t *testing.T) {
 	if used := allocated(t, r.dir(s.(*box).launch.Lease)); used > mebibyte {
 		t.Errorf("an unused disk of %d MiB takes %d bytes", mib, used)
 	}
+	lease := s.(*box).launch.Lease
+	if left := r.DiskLeft(lease); left < mib-own || left > mib {
+		t.Errorf("of an unused disk of %d MiB %d are left", mib, left)
+	}
+	if left, all := r.DiskLeft("l-other"), r.cfg.DiskMiB; left != all {
+		t.Errorf("of a disk that is not there %d MiB are left, want all %d", left, all)
+	}
 	if err := s.Start(t.Context(), program(image(t), "fill", "/file")); err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +52,10 @@ func TestDiskLimit(t *testing.T) {
 	if want := (provider.Exit{Code: int(syscall.ENOSPC)}); got.exit != want {
 		t.Errorf("exit = %+v, want %+v", got.exit, want)
 	}
-	if used := allocated(t, r.dir(s.(*box).launch.Lease)); used > (mib+1)*mebibyte {
+	if left := r.DiskLeft(lease); left > own {
+		t.Errorf("of a full disk %d MiB are left", left)
+	}
+	if used := allocated(t, r.dir(lease)); used > (mib+1)*mebibyte {
 		t.Errorf("the host lost %d bytes", used)
 	}
 }
