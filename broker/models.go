@@ -90,6 +90,46 @@ func Models() []Model {
 	}
 }
 
+//nolint:gochecknoglobals // a constant table that the language cannot write as a constant
+var modelTable = Models()
+
+// askedModel returns the canonical name of a model that a query names, which may call it as its driver or Vast does;
+// the name as it is if the model is not known.
+func askedModel(s string) string {
+	if known, ok := foldedModel(s, nil); ok {
+		return known
+	}
+	if known := CanonicalModel(s); known != s {
+		return askedModel(known)
+	}
+	switch foldModel(s) {
+	case "rtx4070s":
+		return "RTX 4070 SUPER"
+	case "rtx4070sti":
+		return "RTX 4070 Ti SUPER"
+	case "rtx4080s":
+		return "RTX 4080 SUPER"
+	case "rtxpro6000s", "rtxpro6000ws":
+		return "RTX PRO 6000 Blackwell"
+	case "gh200sxm":
+		return "GH200"
+	}
+	return s
+}
+
+// modelFamily returns the models that Vast calls by one name and tells apart by their memory; none for other names.
+func modelFamily(s string) []string {
+	switch foldModel(s) {
+	case "a100sxm", "a100sxm4":
+		return []string{"A100 SXM 40GB", "A100 SXM 80GB"}
+	case "a100pcie":
+		return []string{"A100 PCIe 40GB", "A100 PCIe 80GB"}
+	case "v100":
+		return []string{"V100 PCIe 16GB", "V100 PCIe 32GB", "V100 SXM2 16GB", "V100 SXM2 32GB"}
+	}
+	return nil
+}
+
 // CanonicalModel returns the market's name for a GPU that its driver calls driverName, such as
 // "NVIDIA GeForce RTX 4090" or "NVIDIA A100-SXM4-80GB"; the driver's name less the brand if unknown.
 func CanonicalModel(driverName string) string {

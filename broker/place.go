@@ -131,10 +131,11 @@ func (t *turn) submit(ev Submitted) error {
 	if t.open[a.ID] >= maxOpen {
 		return refuse(fmt.Errorf("%w: account %s has %d open jobs", ErrUnavailable, a.ID, maxOpen))
 	}
-	if err := t.knows(spec.GPU.Model); err != nil {
+	query := spec.query()
+	if err := t.knowsAll(&query); err != nil {
 		return refuse(err)
 	}
-	found := t.search(spec.query(), nil)
+	found := t.search(query, nil)
 	fitting := slices.Concat(found.free, found.busy)
 	if len(fitting) == 0 {
 		return refuse(&NoOfferError{Search: found.Search})

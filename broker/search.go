@@ -4,24 +4,10 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"rialto/pricing"
 )
-
-// Query says which offers are wanted. Zero fields other than GPU match everything.
-type Query struct {
-	GPU       GPURequest
-	MemoryMiB uint64       // host memory for the whole job
-	CPUs      int          // for the whole job
-	MaxRate   pricing.Rate // per GPU-hour
-	Region    string
-	Provider  PeerID
-	Image     string   // digest of the image: hosts that hold it win ties
-	Root      string   // CID of the image's root: likewise
-	Weights   []string // CIDs of weight roots: likewise
-}
 
 // Match is an offer that satisfies a query.
 type Match struct {
@@ -34,18 +20,38 @@ type Match struct {
 
 // Elimination says how many offers a predicate removed that all predicates before it had left.
 type Elimination struct {
-	Predicate string // such as "max rate $0.30/h"
+	Predicate string // such as "price<=0.30/h"
 	Count     int
 	Nearest   string // the nearest miss, such as "$0.40/h on alpha"; empty: none is nearer than another
+}
+
+// NearMiss is an offer that fails exactly one predicate.
+type NearMiss struct {
+	Match
+	Predicate string // that it fails
+	Has       string // what it has instead, for people
+	Admit     string // the predicate nearest to it that would admit the offer; empty: it would have to go
+}
+
+// Alone says what one predicate does by itself.
+type Alone struct {
+	Predicate string
+	Without   int       // offers that match if it alone is dropped
+	Cheapest  *NearMiss // of those that fail it alone; nil: none
 }
 
 // Search is an explained answer to a query.
 type Search struct {
 	Offers     int      // live offers before any predicate
-	Applied    []string // predicates in order
+	Applied    []string // predicates in order, in canonical form
 	Eliminated []Elimination
-	Matches    []Match // cheapest expected cost first
-	Busy       []Match // what would match if enough of its GPUs were free, likewise
+	Alone      []Alone    // by predicate, in order
+	Nearest    []NearMiss // the nearest of each predicate, cheapest first; those that lack only free GPUs are in Busy
+	Matched    int        // offers that match
+	Matches    []Match    // in the query's order: by default cheapest expected cost first
+	Waiting    int        // offers that would match if enough of their GPUs were free
+	Busy       []Match    // likewise ordered; with the first matches only
+	Next       string     // cursor of the next matches; empty: there are no more
 }
 
 // QuoteRequest asks what a job would cost.
@@ -73,23 +79,46 @@ func (m *Market) Offers() []Offer {
 	return out
 }
 
-// Search explains which offers match a query, cheapest expected cost first. The cost that is expected is
-// the rate for all GPUs; hosts that need to fetch less win ties, because waiting costs nothing yet.
+// Search explains which offers match a query, cheapest expected cost first unless it says otherwise. The cost that is
+// expected is the rate for all GPUs; hosts that need to fetch less win ties, because waiting costs nothing yet.
 // The error is a [*FieldError].
 func (m *Market) Search(q Query) (Search, error) {
-	var c checker
-	q.GPU.check(&c)
-	c.region("region", q.Region)
-	c.that(q.CPUs >= 0 && q.MaxRate >= 0, "query", "below zero")
-	if c.err != nil {
-		return Search{}, c.err
-	}
-	if err := m.knows(q.GPU.Model); err != nil {
+	q, err := m.complete(q)
+	if err != nil {
 		return Search{}, err
 	}
 	f := m.search(q, nil)
-	f.Matches, f.Busy = m.matches(f.free), m.matches(f.busy)
+	m.explain(&q, &f)
+	if err := m.page(&q, &f); err != nil {
+		return Search{}, err
+	}
 	return f.Search, nil
+}
+
+// page cuts the matches that a query asks for out of all.
+func (m *Market) page(q *Query, f *found) error {
+	all := q.Order.sorted(m, q, f.free)
+	f.Matched, f.Waiting = len(all), len(f.busy)
+	if q.After == "" {
+		busy := q.Order.sorted(m, q, f.busy)
+		if q.Limit > 0 {
+			busy = busy[:min(q.Limit, len(busy))]
+		}
+		f.Busy = m.matches(busy)
+	} else {
+		place, err := q.Order.placeOf(q.After)
+		if err != nil {
+			return err
+		}
+		all = q.Order.behind(m, q, all, place)
+	}
+	if q.Limit > 0 && q.Limit < len(all) {
+		all = all[:q.Limit]
+		last := q.Order.rank(all[q.Limit-1], m.listing(q, all[q.Limit-1].offer))
+		f.Next = q.Order.cursorAt(&last)
+	}
+	f.Matches = m.matches(all)
+	return nil
 }
 
 // matches writes candidates out.
@@ -112,7 +141,12 @@ func (m *Market) Quote(r QuoteRequest) (Quote, error) {
 	if c.err != nil {
 		return Quote{}, c.err
 	}
-	found, err := m.Search(r.Query)
+	r.Order, r.Limit, r.After = Order{}, 0, ""
+	query, err := m.complete(r.Query)
+	if err != nil {
+		return Quote{}, err
+	}
+	found, err := m.Search(query)
 	if err != nil {
 		return Quote{}, err
 	}
@@ -124,39 +158,12 @@ func (m *Market) Quote(r QuoteRequest) (Quote, error) {
 	if err != nil {
 		return Quote{}, fmt.Errorf("quote: %w", err)
 	}
-	spec := JobSpec{GPU: r.GPU, MaxRate: r.MaxRate, MaxCost: r.MaxCost, MaxDuration: r.Duration}
+	spec := JobSpec{GPU: query.GPU, MaxRate: r.MaxRate, MaxCost: r.MaxCost, MaxDuration: r.Duration}
 	hold, err := spec.holdAt(best.Offer.Rate)
 	if err != nil {
 		return Quote{}, fmt.Errorf("quote: %w", err)
 	}
 	return Quote{Best: best, Cost: min(cost, hold), Hold: hold, Search: found}, nil
-}
-
-// knows refuses a model that is neither on the list nor offered.
-func (m *Market) knows(model string) error {
-	if model == AnyModel || slices.ContainsFunc(Models(), func(k Model) bool { return k.Name == model }) {
-		return nil
-	}
-	var offered []string
-	for _, o := range m.offers {
-		if o.GPUs[0].Model == model {
-			return nil
-		}
-		offered = append(offered, o.GPUs[0].Model)
-	}
-	return unknownModel(model, offered)
-}
-
-// query is what the market looks for on behalf of a job.
-func (s *JobSpec) query() Query {
-	q := Query{
-		GPU: s.GPU, MemoryMiB: s.MemoryMiB, CPUs: s.CPUs, MaxRate: s.MaxRate,
-		Region: s.Region, Provider: s.Provider, Image: s.Digest, Root: s.Root,
-	}
-	for _, w := range s.Weights {
-		q.Weights = append(q.Weights, w.Root)
-	}
-	return q
 }
 
 // holdAt returns the money to keep aside for the job on an offer with this rate per GPU.
@@ -169,15 +176,6 @@ func (s *JobSpec) holdAt(offered pricing.Rate) (pricing.Money, error) {
 		return 0, err
 	}
 	return rate.Cost(s.MaxDuration)
-}
-
-// predicate is one condition on offers. If misses can be near or far, far measures how far one is and
-// show what it has instead.
-type predicate struct {
-	name string
-	keep func(*Offer) bool
-	far  func(*Offer) int64
-	show func(*Offer) string
 }
 
 // found is a search before its matches are written out.
@@ -194,96 +192,39 @@ type candidate struct {
 	weights int
 }
 
+func (m *Market) listing(q *Query, o *Offer) listing { return listing{Offer: o, market: m, query: q} }
+
 // search applies the predicates one after the other, so that each offer is eliminated by exactly one.
 // Offers of the providers in tried are passed over.
 func (m *Market) search(q Query, tried []PeerID) found {
 	f := found{Search: Search{Offers: len(m.offers)}}
 	left := m.offers
-	for _, p := range q.predicates(tried) {
+	if len(tried) > 0 {
 		var missed []*Offer
-		left, missed = split(left, p.keep)
-		f.note(p, missed)
+		left, missed = split(left, func(o *Offer) bool { return !slices.Contains(tried, o.Provider) })
+		f.note("provider not tried yet", len(missed), "")
 	}
-	free, busy := split(left, func(o *Offer) bool { return m.available(o) >= q.GPU.Count })
-	f.note(predicate{
-		name: fmt.Sprintf("%d × GPU free now", q.GPU.Count),
-		far:  func(o *Offer) int64 { return -int64(m.available(o)) },
-		show: func(o *Offer) string { return fmt.Sprintf("%d of %d free", m.available(o), len(o.GPUs)) },
-	}, busy)
+	for _, p := range q.predicates() {
+		left = f.apply(m, &q, p, left)
+	}
+	enough := q.freeNow()
+	free, busy := split(left, func(o *Offer) bool { return enough.keeps(m.listing(&q, o)) })
+	f.note(enough.String(), len(busy), enough.nearest(m, &q, busy))
 	f.free, f.busy = q.rank(free), q.rank(busy)
 	return f
 }
 
-func (s *Search) note(p predicate, missed []*Offer) {
-	s.Applied = append(s.Applied, p.name)
-	if len(missed) == 0 {
-		return
-	}
-	e := Elimination{Predicate: p.name, Count: len(missed)}
-	if p.far != nil {
-		nearest := slices.MinFunc(missed, func(a, b *Offer) int { return cmp.Compare(p.far(a), p.far(b)) })
-		e.Nearest = p.show(nearest) + " on " + nearest.Host
-	}
-	s.Eliminated = append(s.Eliminated, e)
+func (f *found) apply(m *Market, q *Query, p Predicate, offers []*Offer) (left []*Offer) {
+	left, missed := split(offers, func(o *Offer) bool { return p.keeps(m.listing(q, o)) })
+	f.note(p.String(), len(missed), p.nearest(m, q, missed))
+	return left
 }
 
-func (q *Query) predicates(tried []PeerID) []predicate {
-	n := q.GPU.Count
-	var ps []predicate
-	add := func(wanted bool, p predicate) {
-		if wanted {
-			ps = append(ps, p)
-		}
+func (s *Search) note(predicate string, missed int, nearest string) {
+	s.Applied = append(s.Applied, predicate)
+	if missed > 0 {
+		s.Eliminated = append(s.Eliminated, Elimination{Predicate: predicate, Count: missed, Nearest: nearest})
 	}
-	add(len(tried) > 0, predicate{
-		name: "provider not tried yet",
-		keep: func(o *Offer) bool { return !slices.Contains(tried, o.Provider) },
-	})
-	add(q.Provider != "", predicate{
-		name: "provider " + string(q.Provider),
-		keep: func(o *Offer) bool { return o.Provider == q.Provider },
-	})
-	add(q.Region != "", predicate{
-		name: "region " + q.Region,
-		keep: func(o *Offer) bool { return o.Region == q.Region },
-	})
-	add(q.GPU.Model != AnyModel, predicate{
-		name: "model " + q.GPU.Model,
-		keep: func(o *Offer) bool { return o.GPUs[0].Model == q.GPU.Model },
-		far:  func(o *Offer) int64 { return int64(edits(foldModel(q.GPU.Model), foldModel(o.GPUs[0].Model))) },
-		show: func(o *Offer) string { return o.GPUs[0].Model },
-	})
-	add(q.GPU.MinMemoryMiB > 0, predicate{
-		name: "at least " + mib(q.GPU.MinMemoryMiB) + " per GPU",
-		keep: func(o *Offer) bool { return gpuMemory(o) >= q.GPU.MinMemoryMiB },
-		far:  func(o *Offer) int64 { return -int64(gpuMemory(o)) },
-		show: func(o *Offer) string { return mib(gpuMemory(o)) },
-	})
-	add(n > 1, predicate{
-		name: fmt.Sprintf("%d GPUs on one host", n),
-		keep: func(o *Offer) bool { return len(o.GPUs) >= n },
-		far:  func(o *Offer) int64 { return -int64(len(o.GPUs)) },
-		show: func(o *Offer) string { return strconv.Itoa(len(o.GPUs)) },
-	})
-	add(q.CPUs > 0, predicate{
-		name: fmt.Sprintf("%d CPUs", q.CPUs),
-		keep: func(o *Offer) bool { return o.CPUs*n >= q.CPUs },
-		far:  func(o *Offer) int64 { return -int64(o.CPUs) },
-		show: func(o *Offer) string { return strconv.Itoa(o.CPUs * n) },
-	})
-	add(q.MemoryMiB > 0, predicate{
-		name: mib(q.MemoryMiB) + " of host memory",
-		keep: func(o *Offer) bool { return o.MemoryMiB*uint64(n) >= q.MemoryMiB },
-		far:  func(o *Offer) int64 { return -int64(o.MemoryMiB) },
-		show: func(o *Offer) string { return mib(o.MemoryMiB * uint64(n)) },
-	})
-	add(q.MaxRate > 0, predicate{
-		name: "max rate " + q.MaxRate.String(),
-		keep: func(o *Offer) bool { return o.Rate <= q.MaxRate },
-		far:  func(o *Offer) int64 { return int64(o.Rate) },
-		show: func(o *Offer) string { return o.Rate.String() },
-	})
-	return ps
 }
 
 // rank orders offers by expected cost, then by what they hold already, then by provider and id.
@@ -294,12 +235,7 @@ func (q *Query) rank(offers []*Offer) []candidate {
 		if err != nil {
 			continue // not with the bounds on offers and requests
 		}
-		c := candidate{offer: o, rate: rate}
-		// A host that imported the image by itself may have another root for it, and one that was asked for an OCI index
-		// says the digest of its own platform's manifest.
-		c.image = slices.ContainsFunc(o.Images, func(i ImageHeld) bool {
-			return q.Image != "" && i.Digest == q.Image || q.Root != "" && i.Root == q.Root
-		})
+		c := candidate{offer: o, rate: rate, image: q.imageOn(o)}
 		for _, w := range q.Weights {
 			if slices.Contains(o.Weights, w) {
 				c.weights++
@@ -311,10 +247,8 @@ func (q *Query) rank(offers []*Offer) []candidate {
 		switch {
 		case a.rate != b.rate:
 			return cmp.Compare(a.rate, b.rate)
-		case a.image != b.image && a.image:
-			return -1
 		case a.image != b.image:
-			return 1
+			return prefer(a.image)
 		}
 		return cmp.Compare(b.weights, a.weights)
 	})
@@ -356,13 +290,6 @@ func gpuMemory(o *Offer) uint64 {
 		least = min(least, g.MemoryMiB)
 	}
 	return least
-}
-
-func mib(n uint64) string {
-	if n%1024 == 0 {
-		return fmt.Sprintf("%d GiB", n/1024)
-	}
-	return fmt.Sprintf("%d MiB", n)
 }
 
 // split parts offers by a condition and keeps their order.

@@ -1,6 +1,9 @@
 package broker_test
 
 import (
+	"bytes"
+	"cmp"
+	"encoding/csv"
 	"flag"
 	"fmt"
 	"os"
@@ -65,6 +68,7 @@ type teller struct {
 	epochs map[string]uint64         // by GPU UUID
 	seqs   map[broker.LeaseID]uint64
 	sets   map[string]uint64 // offer set sequence by host
+	next   string            // cursor of the last search
 }
 
 func tell(t *testing.T, story string) string {
@@ -101,8 +105,9 @@ type command struct {
 }
 
 func parse(line string) command {
+	line, where, _ := strings.Cut(line, " where ")
 	fields := strings.Fields(line)
-	c := command{verb: fields[0], opts: map[string]string{}}
+	c := command{verb: fields[0], opts: map[string]string{"where": where}}
 	for _, f := range fields[1:] {
 		if k, v, ok := strings.Cut(f, "="); ok {
 			c.opts[k] = v
@@ -164,6 +169,8 @@ func (s *teller) play(line string) {
 		s.step(broker.Ticked{})
 	case "restart":
 		s.must(s.world.Restart())
+	case "load":
+		s.load(name[0])
 	case "search":
 		s.search(c)
 	case "quote":
@@ -227,6 +234,25 @@ func (s *teller) offer(c command) broker.Event {
 	return broker.OffersPosted{Provider: broker.PeerID(host), Set: set}
 }
 
+// load FILE: offers of testdata, one a line.
+func (s *teller) load(file string) {
+	s.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", file))
+	s.must(err)
+	rows, err := csv.NewReader(bytes.NewReader(text)).ReadAll()
+	s.must(err)
+	for _, row := range rows[1:] {
+		gpus := must(strconv.Atoi(row[2]))
+		total := must(pricing.ParseRate(row[4]))
+		o := markettest.Offer(row[0], row[1], gpus, total/pricing.Rate(gpus))
+		o.Region = row[5]
+		for i := range o.GPUs {
+			o.GPUs[i].MemoryMiB = must(strconv.ParseUint(row[3], 10, 64))
+		}
+		s.step(broker.OffersPosted{Provider: o.Provider, Set: broker.OfferSet{Boot: "boot", Seq: 1, Offers: []broker.Offer{o}}})
+	}
+}
+
 func (c command) query() broker.Query {
 	q := broker.Query{GPU: broker.GPURequest{Model: broker.AnyModel, Count: c.number("gpus", 1), MinMemoryMiB: uint64(c.number("mem", 0)) << 10}}
 	if m := c.opts["model"]; m != "" {
@@ -234,6 +260,9 @@ func (c command) query() broker.Query {
 	}
 	if m := c.opts["max"]; m != "" {
 		q.MaxRate = must(pricing.ParseRate(m))
+	}
+	if c.opts["where"] != "" && c.opts["gpus"] == "" {
+		q.GPU.Count = 0
 	}
 	q.CPUs, q.MemoryMiB = c.number("cpus", 0), uint64(c.number("memory", 0))<<10
 	q.Region, q.Provider = c.opts["region"], broker.PeerID(c.opts["provider"])
@@ -255,7 +284,10 @@ func (s *teller) submission(c command) broker.Event {
 	if q.Image != "" {
 		spec.Digest = q.Image
 	}
-	spec.Root = q.Root
+	spec.Root, spec.Where = q.Root, c.opts["where"]
+	if c.opts["gpus"] == "" {
+		spec.GPU.Count = 1
+	}
 	for k, v := range c.opts {
 		switch k {
 		case "budget":
@@ -423,18 +455,37 @@ func (s *teller) relabel(text string) string {
 	return text
 }
 
+// search [QUERY] [sort=ORDER] [limit=N] [after=last] [explain=yes] [where QUERY]
 func (s *teller) search(c command) {
-	found, err := s.world.Market.Search(c.query())
+	q := c.query()
+	err := cmp.Or(set(&q.Where, broker.ParseFilter, c.opts["where"]), set(&q.Order, broker.ParseOrder, c.opts["sort"]))
 	if err != nil {
 		s.say("refused: %v", err)
 		return
 	}
+	q.Limit = c.number("limit", 0)
+	if c.opts["after"] != "" {
+		q.After = s.next
+	}
+	found, err := s.world.Market.Search(q)
+	if err != nil {
+		s.say("refused: %v", err)
+		return
+	}
+	s.next = found.Next
 	for _, m := range found.Matches {
 		image := ""
 		if m.HasImage {
 			image = ", has the image"
 		}
-		s.say("%s %v, %d free%s", m.Offer.Host, m.Rate, m.Free, image)
+		model := ""
+		if c.opts["where"] != "" {
+			model = " " + m.Offer.GPUs[0].Model
+		}
+		s.say("%s%s %v, %d free%s", m.Offer.Host, model, m.Rate, m.Free, image)
+	}
+	if found.Matched > len(found.Matches) || found.Next != "" {
+		s.say("%d of %d that match", len(found.Matches), found.Matched)
 	}
 	s.say("applied: %s", strings.Join(found.Applied, "; "))
 	for _, e := range found.Eliminated {
@@ -444,6 +495,28 @@ func (s *teller) search(c command) {
 		}
 		s.say("eliminated %d by %s%s", e.Count, e.Predicate, nearest)
 	}
+	if c.opts["where"] != "" {
+		for _, n := range found.Nearest {
+			s.say("nearly: %s %s %v has %s, %s", n.Offer.Host, n.Offer.GPUs[0].Model, n.Rate, n.Has, admission(n))
+		}
+	}
+	if c.opts["explain"] != "" {
+		for _, a := range found.Alone {
+			s.say("without %s: %d match", a.Predicate, a.Without)
+		}
+	}
+}
+
+func admission(n broker.NearMiss) string {
+	if n.Admit == "" {
+		return "matches without " + n.Predicate
+	}
+	return "matches with " + n.Admit
+}
+
+func set[T any](to *T, parse func(string) (T, error), text string) (err error) {
+	*to, err = parse(text)
+	return err
 }
 
 func (s *teller) quote(c command) {

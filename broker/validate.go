@@ -84,7 +84,20 @@ func (s *JobSpec) Validate() error {
 	c.name("broker", string(s.Broker), maxName)
 	c.that(!s.Created.IsZero(), "created", "missing")
 	c.name("nonce", s.Nonce, maxName)
+	s.checkWhere(&c)
 	return c.err
+}
+
+func (s *JobSpec) checkWhere(c *checker) {
+	if c.err != nil || s.Where == "" {
+		return
+	}
+	f, err := ParseFilter(s.Where)
+	if err != nil {
+		c.err = err
+		return
+	}
+	c.that(f.takes(s.GPU.Count), "num_gpus", "the job has %d GPUs, its query wants another number", s.GPU.Count)
 }
 
 func (s *JobSpec) checkRoot(c *checker) {

@@ -140,6 +140,7 @@ type JobSpec struct {
 	Broker      PeerID     // the broker that may accept it
 	Created     time.Time
 	Nonce       string // makes equal specs differ
+	Where       string // what else the offer must satisfy, as [ParseFilter] reads it; empty: anything
 }
 
 // GPULease is one leased GPU with its fencing epoch, which only grows.

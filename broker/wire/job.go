@@ -43,7 +43,7 @@ func encodeJobSpec(x broker.JobSpec) *JobSpec {
 		MaxCostNanousd: int64(x.MaxCost), MaxDurationNs: int64(x.MaxDuration), Region: x.Region,
 		Provider: string(x.Provider), Weights: each(x.Weights, encodeWeightsMount), TunnelKey: x.TunnelKey[:],
 		Customer: string(x.Customer), Broker: string(x.Broker), CreatedNs: nanos(x.Created), Nonce: x.Nonce,
-		Root: x.Root,
+		Root: x.Root, Where: x.Where,
 	}
 	for _, name := range slices.Sorted(maps.Keys(x.Env)) {
 		m.Env = append(m.Env, &EnvVar{Name: name, Value: x.Env[name]})
@@ -76,6 +76,7 @@ func decodeJobSpec(c checker, m *JobSpec) broker.JobSpec {
 		Created:     c.instant("created_ns", m.GetCreatedNs()),
 		Nonce:       c.name("nonce", m.GetNonce()),
 		Root:        c.anyCID("root", m.GetRoot()),
+		Where:       c.label("where", m.GetWhere(), maxQuery),
 	}
 	if x.Image == "" {
 		c.failf("image", "missing")

@@ -63,6 +63,7 @@ const (
 	maxPath     = 4095        // Linux: PATH_MAX, with its NUL
 	maxImageRef = 512         // registry, repository of at most 255, tag of at most 128
 	maxMessage  = 4096        // text for people
+	maxQuery    = 4096        // what broker.ParseFilter takes; whether it is a query, its users find out
 	maxCID      = 128         // a CIDv1 of sha2-512 takes 109 in base32
 )
 

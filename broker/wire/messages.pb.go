@@ -739,6 +739,7 @@ type JobSpec struct {
 	CreatedNs             int64                  `protobuf:"varint,18,opt,name=created_ns,json=createdNs,proto3" json:"created_ns,omitempty"`
 	Nonce                 string                 `protobuf:"bytes,19,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	Root                  string                 `protobuf:"bytes,20,opt,name=root,proto3" json:"root,omitempty"`
+	Where                 string                 `protobuf:"bytes,22,opt,name=where,proto3" json:"where,omitempty"` // what else the offer must satisfy, in the market's query language
 	unknownFields         protoimpl.UnknownFields
 	sizeCache             protoimpl.SizeCache
 }
@@ -909,6 +910,13 @@ func (x *JobSpec) GetNonce() string {
 func (x *JobSpec) GetRoot() string {
 	if x != nil {
 		return x.Root
+	}
+	return ""
+}
+
+func (x *JobSpec) GetWhere() string {
+	if x != nil {
+		return x.Where
 	}
 	return ""
 }
@@ -2271,7 +2279,7 @@ const file_messages_proto_rawDesc = "" +
 	"\fWeightsMount\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\tR\x04root\x12\x12\n" +
-	"\x04path\x18\x03 \x01(\tR\x04path\"\xfb\x04\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\"\x91\x05\n" +
 	"\aJobSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +
@@ -2296,7 +2304,8 @@ const file_messages_proto_rawDesc = "" +
 	"\n" +
 	"created_ns\x18\x12 \x01(\x03R\tcreatedNs\x12\x14\n" +
 	"\x05nonce\x18\x13 \x01(\tR\x05nonce\x12\x12\n" +
-	"\x04root\x18\x14 \x01(\tR\x04root\"4\n" +
+	"\x04root\x18\x14 \x01(\tR\x04root\x12\x14\n" +
+	"\x05where\x18\x16 \x01(\tR\x05where\"4\n" +
 	"\bGPULease\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"7\n" +

@@ -112,6 +112,8 @@ func TestSealRefuses(t *testing.T) {
 		"tunnel_key":                       spec(func(x *broker.JobSpec) { x.TunnelKey = tunnel.Key{} }),
 		"created_ns: -1":                   spec(func(x *broker.JobSpec) { x.Created = time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC) }),
 		"root: \"../x\" is not a CID":      spec(func(x *broker.JobSpec) { x.Root = "../x" }),
+		"where: character at byte 4":       spec(func(x *broker.JobSpec) { x.Where = "host\n=x" }),
+		"where: 5000 bytes":                spec(func(x *broker.JobSpec) { x.Where = strings.Repeat("x", 5000) }),
 		"root: missing":                    spec(func(x *broker.JobSpec) { x.Image, x.Root = "local/mine", "" }),
 		"broker":                           spec(func(x *broker.JobSpec) { x.Broker = "" }),
 		"grant: want":                      answer(func(x *broker.Answer) { x.Refusal = "no" }),
