@@ -43,8 +43,9 @@ func (m *Market) explain(q *Query, f *found) {
 		if i == len(ps)-1 {
 			break // those that lack only free GPUs are Busy
 		}
+		far := p.gauge()
 		slices.SortStableFunc(near, func(a, b candidate) int {
-			return cmp.Compare(p.far(m.listing(q, a.offer)), p.far(m.listing(q, b.offer)))
+			return cmp.Compare(far(m.listing(q, a.offer)), far(m.listing(q, b.offer)))
 		})
 		f.Nearest = append(f.Nearest, m.nearMisses(q, p, near[:min(maxNearestOfSame, len(near))])...)
 	}

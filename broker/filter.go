@@ -179,9 +179,34 @@ func (f *Field) equal(v, w value) bool {
 	case f.Kind == KindModel:
 		return sameModel(v.s, w.s)
 	case f.Kind.named():
-		return v.s == w.s || strings.EqualFold(strings.ReplaceAll(v.s, "_", " "), strings.ReplaceAll(w.s, "_", " "))
+		return sameName(v.s, w.s)
 	}
 	return v.n == w.n
+}
+
+// sameName compares names without the case of ASCII letters; _ is a space.
+func sameName(a, b string) bool {
+	if a == b {
+		return true
+	}
+	if len(a) != len(b) {
+		return false
+	}
+	fold := func(c byte) byte {
+		switch {
+		case c >= 'A' && c <= 'Z':
+			return c - 'A' + 'a'
+		case c == '_':
+			return ' '
+		}
+		return c
+	}
+	for i := range len(a) {
+		if fold(a[i]) != fold(b[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 // sameModel reports whether two names of models fold to the same.
@@ -229,14 +254,32 @@ func (p Predicate) far(l listing) int64 {
 	return least
 }
 
+// gauge is far for many offers: models are compared once each, because that is slow.
+func (p Predicate) gauge() func(listing) int64 {
+	if p.field.Kind != KindModel {
+		return p.far
+	}
+	known := map[string]int64{}
+	return func(l listing) int64 {
+		model := l.GPUs[0].Model
+		far, ok := known[model]
+		if !ok {
+			far = p.far(l)
+			known[model] = far
+		}
+		return far
+	}
+}
+
 // nearest says what the nearest of the offers that fail has, such as "$0.40/h on alpha"; nothing if none is nearer
 // than another.
 func (p Predicate) nearest(m *Market, q *Query, missed []*Offer) string {
 	best, least := listing{}, int64(math.MaxInt64)
+	far := p.gauge()
 	for _, o := range missed {
 		l := m.listing(q, o)
-		if far := p.far(l); far < least {
-			best, least = l, far
+		if n := far(l); n < least {
+			best, least = l, n
 		}
 	}
 	if best.Offer == nil {

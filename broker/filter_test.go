@@ -149,11 +149,18 @@ func TestFilterErrors(t *testing.T) {
 		}
 	}
 	var long []string
-	for i := range 65 {
+	for i := range 33 {
 		long = append(long, fmt.Sprintf("host!=h%d", i))
 	}
 	if _, err := broker.ParseFilter(strings.Join(long, " ")); err == nil {
-		t.Error("65 predicates were taken")
+		t.Error("33 predicates were taken")
+	}
+	if _, err := broker.ParseFilter(strings.Join(long[1:], " ")); err != nil {
+		t.Error(err)
+	}
+	list := "[" + strings.Repeat("a,", 63) + "a]"
+	if _, err := broker.ParseFilter("host in " + list + " provider in " + list + " id=a"); err == nil {
+		t.Error("129 values were taken")
 	}
 }
 

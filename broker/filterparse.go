@@ -8,11 +8,12 @@ import (
 	"unicode/utf8"
 )
 
-// Bounds on queries.
+// Bounds on queries, and with them on what a stranger's search costs the market.
 const (
 	maxFilterText = 4096
-	maxPredicates = 64
-	maxValues     = 64 // of a list
+	maxPredicates = 32
+	maxValues     = 64  // of a list
+	maxAllValues  = 128 // of all predicates
 )
 
 // ParseFilter reads a query in Vast's language: predicates FIELD OPERATOR VALUE parted by spaces, all of which must
@@ -66,8 +67,19 @@ func ParseFilter(text string) (Filter, error) {
 			return Filter{}, err
 		}
 		f = f.With(p)
+		if f.values() > maxAllValues {
+			return Filter{}, &FieldError{Field: "query", Problem: fmt.Sprintf("more than %d values", maxAllValues)}
+		}
 		last = values[len(values)-1].text
 	}
+}
+
+func (f Filter) values() int {
+	n := 0
+	for _, p := range f.predicates {
+		n += len(p.values)
+	}
+	return n
 }
 
 // NewPredicate makes a predicate from parts: a field's name, an operator as in [ParseFilter] and its values, more than

@@ -152,23 +152,20 @@ func (o *Offer) level() Level {
 // ECC and firmware keep some. A card of another size than its model's (a modded one) has the nearest size that is
 // sold, within 7 %; otherwise what its driver reports. (The 7 % are those of gpuhunt's correct_gpu_memory_gib.)
 func (g *GPU) NominalMiB() uint64 {
-	near := func(sold uint64) bool {
-		return max(sold, g.MemoryMiB)-min(sold, g.MemoryMiB) <= sold*7/100
-	}
-	best := g.MemoryMiB
-	least := uint64(math.MaxUint64)
+	off := func(m *Model) uint64 { return max(m.MemoryMiB, g.MemoryMiB) - min(m.MemoryMiB, g.MemoryMiB) }
+	near := func(m *Model) bool { return off(m) <= m.MemoryMiB*7/100 }
 	for i := range modelTable {
-		m := &modelTable[i]
-		off := max(m.MemoryMiB, g.MemoryMiB) - min(m.MemoryMiB, g.MemoryMiB)
-		switch {
-		case !near(m.MemoryMiB):
-		case m.Name == g.Model:
+		if m := &modelTable[i]; m.Name == g.Model && near(m) {
 			return m.MemoryMiB
-		case off < least:
-			best, least = m.MemoryMiB, off
 		}
 	}
-	return best
+	best := &Model{MemoryMiB: g.MemoryMiB}
+	for i := range modelTable {
+		if m := &modelTable[i]; near(m) && (best.Name == "" || off(m) < off(best)) {
+			best = m
+		}
+	}
+	return best.MemoryMiB
 }
 
 // soldMemory is the nominal memory of the offer's smallest GPU.

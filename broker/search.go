@@ -42,8 +42,9 @@ type Alone struct {
 
 // Search is an explained answer to a query.
 type Search struct {
-	Offers     int      // live offers before any predicate
-	Applied    []string // predicates in order, in canonical form
+	AsOf       time.Time // by the market's clock
+	Offers     int       // live offers before any predicate
+	Applied    []string  // predicates in order, in canonical form
 	Eliminated []Elimination
 	Alone      []Alone    // by predicate, in order
 	Nearest    []NearMiss // the nearest of each predicate, cheapest first; those that lack only free GPUs are in Busy
@@ -88,6 +89,7 @@ func (m *Market) Search(q Query) (Search, error) {
 		return Search{}, err
 	}
 	f := m.search(q, nil)
+	f.AsOf = m.clock
 	m.explain(&q, &f)
 	if err := m.page(&q, &f); err != nil {
 		return Search{}, err

@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -91,6 +92,36 @@ func BenchmarkTick(b *testing.B) {
 	for b.Loop() {
 		if _, err := w.Market.Step(w.Now, broker.Ticked{}); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkSearch is the dearest search that a stranger can ask for: 128 values, nothing eliminated, sorted by all
+// that it may be sorted by.
+func BenchmarkSearch(b *testing.B) {
+	for _, offers := range []int{100, 10_000} {
+		for name, q := range map[string]string{
+			"simple": "gpu_ram>=24 price<=0.4000001/h",
+			"worst":  "host notin [" + strings.Repeat("host_00000x,", 63) + "x] provider notin [" + strings.Repeat("host_00000x,", 62) + "x]",
+		} {
+			b.Run(fmt.Sprintf("%s/offers=%d", name, offers), func(b *testing.B) {
+				w := market(b, offers)
+				where, err := broker.ParseFilter(q)
+				if err != nil {
+					b.Fatal(err)
+				}
+				query := broker.Query{Where: where, Limit: 100}
+				if name == "worst" {
+					if query.Order, err = broker.ParseOrder("gpu_name,gpu_ram,cpus,memory,level,driver,cuda,-price"); err != nil {
+						b.Fatal(err)
+					}
+				}
+				for b.Loop() {
+					if _, err := w.Market.Search(query); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
 		}
 	}
 }

@@ -23,15 +23,6 @@ func (c *Client) Market(ctx context.Context) (MarketInfo, error) {
 	return get[MarketInfo](ctx, c, "/v1/market")
 }
 
-// Offers explains which live offers match a query. It needs no token.
-func (c *Client) Offers(ctx context.Context, q Query) (Offers, error) {
-	path := "/v1/offers"
-	if v := q.values().Encode(); v != "" {
-		path += "?" + v
-	}
-	return get[Offers](ctx, c, path)
-}
-
 // Quote prices a job on the offer that it would get now. It needs no token.
 func (c *Client) Quote(ctx context.Context, r QuoteRequest) (Quote, error) {
 	var q Quote
@@ -247,31 +238,3 @@ func get[T any](ctx context.Context, c *Client, path string) (T, error) {
 }
 
 func jobPath(id broker.JobID) string { return "/v1/jobs/" + url.PathEscape(string(id)) }
-
-// values is the query as URL parameters, named like the JSON fields.
-func (q Query) values() url.Values {
-	v := url.Values{}
-	text := func(name, s string) {
-		if s != "" {
-			v.Set(name, s)
-		}
-	}
-	number := func(name string, n uint64) {
-		if n != 0 {
-			v.Set(name, strconv.FormatUint(n, 10))
-		}
-	}
-	text("model", q.Model)
-	number("count", uint64(max(q.Count, 0)))
-	number("min_gpu_memory_mib", q.MinGPUMemoryMiB)
-	number("memory_mib", q.MemoryMiB)
-	number("cpus", uint64(max(q.CPUs, 0)))
-	number("max_rate_nanousd_per_hour", uint64(max(q.MaxRateNanoUSDPerHour, 0)))
-	text("region", q.Region)
-	text("provider", q.Provider)
-	text("image_digest", q.ImageDigest)
-	if len(q.WeightRoots) > 0 {
-		v["weight_roots"] = q.WeightRoots
-	}
-	return v
-}

@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"rialto/broker"
-	"rialto/pricing"
 )
 
 // JSON shapes. Amounts are integers whose field name carries the unit; states are words; times are
@@ -19,54 +18,6 @@ type (
 		Version        string   `json:"version"`
 	}
 
-	// Offer is GPUs of one model on one host at one price.
-	Offer struct {
-		ID                 string `json:"id"`
-		Provider           string `json:"provider" doc:"peer id"`
-		Host               string `json:"host"`
-		Region             string `json:"region,omitempty"`
-		Model              string `json:"model"`
-		GPUs               int    `json:"gpus"`
-		Free               int    `json:"free" doc:"GPUs that can be leased now"`
-		GPUMemoryMiB       uint64 `json:"gpu_memory_mib" doc:"of the smallest GPU of the offer"`
-		Driver             string `json:"driver,omitempty"`
-		CUDA               string `json:"cuda,omitempty"`
-		Level              string `json:"level" enum:"claimed,nvml" doc:"how far the description has been proved"`
-		Simulated          bool   `json:"simulated" doc:"not a real GPU"`
-		RateNanoUSDPerHour int64  `json:"rate_nanousd_per_hour" doc:"per GPU"`
-		CPUsPerGPU         int    `json:"cpus_per_gpu"`
-		MemoryMiBPerGPU    uint64 `json:"memory_mib_per_gpu" doc:"host memory"`
-		DiskMiB            uint64 `json:"disk_mib"`
-		HasImage           bool   `json:"has_image" doc:"the host holds the whole image of the query"`
-	}
-	// Elimination says how many offers one predicate removed.
-	Elimination struct {
-		Predicate string `json:"predicate"`
-		Count     int    `json:"count"`
-		Nearest   string `json:"nearest,omitempty" doc:"the nearest miss"`
-	}
-	// Offers is an explained search: nothing is left out without being counted.
-	Offers struct {
-		Total      int           `json:"total" doc:"live offers before any predicate"`
-		Applied    []string      `json:"applied" doc:"predicates in order"`
-		Eliminated []Elimination `json:"eliminated"`
-		Offers     []Offer       `json:"offers" doc:"cheapest expected cost first"`
-		Busy       []Offer       `json:"busy" doc:"what would match if enough of its GPUs were free"`
-	}
-
-	// Query says which offers are wanted; zero fields match everything.
-	Query struct {
-		Model                 string   `json:"model,omitempty" query:"model" doc:"canonical model or \"any\""`
-		Count                 int      `json:"count,omitempty" query:"count" minimum:"0" maximum:"16" doc:"GPUs, 1 unless given"`
-		MinGPUMemoryMiB       uint64   `json:"min_gpu_memory_mib,omitempty" query:"min_gpu_memory_mib"`
-		MemoryMiB             uint64   `json:"memory_mib,omitempty" query:"memory_mib" doc:"host memory of the job"`
-		CPUs                  int      `json:"cpus,omitempty" query:"cpus" minimum:"0" maximum:"1024"`
-		MaxRateNanoUSDPerHour int64    `json:"max_rate_nanousd_per_hour,omitempty" query:"max_rate_nanousd_per_hour" minimum:"0" doc:"per GPU"`
-		Region                string   `json:"region,omitempty" query:"region" maxLength:"2"`
-		Provider              string   `json:"provider,omitempty" query:"provider" maxLength:"128"`
-		ImageDigest           string   `json:"image_digest,omitempty" query:"image_digest" maxLength:"128"`
-		WeightRoots           []string `json:"weight_roots,omitempty" query:"weight_roots,explode" maxItems:"16"`
-	}
 	// QuoteRequest asks what a job would cost.
 	QuoteRequest struct {
 		Query
@@ -249,53 +200,6 @@ type (
 		Accounts []Account `json:"accounts"`
 	}
 )
-
-func (q Query) toBroker() broker.Query {
-	model := q.Model
-	if model == "" {
-		model = "any"
-	}
-	return broker.Query{
-		GPU:       broker.GPURequest{Model: model, Count: max(q.Count, 1), MinMemoryMiB: q.MinGPUMemoryMiB},
-		MemoryMiB: q.MemoryMiB, CPUs: q.CPUs, MaxRate: pricing.Rate(q.MaxRateNanoUSDPerHour),
-		Region: q.Region, Provider: broker.PeerID(q.Provider), Image: q.ImageDigest, Weights: q.WeightRoots,
-	}
-}
-
-func offerOf(m broker.Match) Offer {
-	o := m.Offer
-	out := Offer{
-		ID: string(o.ID), Provider: string(o.Provider), Host: o.Host, Region: o.Region,
-		GPUs: len(o.GPUs), Free: m.Free, Simulated: o.Simulated(), RateNanoUSDPerHour: int64(o.Rate),
-		CPUsPerGPU: o.CPUs, MemoryMiBPerGPU: o.MemoryMiB, DiskMiB: o.DiskMiB, HasImage: m.HasImage, Level: "claimed",
-	}
-	lowest := broker.LevelNVML
-	for i, g := range o.GPUs {
-		if i == 0 || g.MemoryMiB < out.GPUMemoryMiB {
-			out.GPUMemoryMiB = g.MemoryMiB
-		}
-		out.Model, out.Driver, out.CUDA = g.Model, g.Driver, g.CUDA
-		lowest = min(lowest, g.Level)
-	}
-	if len(o.GPUs) > 0 && lowest == broker.LevelNVML {
-		out.Level = "nvml"
-	}
-	return out
-}
-
-func offersOf(s broker.Search) Offers {
-	out := Offers{Total: s.Offers, Applied: append([]string{}, s.Applied...), Eliminated: []Elimination{}, Offers: []Offer{}, Busy: []Offer{}}
-	for _, e := range s.Eliminated {
-		out.Eliminated = append(out.Eliminated, Elimination{Predicate: e.Predicate, Count: e.Count, Nearest: e.Nearest})
-	}
-	for _, m := range s.Matches {
-		out.Offers = append(out.Offers, offerOf(m))
-	}
-	for _, m := range s.Busy {
-		out.Busy = append(out.Busy, offerOf(m))
-	}
-	return out
-}
 
 // jobOf joins a job with its current or last lease; the zero Lease means that there is none.
 func jobOf(j broker.Job, l broker.Lease) Job {

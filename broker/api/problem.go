@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -120,7 +121,7 @@ func (s *Server) transform(ctx huma.Context, _ string, v any) (any, error) {
 	p := problem(m.Status, "", m.Detail)
 	for _, e := range m.Errors {
 		f := FieldProblem{Field: fieldName(e.Location), Message: e.Message}
-		if e.Message == validation.MsgUnexpectedProperty || e.Message == "unknown query parameter" {
+		if e.Message == validation.MsgUnexpectedProperty {
 			where, name := cutLast(e.Location)
 			f.Nearest = nearest(name, s.fieldsOf(ctx.Operation(), where))
 			f.Message = "not known"
@@ -140,6 +141,34 @@ func (s *Server) transform(ctx huma.Context, _ string, v any) (any, error) {
 		}
 	}
 	return p, nil
+}
+
+// strictQuery refuses parameters that an operation does not have, and one that is given twice where it counts once:
+// what is not read must not look as if it were.
+func (s *Server) strictQuery(ctx huma.Context, next func(huma.Context)) {
+	u := ctx.URL()
+	given, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		s.refuse(ctx, problem(http.StatusBadRequest, "rialto:invalid", "the query of the URL: "+err.Error()))
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		i := slices.IndexFunc(ctx.Operation().Parameters, func(p *huma.Param) bool { return p.In == "query" && p.Name == name })
+		p := problem(http.StatusBadRequest, "rialto:invalid", "")
+		p.Field = "query." + name
+		switch {
+		case i < 0:
+			p.Nearest = nearest(name, s.fieldsOf(ctx.Operation(), "query"))
+			p.Detail = fmt.Sprintf("query.%.200s: not known", name)
+		case len(given[name]) > 1 && ctx.Operation().Parameters[i].Schema.Type != huma.TypeArray:
+			p.Detail = p.Field + ": given twice"
+		default:
+			continue
+		}
+		s.refuse(ctx, p)
+		return
+	}
+	next(ctx)
 }
 
 // fieldName drops the framework's "body." but keeps "query.", "header." and "path.".

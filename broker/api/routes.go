@@ -29,7 +29,6 @@ type (
 	jobInput struct {
 		ID string `path:"id" maxLength:"64" doc:"job id"`
 	}
-	queryInput struct{ Query }
 )
 
 func (s *Server) routeMarket() {
@@ -39,20 +38,15 @@ func (s *Server) routeMarket() {
 		return &answer[MarketInfo]{s.c.Info()}, nil
 	})
 	huma.Register(s.api, huma.Operation{
-		OperationID: "offers", Method: http.MethodGet, Path: "/v1/offers", Summary: "Live offers that match, explained",
-	}, func(ctx context.Context, in *queryInput) (*answer[Offers], error) {
-		found, err := s.c.Market.Search(ctx, in.toBroker())
-		if err != nil {
-			return nil, s.fail(ctx, err)
-		}
-		return &answer[Offers]{offersOf(found)}, nil
-	})
-	huma.Register(s.api, huma.Operation{
 		OperationID: "quote", Method: http.MethodPost, Path: "/v1/quotes", Summary: "What a job would cost now",
 		MaxBodyBytes: maxSmallBody,
 	}, func(ctx context.Context, in *struct{ Body QuoteRequest }) (*answer[Quote], error) {
+		query, err := in.Body.toBroker()
+		if err != nil {
+			return nil, s.failQuery(ctx, err)
+		}
 		q, err := s.c.Market.Quote(ctx, broker.QuoteRequest{
-			Query: in.Body.toBroker(), MaxCost: pricing.Money(in.Body.MaxCostNanoUSD),
+			Query: query, MaxCost: pricing.Money(in.Body.MaxCostNanoUSD),
 			Duration: time.Duration(in.Body.DurationMS) * time.Millisecond,
 		})
 		if err != nil {

@@ -90,15 +90,15 @@ func New(c Config) (*Server, error) {
 	hc.Info.Description = "An open market for GPU time. Amounts are integers in nanodollars."
 	hc.OpenAPIPath, hc.DocsPath, hc.SchemasPath = "", "", ""
 	hc.CreateHooks = nil // no $schema links in answers
-	hc.RejectUnknownQueryParameters = true
 	hc.Transformers = []huma.Transformer{s.transform}
 	hc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		"token": {Type: "http", Scheme: "bearer", Description: "an account's token"},
 		"admin": {Type: "http", Scheme: "bearer", Description: "the broker's admin token"},
 	}
 	s.api = humago.New(s.mux, hc)
-	s.api.UseMiddleware(s.metrics.middleware, s.authenticate)
+	s.api.UseMiddleware(s.metrics.middleware, s.authenticate, s.strictQuery)
 	s.routeMarket()
+	s.routeOffers()
 	s.routeAccounts()
 	s.routeJobs()
 	s.routeEvents()

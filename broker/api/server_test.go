@@ -31,9 +31,22 @@ func TestBadInputIsNamed(t *testing.T) {
 		{name: "out of range", method: "POST", path: "/v1/quotes", body: `{"duration_ms":1,"count":17}`, status: 422, field: "count"},
 		{name: "unknown quote field", method: "POST", path: "/v1/quotes", body: `{"duration_ms":1,"max_rate":1}`, status: 422, field: "max_rate"},
 		{name: "near quote field", method: "POST", path: "/v1/quotes", body: `{"duration_m":1}`, status: 422, detail: "duration_m"},
-		{name: "unknown query parameter", method: "GET", path: "/v1/offers?modell=x", status: 422, field: "query.modell", nearest: "model"},
+		{name: "unknown query parameter", method: "GET", path: "/v1/offers?modell=x", status: 400, field: "query.modell", nearest: "model"},
 		{name: "bad query value", method: "GET", path: "/v1/offers?count=many", status: 422, field: "query.count"},
-		{name: "unknown GPU", method: "GET", path: "/v1/offers?model=RTX+409", status: 422, field: "gpu.model", nearest: "RTX 4090"},
+		{name: "unknown GPU", method: "GET", path: "/v1/offers?model=RTX+409", status: 400, field: "gpu.model", nearest: "RTX 4090"},
+		{name: "parameter twice", method: "GET", path: "/v1/offers?q=gpus%3D1&q=gpus%3D2", status: 400, field: "query.q", detail: "twice"},
+		{name: "parameter of another route", method: "GET", path: "/v1/jobs?sort=price", status: 400, field: "query.sort"},
+		{name: "parameter of none", method: "GET", path: "/v1/market?x=1", status: 400, field: "query.x"},
+		{name: "half an escape", method: "GET", path: "/v1/offers?q=%zz", status: 400, detail: "escape"},
+		{name: "unknown field asked for", method: "GET", path: "/v1/offers?q=gpu_rma%3E%3D24", status: 400, field: "gpu_rma", nearest: "gpu_ram"},
+		{name: "unknown operator", method: "GET", path: "/v1/offers?q=gpu_ram%3D%3E24", status: 400, field: "gpu_ram", nearest: ">="},
+		{name: "unknown unit", method: "GET", path: "/v1/offers?q=disk%3E1tib+memory%3E1gig", status: 400, field: "memory", nearest: "1GiB"},
+		{name: "no evidence", method: "GET", path: "/v1/offers?q=dlperf%3E1", status: 400, field: "dlperf", detail: "no evidence"},
+		{name: "unknown order", method: "GET", path: "/v1/offers?sort=-prize", status: 400, field: "prize", nearest: "price"},
+		{name: "too many", method: "GET", path: "/v1/offers?limit=1001", status: 422, field: "query.limit"},
+		{name: "explain an unknown field", method: "POST", path: "/v1/offers:explain", body: `{"q":"gpu_rma>=24"}`, status: 400, field: "gpu_rma", nearest: "gpu_ram"},
+		{name: "explain with an unknown parameter", method: "POST", path: "/v1/offers:explain", body: `{"query":"gpu_ram>=24"}`, status: 422, field: "query"},
+		{name: "quote with a bad value", method: "POST", path: "/v1/quotes", body: `{"duration_ms":1,"q":"verified=yes"}`, status: 400, field: "verified", nearest: "true"},
 		{name: "bad digest", method: "GET", path: "/v1/images/latest", status: 422, field: "digest"},
 		{name: "no image", method: "POST", path: "/v1/images", body: `{"digest":"sha256:1"}`, status: 422, detail: "image"},
 		{name: "unknown image field", method: "POST", path: "/v1/images", body: `{"image":"x","digest":"sha256:1","root":"bafy"}`, status: 422, field: "root"},
@@ -80,6 +93,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 	}{
 		{"GET", "/v1/market", "", 200, 200, 200, 200, 200},
 		{"GET", "/v1/offers", "", 200, 200, 200, 200, 200},
+		{"POST", "/v1/offers:explain", `{}`, 200, 200, 200, 200, 200},
 		{"GET", "/healthz", "", 200, 200, 200, 200, 200},
 		{"GET", "/readyz", "", 200, 200, 200, 200, 200},
 		{"GET", "/metrics", "", 200, 200, 200, 200, 200},
@@ -140,7 +154,7 @@ func TestClientRoundTrip(t *testing.T) {
 	if err != nil || len(offers.Offers) != 1 || !offers.Offers[0].Simulated || offers.Eliminated[0].Nearest != "$0.40/h" {
 		t.Errorf("offers: %+v, %v", offers, err)
 	}
-	want := broker.Query{GPU: broker.GPURequest{Model: "RTX 4090", Count: 2, MinMemoryMiB: 3}, MemoryMiB: 4, CPUs: 5, MaxRate: 6, Region: "DE", Provider: "p", Image: "sha256:x", Weights: []string{"a", "b"}}
+	want := broker.Query{GPU: broker.GPURequest{Model: "RTX 4090", Count: 2, MinMemoryMiB: 3}, MemoryMiB: 4, CPUs: 5, MaxRate: 6, Region: "DE", Provider: "p", Image: "sha256:x", Weights: []string{"a", "b"}, Limit: 1000}
 	if fmt.Sprint(m.query) != fmt.Sprint(want) {
 		t.Errorf("query arrived as %+v, want %+v", m.query, want)
 	}

@@ -208,7 +208,7 @@ func (m *market) OpenAccount(_ context.Context, name string, deposit *pricing.Mo
 }
 
 // start serves a market and returns its address.
-func start(t *testing.T, m *market, blocks api.Blocks) string {
+func start(t *testing.T, m api.Market, blocks api.Blocks) string {
 	t.Helper()
 	s, err := api.New(api.Config{
 		Market: m, Blocks: blocks, AdminToken: adminToken, BlockQuota: 1 << 20,

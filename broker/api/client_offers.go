@@ -1,0 +1,78 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+)
+
+// Offers explains which live offers match a query, all of them. It needs no token.
+func (c *Client) Offers(ctx context.Context, q Query) (Offers, error) {
+	all, err := c.OffersPage(ctx, q, Page{})
+	for page := all; err == nil && page.Next != ""; {
+		last := page.Next
+		page, err = c.OffersPage(ctx, q, Page{Cursor: last})
+		all.Offers = append(all.Offers, page.Offers...)
+		if page.Next == last {
+			break
+		}
+	}
+	all.Next = ""
+	return all, err
+}
+
+// OffersPage is one page of them. A limit of zero is the broker's.
+func (c *Client) OffersPage(ctx context.Context, q Query, p Page) (Offers, error) {
+	v := q.values()
+	if p.Sort != "" {
+		v.Set("sort", p.Sort)
+	}
+	if p.Limit > 0 {
+		v.Set("limit", strconv.Itoa(p.Limit))
+	}
+	if p.Cursor != "" {
+		v.Set("cursor", p.Cursor)
+	}
+	path := "/v1/offers"
+	if len(v) > 0 {
+		path += "?" + v.Encode()
+	}
+	return get[Offers](ctx, c, path)
+}
+
+// ExplainOffers says what each predicate of a query does. It needs no token.
+func (c *Client) ExplainOffers(ctx context.Context, q Query) (Explanation, error) {
+	var e Explanation
+	err := c.call(ctx, http.MethodPost, "/v1/offers:explain", nil, q, &e)
+	return e, err
+}
+
+// values is the query as URL parameters, named like the JSON fields.
+func (q Query) values() url.Values {
+	v := url.Values{}
+	text := func(name, s string) {
+		if s != "" {
+			v.Set(name, s)
+		}
+	}
+	number := func(name string, n uint64) {
+		if n != 0 {
+			v.Set(name, strconv.FormatUint(n, 10))
+		}
+	}
+	text("q", q.Q)
+	text("model", q.Model)
+	number("count", uint64(max(q.Count, 0)))
+	number("min_gpu_memory_mib", q.MinGPUMemoryMiB)
+	number("memory_mib", q.MemoryMiB)
+	number("cpus", uint64(max(q.CPUs, 0)))
+	number("max_rate_nanousd_per_hour", uint64(max(q.MaxRateNanoUSDPerHour, 0)))
+	text("region", q.Region)
+	text("provider", q.Provider)
+	text("image_digest", q.ImageDigest)
+	if len(q.WeightRoots) > 0 {
+		v["weight_roots"] = q.WeightRoots
+	}
+	return v
+}

@@ -1,0 +1,261 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"rialto/broker"
+	"rialto/pricing"
+)
+
+// JSON shapes of what is on offer.
+type (
+	// Offer is GPUs of one model on one host at one price.
+	Offer struct {
+		ID                      string `json:"id"`
+		Provider                string `json:"provider" doc:"peer id"`
+		Host                    string `json:"host"`
+		Region                  string `json:"region,omitempty"`
+		Model                   string `json:"model"`
+		GPUs                    int    `json:"gpus"`
+		Free                    int    `json:"free" doc:"GPUs that can be leased now"`
+		GPUMemoryMiB            uint64 `json:"gpu_memory_mib" doc:"of the smallest GPU of the offer, as its driver reports it"`
+		GPUMemorySoldMiB        uint64 `json:"gpu_memory_sold_mib" doc:"as the card is sold: what gpu_ram in a query is compared with"`
+		Driver                  string `json:"driver,omitempty"`
+		CUDA                    string `json:"cuda,omitempty"`
+		ComputeCapability       string `json:"compute_capability,omitempty" doc:"such as 8.9"`
+		PowerLimitMW            uint64 `json:"power_limit_mw,omitempty" doc:"of each GPU"`
+		Level                   string `json:"level" enum:"claimed,nvml" doc:"how far the description has been proved"`
+		Simulated               bool   `json:"simulated" doc:"not a real GPU"`
+		RateNanoUSDPerHour      int64  `json:"rate_nanousd_per_hour" doc:"per GPU"`
+		TotalRateNanoUSDPerHour int64  `json:"total_rate_nanousd_per_hour" doc:"all GPUs of the query"`
+		CPUsPerGPU              int    `json:"cpus_per_gpu"`
+		MemoryMiBPerGPU         uint64 `json:"memory_mib_per_gpu" doc:"host memory"`
+		DiskMiB                 uint64 `json:"disk_mib"`
+		HasImage                bool   `json:"has_image" doc:"the host holds the whole image of the query"`
+	}
+	// Elimination says how many offers one predicate removed.
+	Elimination struct {
+		Predicate string `json:"predicate"`
+		Count     int    `json:"count" doc:"offers that all predicates before had left"`
+		Nearest   string `json:"nearest,omitempty" doc:"the nearest miss"`
+	}
+	// NearMiss is an offer that fails exactly one predicate.
+	NearMiss struct {
+		Offer     Offer  `json:"offer"`
+		Predicate string `json:"predicate" doc:"that it fails"`
+		Has       string `json:"has" doc:"what it has instead, for people"`
+		Admit     string `json:"admit,omitempty" doc:"the predicate that would admit it; missing: the one it fails would have to go"`
+	}
+	// Offers is an explained search: nothing is left out without being counted.
+	Offers struct {
+		AsOf       time.Time     `json:"as_of" doc:"by the broker's clock"`
+		Total      int           `json:"total" doc:"live offers before any predicate"`
+		Applied    []string      `json:"applied" doc:"predicates in order, in the query language's canonical form"`
+		Eliminated []Elimination `json:"eliminated"`
+		Nearest    []NearMiss    `json:"nearest" doc:"the offers nearest to matching, cheapest first; those that lack only free GPUs are in busy"`
+		Matched    int           `json:"matched" doc:"offers that match"`
+		Waiting    int           `json:"waiting" doc:"offers that would match if enough of their GPUs were free"`
+		Offers     []Offer       `json:"offers" doc:"those that match: cheapest expected cost first, unless sorted otherwise"`
+		Busy       []Offer       `json:"busy" doc:"those that would match if enough of their GPUs were free, on the first page"`
+		Next       string        `json:"next_cursor,omitempty" doc:"cursor of the next page, if more offers match"`
+	}
+
+	// Explained is what one predicate of a search does.
+	Explained struct {
+		Predicate  string    `json:"predicate"`
+		Eliminated int       `json:"eliminated" doc:"offers that all predicates before had left"`
+		Without    int       `json:"without" doc:"offers that match if it alone is dropped"`
+		Cheapest   *NearMiss `json:"cheapest,omitempty" doc:"the cheapest of the offers that fail it and nothing else"`
+	}
+	// Explanation says what each predicate of a search does.
+	Explanation struct {
+		AsOf       time.Time   `json:"as_of" doc:"by the broker's clock"`
+		Total      int         `json:"total" doc:"live offers before any predicate"`
+		Matched    int         `json:"matched"`
+		Waiting    int         `json:"waiting" doc:"offers that would match if enough of their GPUs were free"`
+		Predicates []Explained `json:"predicates" doc:"in order; the last is that the GPUs are free now"`
+	}
+
+	// Query says which offers are wanted; zero fields match everything.
+	Query struct {
+		Q                     string   `json:"q,omitempty" query:"q" maxLength:"4096" doc:"query in the query language, such as: gpu_name in [RTX_4090,RTX_3090] num_gpus=2 gpu_ram>=24 price<=0.40/h region!=US"`
+		Model                 string   `json:"model,omitempty" query:"model" doc:"canonical model or \"any\""`
+		Count                 int      `json:"count,omitempty" query:"count" minimum:"0" maximum:"16" doc:"GPUs; unless given, what num_gpus in q says, or 1"`
+		MinGPUMemoryMiB       uint64   `json:"min_gpu_memory_mib,omitempty" query:"min_gpu_memory_mib" doc:"as the card is sold"`
+		MemoryMiB             uint64   `json:"memory_mib,omitempty" query:"memory_mib" doc:"host memory of the job"`
+		CPUs                  int      `json:"cpus,omitempty" query:"cpus" minimum:"0" maximum:"1024"`
+		MaxRateNanoUSDPerHour int64    `json:"max_rate_nanousd_per_hour,omitempty" query:"max_rate_nanousd_per_hour" minimum:"0" doc:"per GPU"`
+		Region                string   `json:"region,omitempty" query:"region" maxLength:"2"`
+		Provider              string   `json:"provider,omitempty" query:"provider" maxLength:"128"`
+		ImageDigest           string   `json:"image_digest,omitempty" query:"image_digest" maxLength:"128"`
+		WeightRoots           []string `json:"weight_roots,omitempty" query:"weight_roots,explode" maxItems:"16"`
+	}
+	// Page says in which order offers come, and which part of them.
+	Page struct {
+		Sort   string `query:"sort" maxLength:"4096" doc:"fields of the query language, - for descending: price,-gpu_ram; unless given, cheapest expected cost first"`
+		Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"1000" doc:"offers of one answer"`
+		Cursor string `query:"cursor" maxLength:"4096" doc:"next_cursor of the answer before; empty: from the first"`
+	}
+)
+
+type (
+	offersInput struct {
+		Query
+		Page
+		IfNoneMatch string `header:"If-None-Match" maxLength:"1024" doc:"ETag of an earlier answer: 304 if it still holds"`
+	}
+	offersAnswer struct {
+		Status int
+		ETag   string `header:"ETag"`
+		Body   Offers
+	}
+)
+
+func (s *Server) routeOffers() {
+	huma.Register(s.api, huma.Operation{
+		OperationID: "offers", Method: http.MethodGet, Path: "/v1/offers", Summary: "Live offers that match, explained",
+	}, func(ctx context.Context, in *offersInput) (*offersAnswer, error) {
+		q, err := in.toBroker()
+		if err == nil {
+			q.Order, err = broker.ParseOrder(in.Sort)
+		}
+		if err != nil {
+			return nil, s.failQuery(ctx, err)
+		}
+		q.Limit, q.After = in.Limit, in.Cursor
+		found, err := s.c.Market.Search(ctx, q)
+		if err != nil {
+			return nil, s.failQuery(ctx, err)
+		}
+		return tagged(offersOf(found), in.IfNoneMatch)
+	})
+	huma.Register(s.api, huma.Operation{
+		OperationID: "explain-offers", Method: http.MethodPost, Path: "/v1/offers:explain",
+		Summary: "What each predicate of a search does: why so few offers match", MaxBodyBytes: maxSmallBody,
+	}, func(ctx context.Context, in *struct{ Body Query }) (*answer[Explanation], error) {
+		q, err := in.Body.toBroker()
+		if err != nil {
+			return nil, s.failQuery(ctx, err)
+		}
+		found, err := s.c.Market.Search(ctx, q)
+		if err != nil {
+			return nil, s.failQuery(ctx, err)
+		}
+		return &answer[Explanation]{explanationOf(found)}, nil
+	})
+}
+
+// tagged names an answer by its content but for its time, so that a caller who has it need not read it again.
+func tagged(o Offers, has string) (*offersAnswer, error) {
+	timeless := o
+	timeless.AsOf = time.Time{}
+	text, err := json.Marshal(timeless)
+	if err != nil {
+		return nil, fmt.Errorf("tag offers: %w", err)
+	}
+	sum := sha256.Sum256(text)
+	tag := `W/"` + hex.EncodeToString(sum[:12]) + `"`
+	for known := range strings.SplitSeq(has, ",") {
+		if known = strings.TrimSpace(known); known == "*" || strings.TrimPrefix(known, "W/") == tag[len("W/"):] {
+			return &offersAnswer{Status: http.StatusNotModified, ETag: tag}, nil
+		}
+	}
+	return &offersAnswer{Status: http.StatusOK, ETag: tag, Body: o}, nil
+}
+
+// failQuery is fail for what a caller asks of offers: it makes no sense in itself, so it is a bad request.
+func (s *Server) failQuery(ctx context.Context, err error) error {
+	p := problemOf(err)
+	if p.Type == "rialto:invalid" {
+		p.Status, p.Title = http.StatusBadRequest, http.StatusText(http.StatusBadRequest)
+		return p
+	}
+	return s.fail(ctx, err)
+}
+
+// toBroker fails with a [*broker.FieldError].
+func (q Query) toBroker() (broker.Query, error) {
+	where, err := broker.ParseFilter(q.Q)
+	return broker.Query{
+		GPU:       broker.GPURequest{Model: q.Model, Count: q.Count, MinMemoryMiB: q.MinGPUMemoryMiB},
+		MemoryMiB: q.MemoryMiB, CPUs: q.CPUs, MaxRate: pricing.Rate(q.MaxRateNanoUSDPerHour),
+		Region: q.Region, Provider: broker.PeerID(q.Provider), Image: q.ImageDigest, Weights: q.WeightRoots, Where: where,
+	}, err
+}
+
+func offerOf(m broker.Match) Offer {
+	o := m.Offer
+	out := Offer{
+		ID: string(o.ID), Provider: string(o.Provider), Host: o.Host, Region: o.Region,
+		GPUs: len(o.GPUs), Free: m.Free, Simulated: o.Simulated(), RateNanoUSDPerHour: int64(o.Rate),
+		TotalRateNanoUSDPerHour: int64(m.Rate),
+		CPUsPerGPU:              o.CPUs, MemoryMiBPerGPU: o.MemoryMiB, DiskMiB: o.DiskMiB, HasImage: m.HasImage, Level: broker.LevelClaimed.String(),
+	}
+	lowest := broker.LevelNVML
+	for i, g := range o.GPUs {
+		if i == 0 || g.MemoryMiB < out.GPUMemoryMiB {
+			out.GPUMemoryMiB, out.GPUMemorySoldMiB = g.MemoryMiB, g.NominalMiB()
+		}
+		if i == 0 || g.PowerLimitMW < out.PowerLimitMW {
+			out.PowerLimitMW = g.PowerLimitMW
+		}
+		if g.ComputeMajor > 0 {
+			out.ComputeCapability = fmt.Sprintf("%d.%d", g.ComputeMajor, g.ComputeMinor)
+		}
+		out.Model, out.Driver, out.CUDA = g.Model, g.Driver, g.CUDA
+		lowest = min(lowest, g.Level)
+	}
+	if len(o.GPUs) > 0 {
+		out.Level = lowest.String()
+	}
+	return out
+}
+
+func nearMissOf(n broker.NearMiss) NearMiss {
+	return NearMiss{Offer: offerOf(n.Match), Predicate: n.Predicate, Has: n.Has, Admit: n.Admit}
+}
+
+func offersOf(s broker.Search) Offers {
+	out := Offers{
+		AsOf: s.AsOf, Total: s.Offers, Applied: append([]string{}, s.Applied...), Eliminated: []Elimination{}, Nearest: []NearMiss{},
+		Matched: s.Matched, Waiting: s.Waiting, Offers: []Offer{}, Busy: []Offer{}, Next: s.Next,
+	}
+	for _, e := range s.Eliminated {
+		out.Eliminated = append(out.Eliminated, Elimination{Predicate: e.Predicate, Count: e.Count, Nearest: e.Nearest})
+	}
+	for _, n := range s.Nearest {
+		out.Nearest = append(out.Nearest, nearMissOf(n))
+	}
+	for _, m := range s.Matches {
+		out.Offers = append(out.Offers, offerOf(m))
+	}
+	for _, m := range s.Busy {
+		out.Busy = append(out.Busy, offerOf(m))
+	}
+	return out
+}
+
+func explanationOf(s broker.Search) Explanation {
+	out := Explanation{AsOf: s.AsOf, Total: s.Offers, Matched: s.Matched, Waiting: s.Waiting, Predicates: []Explained{}}
+	eliminated := map[string]int{}
+	for _, e := range s.Eliminated {
+		eliminated[e.Predicate] = e.Count
+	}
+	for _, a := range s.Alone {
+		e := Explained{Predicate: a.Predicate, Eliminated: eliminated[a.Predicate], Without: a.Without}
+		if a.Cheapest != nil {
+			e.Cheapest = new(nearMissOf(*a.Cheapest))
+		}
+		out.Predicates = append(out.Predicates, e)
+	}
+	return out
+}

@@ -1,0 +1,160 @@
+package api_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"rialto/broker"
+	"rialto/broker/api"
+	"rialto/broker/markettest"
+	"rialto/pricing"
+)
+
+// hall is a market whose searches are real.
+type hall struct {
+	market
+
+	world *markettest.World
+	seq   uint64
+}
+
+func (h *hall) Search(_ context.Context, q broker.Query) (broker.Search, error) {
+	return h.world.Market.Search(q)
+}
+
+// newHall opens a market with hosts h0, h1… that have 1, 2, 1, 2… GPUs at $0.10, $0.20… an hour.
+func newHall(t *testing.T, hosts int) (*hall, string) {
+	t.Helper()
+	w, err := markettest.NewWorld(broker.MarketConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &hall{world: w}
+	for i := range hosts {
+		h.sell(t, i, pricing.Rate(100_000_000*(i+1)))
+	}
+	return h, start(t, h, nil)
+}
+
+func (h *hall) sell(t *testing.T, host int, rate pricing.Rate) {
+	t.Helper()
+	o := markettest.Offer(fmt.Sprint("h", host), []string{"RTX 4090", "RTX 3090"}[host%2], 1+host%2, rate)
+	h.seq++
+	set := broker.OfferSet{Boot: "boot", Seq: h.seq, Offers: []broker.Offer{o}}
+	if _, err := h.world.Step(broker.OffersPosted{Provider: o.Provider, Set: set}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func hosts(offers []api.Offer) string {
+	var names []string
+	for _, o := range offers {
+		names = append(names, o.Host)
+	}
+	return strings.Join(names, " ")
+}
+
+func TestQueryOverHTTP(t *testing.T) {
+	_, base := newHall(t, 6)
+	c := client(t, base, "")
+	got, err := c.Offers(t.Context(), api.Query{Q: "num_gpus=2 price<=0.40/h gpu_name!=RTX_4090"})
+	if err != nil || hosts(got.Offers) != "h1 h3" || got.Offers[0].TotalRateNanoUSDPerHour != 400_000_000 || got.Matched != 2 || got.Total != 6 || got.AsOf.IsZero() {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	if want := []string{"num_gpus=2", "price<=0.40/h", "gpu_name!=RTX_4090", "free>=2"}; !slices.Equal(got.Applied, want) {
+		t.Errorf("applied %q, want %q", got.Applied, want)
+	}
+	if want := []api.Elimination{{"num_gpus=2", 3, "1 on h0"}, {"price<=0.40/h", 1, "$0.60/h on h5"}}; !slices.Equal(got.Eliminated, want) {
+		t.Errorf("eliminated %+v, want %+v", got.Eliminated, want)
+	}
+	if n := got.Nearest; len(n) != 1 || n[0].Offer.Host != "h5" || n[0].Predicate != "price<=0.40/h" || n[0].Admit != "price<=0.60/h" || n[0].Has != "$0.60/h" {
+		t.Errorf("nearest %+v", n)
+	}
+	// Typed parameters and the language hold together, and what was applied can be asked again.
+	again, err := c.Offers(t.Context(), api.Query{Q: strings.Join(got.Applied[1:], " "), Count: 2})
+	if err != nil || hosts(again.Offers) != "h1 h3" {
+		t.Errorf("again %+v, %v", again, err)
+	}
+	why, err := c.ExplainOffers(t.Context(), api.Query{Q: "price<=0.20/h region=FR"})
+	if err != nil || len(why.Predicates) != 3 {
+		t.Fatalf("explained %+v, %v", why, err)
+	}
+	p := why.Predicates[1]
+	if p.Predicate != "region=FR" || p.Eliminated != 2 || p.Without != 2 || p.Cheapest == nil || p.Cheapest.Offer.Host != "h0" || p.Cheapest.Admit != "" {
+		t.Errorf("explained %+v", p)
+	}
+}
+
+// TestPages: pages have every offer once in its order, also when offers come and go between them.
+func TestPages(t *testing.T) {
+	h, base := newHall(t, 9)
+	c := client(t, base, "")
+	for sort, want := range map[string]string{
+		"":                "h0 h1 h2 h3 h4 h5 h6 h7 h8",
+		"-price":          "h8 h7 h6 h5 h4 h3 h2 h1 h0",
+		"gpu_name,-price": "h7 h5 h3 h1 h8 h6 h4 h2 h0",
+	} {
+		for limit := 1; limit <= 10; limit++ {
+			var got []string
+			page := api.Page{Sort: sort, Limit: limit}
+			for {
+				offers, err := c.OffersPage(t.Context(), api.Query{}, page)
+				if err != nil || offers.Matched != 9 || len(offers.Offers) > limit {
+					t.Fatalf("%s by %d: %+v, %v", sort, limit, offers, err)
+				}
+				got = append(got, hosts(offers.Offers))
+				if page.Cursor = offers.Next; page.Cursor == "" {
+					break
+				}
+			}
+			if strings.Join(got, " ") != want {
+				t.Errorf("%s by %d: %q, want %q", sort, limit, got, want)
+			}
+		}
+	}
+	first, err := c.OffersPage(t.Context(), api.Query{}, api.Page{Limit: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.sell(t, 2, 950_000_000) // the last of the page moves behind all others but one
+	h.sell(t, 4, 50_000_000)  // one that was not shown moves before it
+	rest, err := c.OffersPage(t.Context(), api.Query{}, api.Page{Cursor: first.Next})
+	if got := hosts(rest.Offers); err != nil || got != "h3 h5 h6 h7 h8 h2" {
+		t.Errorf("after a change: %s, %v", got, err)
+	}
+	for _, cursor := range []string{"x", "e30", strings.Repeat("A", 4000), first.Next + "A"} {
+		status, _, p := ask(t, "GET", base+"/v1/offers?cursor="+url.QueryEscape(cursor)+"&sort=price", "", "")
+		if status != http.StatusBadRequest || p["field"] != "cursor" {
+			t.Errorf("cursor %.20s: %d %v", cursor, status, p)
+		}
+	}
+}
+
+// TestETag: an answer that has not changed is not sent again, whatever the time.
+func TestETag(t *testing.T) {
+	h, base := newHall(t, 3)
+	status, header, _ := ask(t, "GET", base+"/v1/offers", "", "")
+	tag := header.Get("ETag")
+	if status != http.StatusOK || !strings.HasPrefix(tag, `W/"`) {
+		t.Fatalf("%d, ETag %q", status, tag)
+	}
+	h.world.Now = h.world.Now.Add(1e9)
+	if _, err := h.world.Step(broker.Ticked{}); err != nil {
+		t.Fatal(err)
+	}
+	for known, want := range map[string]int{tag: 304, strings.TrimPrefix(tag, "W/"): 304, `"x", ` + tag: 304, "*": 304, `W/"x"`: 200, "": 200} {
+		status, header, body := ask(t, "GET", base+"/v1/offers", "", "", "If-None-Match", known)
+		if status != want || header.Get("ETag") != tag || (len(body) == 0) != (want == 304) {
+			t.Errorf("If-None-Match %s: %d %v, want %d", known, status, body, want)
+		}
+	}
+	h.sell(t, 0, 1)
+	if status, _, _ := ask(t, "GET", base+"/v1/offers", "", "", "If-None-Match", tag); status != http.StatusOK {
+		t.Errorf("after a change: %d", status)
+	}
+}
