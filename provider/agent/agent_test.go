@@ -285,6 +285,21 @@ func TestJobFromHoldToItsEnd(t *testing.T) {
 	})
 }
 
+// TestQuerySatisfied: sizes are as cards are sold, and what only the market knows is not the agent's to check.
+func TestQuerySatisfied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		spec := w.spec()
+		spec.GPU.MinMemoryMiB, spec.GPU.Count = 24<<10, 2
+		spec.Where = "gpu_ram>=24 cpus=4 memory=2GiB price<=0.40/h rentable=true free>=9 num_gpus=2 region=null host=HOST-1"
+		if a := w.ask(w.holdOf("q", spec)); a.Grant == nil {
+			t.Errorf("refused: %s", a.Refusal)
+		}
+		w.mustStop()
+	})
+}
+
 func TestRefusals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -300,6 +315,9 @@ func TestRefusals(t *testing.T) {
 			"region":           {spec: func(s *broker.JobSpec) { s.Region = "DE" }, want: "region"},
 			"too many GPUs":    {spec: func(s *broker.JobSpec) { s.GPU.Count = 3 }, want: "2 of 3"},
 			"memory of a GPU":  {spec: func(s *broker.JobSpec) { s.GPU.MinMemoryMiB = 30000 }, want: "0 of 1"},
+			"query":            {spec: func(s *broker.JobSpec) { s.Where = "gpu_ram>=24 simulated=false" }, want: "simulated=false"},
+			"newer query":      {spec: func(s *broker.JobSpec) { s.Where = "qubits>=24" }, want: "qubits"},
+			"query of count":   {spec: func(s *broker.JobSpec) { s.Where, s.GPU.Count = "cpus>4", 2 }, want: "cpus>4"},
 			"model":            {spec: func(s *broker.JobSpec) { s.GPU.Model = "H100" }, want: "H100"},
 			"cores":            {spec: func(s *broker.JobSpec) { s.CPUs = 3 }, want: "2 cores"},
 			"memory":           {spec: func(s *broker.JobSpec) { s.MemoryMiB = 1025 }, want: "1024 MiB"},

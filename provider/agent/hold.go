@@ -79,10 +79,14 @@ func (a *Agent) admit(ctx context.Context, arrived time.Time, hold broker.Hold, 
 	if err != nil {
 		return nil, err
 	}
-	w, err := a.claim(arrived, hold, spec, from, key)
+	where, err := broker.ParseFilter(spec.Where)
+	if err != nil {
+		return nil, refusal("the job's query cannot be checked here: " + err.Error())
+	}
+	w, err := a.claim(arrived, hold, spec, where, from, key)
 	if short, ok := errors.AsType[shortage](err); ok {
 		a.makeRoom(ctx, hold.Lease, short)
-		w, err = a.claim(arrived, hold, spec, from, key)
+		w, err = a.claim(arrived, hold, spec, where, from, key)
 	}
 	if short, ok := errors.AsType[shortage](err); ok {
 		err = refusal(short.Error())
@@ -94,7 +98,7 @@ func (a *Agent) admit(ctx context.Context, arrived time.Time, hold broker.Hold, 
 }
 
 // claim claims a hold's GPUs, if they are free and there is room for its job; if not, a shortage says so.
-func (a *Agent) claim(arrived time.Time, hold broker.Hold, spec broker.JobSpec, from broker.PeerID, key tunnel.PrivateKey) (*workload, error) {
+func (a *Agent) claim(arrived time.Time, hold broker.Hold, spec broker.JobSpec, where broker.Filter, from broker.PeerID, key tunnel.PrivateKey) (*workload, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.workloads[hold.Lease] != nil {
@@ -108,6 +112,10 @@ func (a *Agent) claim(arrived time.Time, hold broker.Hold, spec broker.JobSpec, 
 		return nil, err
 	}
 	if err := a.checkRoom(); err != nil {
+		return nil, err
+	}
+	disk, _ := a.freeDisk()
+	if err := a.checkWhere(hold.Offer, where, spec.GPU.Count, disk); err != nil {
 		return nil, err
 	}
 	claim, err := a.authority.Hold(a.Clock.now(), hold.Lease, from, uuids, min(hold.TTL, maxHoldTTL))
@@ -197,6 +205,21 @@ func (a *Agent) checkOffer(hold broker.Hold, spec broker.JobSpec) error {
 	return nil
 }
 
+// checkWhere checks the customer's query against what we offer now: what a broker matched is not our word. The caller
+// holds a.mu.
+func (a *Agent) checkWhere(offer broker.OfferID, where broker.Filter, gpus int, diskMiB uint64) error {
+	for _, model := range models(a.gpus) {
+		if offerID(a.self, model) != offer {
+			continue
+		}
+		o := a.offerOf(model, diskMiB)
+		if p, fails := where.Fails(&o, gpus); fails {
+			return refusal(fmt.Sprintf("the offer does not satisfy the job's %s", p))
+		}
+	}
+	return nil
+}
+
 // choose picks free GPUs of an offer in the inventory's order. The caller holds a.mu.
 func (a *Agent) choose(offer broker.OfferID, want broker.GPURequest) (uuids []string, simulated bool, err error) {
 	for _, model := range models(a.gpus) {
@@ -207,7 +230,7 @@ func (a *Agent) choose(offer broker.OfferID, want broker.GPURequest) (uuids []st
 			return nil, false, refusal(fmt.Sprintf("the offer is for %s, the job wants %s", model, want.Model))
 		}
 		for _, g := range a.gpus {
-			if g.Model == model && a.usable(g) && g.MemoryMiB >= want.MinMemoryMiB && len(uuids) < want.Count {
+			if g.Model == model && a.usable(g) && g.NominalMiB() >= want.MinMemoryMiB && len(uuids) < want.Count {
 				uuids = append(uuids, g.UUID)
 				simulated = simulated || g.Simulated
 			}

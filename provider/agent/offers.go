@@ -142,16 +142,9 @@ func (a *Agent) offerSet(ctx context.Context) broker.OfferSet {
 	}
 	set := broker.OfferSet{Boot: a.boot, Seq: a.setSeq}
 	for _, model := range models(a.gpus) {
-		o := broker.Offer{
-			ID: offerID(a.self, model), Provider: a.self, Host: a.Host, Region: a.Region, Rate: a.Rate,
-			CPUs: a.CPUs, MemoryMiB: a.MemoryMiB, DiskMiB: disk, Images: images, Weights: weights,
-			Addrs: addrs, Agent: a.Version,
-		}
-		for _, g := range a.gpus {
-			if g.Model != model {
-				continue
-			}
-			o.GPUs = append(o.GPUs, g)
+		o := a.offerOf(model, disk)
+		o.Images, o.Weights, o.Addrs = images, weights, addrs
+		for _, g := range o.GPUs {
 			if !a.draining && a.usable(g) {
 				o.Free = append(o.Free, g.UUID)
 			}
@@ -159,6 +152,20 @@ func (a *Agent) offerSet(ctx context.Context) broker.OfferSet {
 		set.Offers = append(set.Offers, o)
 	}
 	return set
+}
+
+// offerOf describes all GPUs of a model, on a host with so much free disk. The caller holds a.mu.
+func (a *Agent) offerOf(model string, diskMiB uint64) broker.Offer {
+	o := broker.Offer{
+		ID: offerID(a.self, model), Provider: a.self, Host: a.Host, Region: a.Region, Rate: a.Rate,
+		CPUs: a.CPUs, MemoryMiB: a.MemoryMiB, DiskMiB: diskMiB, Agent: a.Version,
+	}
+	for _, g := range a.gpus {
+		if g.Model == model {
+			o.GPUs = append(o.GPUs, g)
+		}
+	}
+	return o
 }
 
 // usable reports whether a GPU can be leased now. The caller holds a.mu.
