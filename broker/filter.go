@@ -120,9 +120,9 @@ func (f Filter) Fails(o *Offer, count int) (Predicate, bool) {
 	return Predicate{}, false
 }
 
-// jobGPUs returns how many GPUs the filter's predicates on num_gpus ask for, the least that satisfies them all; 1 if
-// there are none.
-func (f Filter) jobGPUs() (int, error) {
+// JobGPUs returns how many GPUs the filter's predicates on num_gpus ask for, the least that satisfies them all; 1 if
+// there are none. The error is a [*FieldError].
+func (f Filter) JobGPUs() (int, error) {
 	if !f.Has("num_gpus") {
 		return 1, nil
 	}

@@ -31,7 +31,7 @@ func (m *Market) complete(q Query) (Query, error) {
 		q.GPU.Model = AnyModel
 	}
 	if q.GPU.Count == 0 {
-		n, err := q.Where.jobGPUs()
+		n, err := q.Where.JobGPUs()
 		if err != nil {
 			return q, err
 		}

@@ -9,14 +9,19 @@ import (
 
 // Offers explains which live offers match a query, all of them. It needs no token.
 func (c *Client) Offers(ctx context.Context, q Query) (Offers, error) {
-	all, err := c.OffersPage(ctx, q, Page{})
-	for page := all; err == nil && page.Next != ""; {
-		last := page.Next
-		page, err = c.OffersPage(ctx, q, Page{Cursor: last})
-		all.Offers = append(all.Offers, page.Offers...)
-		if page.Next == last {
-			break
-		}
+	return c.SortedOffers(ctx, q, "")
+}
+
+// SortedOffers is Offers in another order than by price.
+func (c *Client) SortedOffers(ctx context.Context, q Query, sort string) (Offers, error) {
+	page := Page{Sort: sort}
+	all, err := c.OffersPage(ctx, q, page)
+	for next := all.Next; err == nil && next != "" && next != page.Cursor; {
+		page.Cursor = next
+		var more Offers
+		more, err = c.OffersPage(ctx, q, page)
+		all.Offers = append(all.Offers, more.Offers...)
+		next = more.Next
 	}
 	all.Next = ""
 	return all, err

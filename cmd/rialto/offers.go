@@ -15,41 +15,109 @@ import (
 	"rialto/pricing"
 )
 
+// offersFlags are the flags of `rialto offers` beside those of a request.
+type offersFlags struct {
+	*request
+	page    api.Page
+	explain bool
+	fields  bool
+}
+
 func (a *app) offersCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "offers [IMAGE]",
+		Use:   "offers [QUERY…] [IMAGE]",
 		Short: "Show the GPUs on offer, cheapest first",
 		Long: "Show the GPUs on offer, cheapest first. With an image, hosts that already hold it come first\n" +
-			"among equals. When nothing matches, the answer says what eliminated how many offers.",
+			"among equals. The answer says what eliminated how many offers, and what would admit the nearest.\n\n" +
+			"A query is predicates FIELD OPERATOR VALUE, parted by spaces, that must all hold, in the language of\n" +
+			"Vast's clients: operators = != < <= > >= in notin; in a word _ is a space; a list is [A,B]; FIELD=any\n" +
+			"drops what was said before. Vast's names of fields have Vast's units, and numbers may carry others.\n" +
+			"Quote it for the shell.",
 		Example: "  rialto offers\n" +
+			"  rialto offers 'gpu_name in [RTX_4090,RTX_3090] num_gpus=2 price<=0.50/h region!=US'\n" +
+			"  rialto offers 'gpu_ram>=48 disk_space>1TB' --sort price,-gpu_ram --limit 10\n" +
 			"  rialto offers --gpu 'RTX 4090:2' --max-price 0.50/h\n" +
-			"  rialto offers --gpu-memory 48GiB --region DE --json",
-		Args: cli.Args(0, 1),
+			"  rialto offers 'gpu_ram>=80 price<1/h' --explain\n" +
+			"  rialto offers --fields",
 	}
-	r := newRequest(c)
+	r := &offersFlags{request: newRequest(c)}
 	for _, f := range []string{"env", "workdir", "for", "max-cost"} {
 		if err := c.Flags().MarkHidden(f); err != nil {
 			panic(err) // a flag that newRequest does not declare
 		}
 	}
+	c.Flags().Var(&value[string]{to: &r.page.Sort, parse: parseOrder, kind: "fields"}, "sort", "order by these fields, - for descending, such as price,-gpu_ram")
+	c.Flags().IntVar(&r.page.Limit, "limit", 0, "show at most this many offers (default all)")
+	c.Flags().BoolVar(&r.explain, "explain", false, "show what each predicate does instead of the offers")
+	c.Flags().BoolVar(&r.fields, "fields", false, "show what can be asked for instead of the offers")
 	p := a.jsonFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if r.fields {
+			return p.Print(fieldsJSON(), writeFields)
+		}
+		if r.page.Limit < 0 || r.page.Limit > maxPage {
+			return fmt.Errorf("--limit %d: want 1 to %d", r.page.Limit, maxPage)
+		}
+		image, err := r.take(args)
+		if err != nil {
+			return err
+		}
 		m, err := a.connect()
 		if err != nil {
 			return err
 		}
-		q, err := a.search(c.Context(), m, r, args)
+		q, err := a.search(c.Context(), m, r.request, image)
 		if err != nil {
 			return err
 		}
-		offers, err := m.Offers(c.Context(), q)
+		if r.explain {
+			why, err := m.ExplainOffers(c.Context(), q)
+			if err != nil {
+				return explain(err)
+			}
+			return p.Print(why, func(w io.Writer) error { return writeExplanation(w, why) })
+		}
+		offers, err := r.find(c.Context(), m.Client, q)
 		if err != nil {
 			return explain(err)
 		}
 		return p.Print(offers, func(w io.Writer) error { return writeOffers(w, offers) })
 	}
 	a.completeRequest(c)
+	c.ValidArgsFunction = a.completeQuery
+	if err := c.RegisterFlagCompletionFunc("sort", completeOrder); err != nil {
+		panic(err) // a flag that is declared above
+	}
 	return c
+}
+
+// maxPage is the most offers that the broker sends at once.
+const maxPage = 1000
+
+// take tells queries from an image among the arguments, and returns the image.
+func (f *offersFlags) take(args []string) (image []string, err error) {
+	query := []string{f.where}
+	for _, arg := range args {
+		if strings.ContainsAny(arg, "=<>! ") { // which no image has
+			query = append(query, arg)
+		} else {
+			image = append(image, arg)
+		}
+	}
+	if len(image) > 1 {
+		err := fmt.Errorf("%q and %q are no query, and there can be but one image", image[0], image[1])
+		return nil, cli.Hint(err, "a query is FIELD OPERATOR VALUE, such as 'gpu_ram>=24'")
+	}
+	f.where, err = parseQuery(strings.Join(query, " "))
+	return image, err
+}
+
+// find returns one page of offers if the caller asks for few, or all.
+func (f *offersFlags) find(ctx context.Context, market *api.Client, q api.Query) (api.Offers, error) {
+	if f.page.Limit > 0 {
+		return market.OffersPage(ctx, q, f.page)
+	}
+	return market.SortedOffers(ctx, q, f.page.Sort)
 }
 
 // search resolves what the flags name and returns the query; args may hold an image.
@@ -97,6 +165,11 @@ func writeOffers(w io.Writer, offers api.Offers) error {
 	if region {
 		t.Columns = append(t.Columns, cli.Column{Title: "REGION"})
 	}
+	const jobHour = 4 // behind the price of one GPU
+	several := slices.ContainsFunc(shown, func(o api.Offer) bool { return o.TotalRateNanoUSDPerHour != o.RateNanoUSDPerHour })
+	if several {
+		t.Columns = slices.Insert(t.Columns, jobHour, cli.Column{Title: "JOB-HOUR", Align: cli.Decimal})
+	}
 	held := slices.ContainsFunc(shown, func(o api.Offer) bool { return o.HasImage })
 	if held {
 		t.Columns = append(t.Columns, cli.Column{Title: "IMAGE", Tone: func(string) cli.Tone { return cli.Good }})
@@ -113,6 +186,9 @@ func writeOffers(w io.Writer, offers api.Offers) error {
 		if region {
 			row = append(row, o.Region)
 		}
+		if several {
+			row = slices.Insert(row, jobHour, pricing.Money(o.TotalRateNanoUSDPerHour).String())
+		}
 		if held {
 			row = append(row, map[bool]string{true: "on host"}[o.HasImage])
 		}
@@ -121,13 +197,45 @@ func writeOffers(w io.Writer, offers api.Offers) error {
 	if err := t.Write(w); err != nil {
 		return err
 	}
-	if len(offers.Offers) < offers.Total {
-		fmt.Fprintf(w, "%d of %d offers match:\n", len(offers.Offers), offers.Total)
-		for _, e := range eliminations(offers) {
-			fmt.Fprintln(w, "  "+e)
+	return writeRest(w, offers)
+}
+
+// writeRest says what is not in the table, and why.
+func writeRest(w io.Writer, offers api.Offers) error {
+	if len(offers.Offers) < offers.Matched {
+		fmt.Fprintf(w, "%d of %d offers that match are shown.\n", len(offers.Offers), offers.Matched)
+	}
+	if offers.Matched == offers.Total {
+		return nil
+	}
+	fmt.Fprintf(w, "%d of %d offers match:\n", offers.Matched, offers.Total)
+	for _, e := range eliminations(offers) {
+		fmt.Fprintln(w, "  "+e)
+	}
+	return writeNearest(w, offers.Nearest)
+}
+
+// maxNearest is how many near misses people want to read about.
+const maxNearest = 3
+
+// writeNearest says what would admit the offers nearest to matching.
+func writeNearest(w io.Writer, nearest []api.NearMiss) error {
+	for i, n := range nearest[:min(len(nearest), maxNearest)] {
+		if i == 0 {
+			fmt.Fprintln(w, cli.Paint(w, cli.Dim, "Nearly:"))
 		}
+		fmt.Fprintf(w, "  %s on %s at %s, with %s\n", cli.Clean(n.Offer.Model), hostName(n.Offer.Host, n.Offer.Provider),
+			pricing.Rate(n.Offer.RateNanoUSDPerHour), admission(n))
 	}
 	return nil
+}
+
+// admission is the predicate that would admit a near miss.
+func admission(n api.NearMiss) string {
+	if n.Admit == "" {
+		return "any value instead of " + cli.Clean(n.Predicate)
+	}
+	return cli.Clean(n.Admit)
 }
 
 func freeTone(free string) cli.Tone {
@@ -159,7 +267,7 @@ func writeEliminations(w io.Writer, offers api.Offers) error {
 			return err
 		}
 	}
-	return nil
+	return writeNearest(w, offers.Nearest)
 }
 
 // eliminations says what removed how many offers, and how near the nearest miss was.
@@ -176,16 +284,4 @@ func eliminations(offers api.Offers) []string {
 		all = append(all, s)
 	}
 	return all
-}
-
-// completeRequest completes the image and the flags that name things of the market.
-func (a *app) completeRequest(c *cobra.Command) {
-	c.ValidArgsFunction = a.completeImages
-	for flag, complete := range map[string]cobra.CompletionFunc{
-		"gpu": a.completeModels, "provider": a.completeHosts, "weights": a.completeWeights,
-	} {
-		if err := c.RegisterFlagCompletionFunc(flag, complete); err != nil {
-			panic(err) // a flag that newRequest does not declare
-		}
-	}
 }

@@ -33,6 +33,7 @@ type request struct {
 	region   string
 	provider string
 	weights  []mount
+	where    string // in the query language
 }
 
 // defaultDuration ends a forgotten job before it costs much.
@@ -40,7 +41,7 @@ const defaultDuration = time.Hour
 
 // newRequest declares the flags of a request.
 func newRequest(c *cobra.Command) *request {
-	r := &request{gpu: broker.GPURequest{Model: broker.AnyModel, Count: 1}, duration: defaultDuration}
+	r := &request{gpu: broker.GPURequest{Model: broker.AnyModel}, duration: defaultDuration} // the count: see check
 	f := c.Flags()
 	f.SortFlags = false
 	f.Var(&value[broker.GPURequest]{to: &r.gpu, parse: parseGPU, kind: "MODEL[:N]", text: "any"}, "gpu", "GPU model and count, such as 'RTX 4090:2' or any:2")
@@ -54,6 +55,7 @@ func newRequest(c *cobra.Command) *request {
 	f.Var(&value[uint64]{to: &r.memory, parse: cli.ParseMiB, kind: "size"}, "memory", "host memory that the host must grant, such as 16GiB")
 	f.Var(&value[string]{to: &r.region, parse: parseRegion, kind: "country"}, "region", "country of the host, such as DE")
 	f.StringVar(&r.provider, "provider", "", "only this host, by name or provider id")
+	f.Var(&value[string]{to: &r.where, parse: parseQuery, kind: "query"}, "where", "what else the offer must satisfy, such as 'gpu_ram>=24 region!=US'; see rialto offers --fields")
 	f.Var(&list[mount]{to: &r.weights, parse: parseMount, kind: "NAME:PATH"}, "weights", "mount weights read-only at a path (may be repeated)")
 	return r
 }
@@ -68,7 +70,14 @@ func (r *request) check() error {
 	case r.maxCost < 0:
 		return fmt.Errorf("--max-cost %v: must not be negative", r.maxCost)
 	}
-	return nil
+	if r.gpu.Count > 0 {
+		return nil
+	}
+	where, err := broker.ParseFilter(r.where)
+	if err == nil {
+		r.gpu.Count, err = where.JobGPUs()
+	}
+	return err
 }
 
 // mounts resolves names of weights to their roots.
@@ -165,6 +174,7 @@ func (r *request) query(digest string, mounts []broker.WeightsMount) api.Query {
 	q := api.Query{
 		Model: r.gpu.Model, Count: r.gpu.Count, MinGPUMemoryMiB: r.gpuMiB, MemoryMiB: r.memory, CPUs: r.cpus,
 		MaxRateNanoUSDPerHour: int64(r.maxRate), Region: r.region, Provider: r.provider, ImageDigest: digest,
+		Q: r.where,
 	}
 	for _, m := range mounts {
 		q.WeightRoots = append(q.WeightRoots, m.Root)
@@ -194,6 +204,6 @@ func (r *request) spec(name string, image imageRef, mounts []broker.WeightsMount
 		GPU: gpu, MemoryMiB: r.memory, CPUs: r.cpus,
 		MaxRate: r.maxRate, MaxCost: r.maxCost, MaxDuration: r.duration,
 		Region: r.region, Provider: broker.PeerID(r.provider), Weights: mounts,
-		Created: time.Now().UTC(), Nonce: rand.Text(),
+		Where: r.where, Created: time.Now().UTC(), Nonce: rand.Text(),
 	}
 }

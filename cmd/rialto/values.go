@@ -157,6 +157,12 @@ func parseRegion(s string) (string, error) {
 	return strings.ToUpper(s), nil
 }
 
+// parseQuery returns a query in canonical form.
+func parseQuery(s string) (string, error) {
+	f, err := broker.ParseFilter(s)
+	return f.String(), err
+}
+
 // environment joins pairs; the last of equal keys wins.
 func environment(pairs []pair) map[string]string {
 	if len(pairs) == 0 {
