@@ -16,6 +16,14 @@
 //     below zero. Each step asserts it, and a market that finds it broken refuses to go on.
 //   - A refused event changes nothing.
 //
+// # Queries
+//
+// Offers are asked for in one language ([ParseFilter], [ParseOrder]; [Fields] lists what there is): by the command line,
+// the HTTP API, and by jobs, whose signature covers their query, so that the provider checks it again ([Filter.Fails]).
+// A search is explained ([Search]): the predicates in canonical form, how many offers each eliminated in order, how many
+// would match without it, and which offers fail exactly one, with the predicate that would admit them. What nobody says
+// of an offer satisfies nothing; what nobody measures cannot be asked for. Nothing is dropped in silence.
+//
 // Everything is kept in memory, ended jobs and leases too: the ledger is for restarts and readers.
 package broker
 

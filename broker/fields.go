@@ -20,6 +20,7 @@ const (
 	KindVersion                 // up to three numbers, such as 535.86.05; missing ones are zero
 	KindCompute                 // CUDA compute capability, 8.9 or 890
 	KindPower                   // milliwatts; units mW, W, kW
+	KindShare                   // millionths, written 0.98 or 98%
 	KindLevel                   // level of proof: claimed, nvml
 )
 
@@ -91,6 +92,9 @@ const (
 	fieldPower
 	fieldHasImage
 	fieldAgent
+	fieldReliability
+	fieldHoursSeen
+	fieldFailures
 	fieldUnknown // and those after it in the table have no evidence
 )
 
@@ -136,6 +140,9 @@ func makeFields() []Field {
 		has(fieldPower, "power_limit", KindPower, "W", offer, "power limit of each GPU", as("gpu_max_power")),
 		has(fieldHasImage, "has_image", KindBool, "", offer, "whether the host holds the whole image that is asked with"),
 		has(fieldAgent, "agent", KindName, "", offer, "version of the host's agent"),
+		has(fieldReliability, "reliability", KindShare, "", market, "chance that an hour passes without failure: exp(-(1+failures)/(200+hours_seen))", as("reliability2")),
+		has(fieldHoursSeen, "hours_seen", KindCount, "", market, "whole hours of ready leases that this market saw of the host"),
+		has(fieldFailures, "failures", KindCount, "", market, "ready leases that the host lost"),
 	}
 	for i := range table {
 		id := table[i].id
@@ -160,7 +167,7 @@ func unmeasured() map[string]string {
 		"agents do not read it":                               "pci_gen pcie_bw gpu_lanes bw_nvlink gpu_max_temp gpu_display_active display_active disk_bw disk_name cpu_name cpu_arch cpu_cores cpu_ghz has_avx mobo_name os_version ubuntu_version gpu_frac gpu_ids",
 		"offers last as long as their host is connected":      "duration start_date end_date",
 		"this market has no interruptible or reserved offers": "min_bid is_bid type resource_type credit_discount_max discounted_dph_total",
-		"this market does not rate hosts yet":                 "reliability reliability2 reliability_mult expected_reliability vericode verification hosting_type datacenter",
+		"this market rates hosts by reliability alone":        "reliability_mult expected_reliability vericode verification hosting_type datacenter",
 		"this market has no such thing":                       "vms_enabled cluster_id avail_vol_ask_id avail_vol_dph avail_vol_size platform_fee webpage logo geolocode bundled_results",
 	}
 }

@@ -57,7 +57,7 @@ func TestFilterText(t *testing.T) {
 		// Truth, countries, null.
 		"verified=True rentable=false": "verified=true rentable=false", "geolocation in [SE,DE]": "region in [SE,DE]", "geolocation=de": "region=DE",
 		`geolocation="Texas, US, NA"`: "region=US", `geolocation=", US, NA"`: "region=US", "region=null": "region=null", "driver!=None": "driver!=null",
-		"level>=nvml": "level>=nvml",
+		"level>=nvml": "level>=nvml", "reliability2>0.98": "reliability>0.98", "reliability>=99.5%": "reliability>=0.995", "reliability<=1": "reliability<=1",
 		// Quoting.
 		`host="a \"b\" \\c"`: `host="a \"b\" \\c"`, "host=my_host": "host=my_host", `host="my  host"`: `host="my  host"`, "machine_id=12D3Koo": "provider=12D3Koo",
 		`host="null"`: `host="null"`, `host="ä"`: `host="ä"`, `host in ["a,b]",c]`: `host in ["a,b]",c]`,
@@ -82,7 +82,9 @@ func TestFilterErrors(t *testing.T) {
 		{"zzz=1", "zzz", "", "no such field"},
 		{"dlperf>10", "dlperf", "", "no evidence"},
 		{"inet_down>=100 gpus=1", "inet_down", "", "no evidence"},
-		{"reliability2>0.9", "reliability2", "", "no evidence"},
+		{"reliability>98", "reliability", "98%", "0 to 1"},
+		{"reliability>good", "reliability", "", "want a number"},
+		{"reliability_mult>1", "reliability_mult", "", "no evidence"},
 		{"duration>3", "duration", "", "no evidence"},
 		{"gpus=>1", "gpus", ">=", "no operator"},
 		{"gpus=<1", "gpus", "<=", "no operator"},

@@ -232,6 +232,9 @@ func (t *turn) end(l *Lease) {
 	if l.State == LeaseHolding {
 		t.unask(l)
 	}
+	if l.State != LeaseEnded {
+		t.observe(l)
+	}
 	l.State = LeaseEnded
 	if l.Ended.IsZero() {
 		l.Ended = t.now

@@ -4,6 +4,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // listing is an offer as a query sees it.
@@ -77,6 +78,8 @@ func (l listing) read(f fieldID) (value, bool) {
 		return truth(l.query.imageOn(o)), l.query.Image != "" || l.query.Root != ""
 	case fieldAgent:
 		return value{s: o.Agent}, o.Agent != ""
+	case fieldReliability, fieldHoursSeen, fieldFailures:
+		return l.readRecord(f)
 	case fieldUnknown:
 	}
 	return value{}, false
@@ -94,6 +97,21 @@ func (l listing) readFree(f fieldID) (value, bool) {
 		return truth(free < l.query.GPU.Count), true
 	default:
 		return number(int64(free)), true
+	}
+}
+
+func (l listing) readRecord(f fieldID) (value, bool) {
+	if l.market == nil {
+		return value{}, false
+	}
+	r := l.market.RecordOf(l.Provider)
+	switch f {
+	case fieldHoursSeen:
+		return number(int64(r.Seen / time.Hour)), true
+	case fieldFailures:
+		return number(int64(r.Failures)), true
+	default:
+		return number(r.Reliability()), true
 	}
 }
 

@@ -90,6 +90,8 @@ type Market struct {
 	epochs map[gpuID]uint64      // highest granted
 	asked  map[offerKey]int      // GPUs in holds without answer
 
+	records map[PeerID]Record // what was seen of each provider
+
 	backlog bool                // queued jobs that a full step left over
 	pardons map[PeerID]struct{} // providers that a full step has not forgiven everywhere
 
@@ -144,6 +146,7 @@ func NewMarket(cfg MarketConfig) (*Market, error) {
 		leased:    map[string]LeaseID{},
 		epochs:    map[gpuID]uint64{},
 		asked:     map[offerKey]int{},
+		records:   map[PeerID]Record{},
 		pardons:   map[PeerID]struct{}{},
 		shops:     map[PeerID]*shop{},
 		sellers:   map[string]PeerID{},

@@ -98,6 +98,8 @@ func (m *Market) restoreLease(l *Lease) error {
 	m.recall(l)
 	if l.State != LeaseEnded {
 		m.occupy(l)
+	} else {
+		m.observe(l)
 	}
 	if l.State != LeaseEnded || len(l.GPUs) > 0 && len(l.Receipt) == 0 {
 		m.live[l.ID] = struct{}{}
@@ -159,7 +161,7 @@ func (m *Market) Audit() error {
 	if !maps.Equal(taken, m.leased) {
 		return &InvariantError{Rule: "GPUs: the index of leased GPUs is wrong"}
 	}
-	return nil
+	return m.auditRecords()
 }
 
 func mapHas[K comparable, V any](m map[K]V, k K) bool {

@@ -16,6 +16,7 @@ type Match struct {
 	HasImage bool         // the host holds every block of the image
 	Weights  int          // how many of the query's weights the host holds
 	Rate     pricing.Rate // for all GPUs of the job, per hour
+	Record   Record       // what was seen of the host
 }
 
 // Elimination says how many offers a predicate removed that all predicates before it had left.
@@ -127,7 +128,7 @@ func (m *Market) page(q *Query, f *found) error {
 func (m *Market) matches(all []candidate) []Match {
 	var out []Match
 	for _, c := range all {
-		x := Match{Offer: *c.offer, Free: m.available(c.offer), HasImage: c.image, Weights: c.weights, Rate: c.rate}
+		x := Match{Offer: *c.offer, Free: m.available(c.offer), HasImage: c.image, Weights: c.weights, Rate: c.rate, Record: m.RecordOf(c.offer.Provider)}
 		x.Offer.Free = m.free(c.offer)
 		out = append(out, x)
 	}

@@ -5,6 +5,13 @@
 // unknown field, a bad value or an unknown query parameter is refused with a problem (RFC 9457,
 // application/problem+json) that names the field and the nearest valid one.
 //
+// # Queries
+//
+// GET /v1/offers takes q in the query language ([broker.ParseFilter]) beside the typed parameters, and sort, limit and
+// cursor. Every answer says what was applied, what each predicate eliminated, and what would admit the nearest misses;
+// its ETag names all but its time. POST /v1/offers:explain says what each predicate does alone. A query that makes no
+// sense is a 400, as is, on every route, a parameter that is unknown or given twice.
+//
 // # Who may do what
 //
 // A caller shows "Authorization: Bearer TOKEN". Market, offers and quotes need none. A customer sees its own

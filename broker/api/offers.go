@@ -41,6 +41,9 @@ type (
 		MemoryMiBPerGPU         uint64 `json:"memory_mib_per_gpu" doc:"host memory"`
 		DiskMiB                 uint64 `json:"disk_mib"`
 		HasImage                bool   `json:"has_image" doc:"the host holds the whole image of the query"`
+		ReliabilityPPM          int64  `json:"reliability_ppm" doc:"chance that an hour passes without failure, in millionths: exp(-(1+failures)/(200+hours seen))"`
+		SeenMS                  int64  `json:"seen_ms" doc:"ready leases of the host that this market saw, added up"`
+		Failures                int    `json:"failures" doc:"of them, those that the host lost"`
 	}
 	// Elimination says how many offers one predicate removed.
 	Elimination struct {
@@ -199,6 +202,7 @@ func offerOf(m broker.Match) Offer {
 		GPUs: len(o.GPUs), Free: m.Free, Simulated: o.Simulated(), RateNanoUSDPerHour: int64(o.Rate),
 		TotalRateNanoUSDPerHour: int64(m.Rate),
 		CPUsPerGPU:              o.CPUs, MemoryMiBPerGPU: o.MemoryMiB, DiskMiB: o.DiskMiB, HasImage: m.HasImage, Level: broker.LevelClaimed.String(),
+		ReliabilityPPM: m.Record.Reliability(), SeenMS: m.Record.Seen.Milliseconds(), Failures: m.Record.Failures,
 	}
 	lowest := broker.LevelNVML
 	for i, g := range o.GPUs {
