@@ -138,6 +138,7 @@ func (t *turn) submit(ev Submitted) error {
 	found := t.search(query, nil)
 	fitting := slices.Concat(found.free, found.busy)
 	if len(fitting) == 0 {
+		t.explain(&query, &found)
 		return refuse(&NoOfferError{Search: found.Search})
 	}
 	best := fitting[0]

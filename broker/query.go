@@ -116,7 +116,7 @@ func (q *Query) predicates() []Predicate {
 	add(q.MemoryMiB > 0, fieldMemory, OpAtLeast, size(q.MemoryMiB))
 	add(q.MaxRate > 0, fieldPrice, OpAtMost, number(int64(q.MaxRate)))
 	for _, p := range q.Where.predicates {
-		if p.field.id != fieldJobGPUs && !slices.ContainsFunc(ps, p.equal) { // the count is settled
+		if p.field.id != fieldJobGPUs && !p.equal(q.freeNow()) && !slices.ContainsFunc(ps, p.equal) { // the count is settled
 			ps = append(ps, p)
 		}
 	}

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -51,6 +52,10 @@ func (h *hall) sell(t *testing.T, host int, rate pricing.Rate) {
 	}
 }
 
+func (h *hall) Quote(_ context.Context, r broker.QuoteRequest) (broker.Quote, error) {
+	return h.world.Market.Quote(r)
+}
+
 func hosts(offers []api.Offer) string {
 	var names []string
 	for _, o := range offers {
@@ -87,6 +92,16 @@ func TestQueryOverHTTP(t *testing.T) {
 	p := why.Predicates[1]
 	if p.Predicate != "region=FR" || p.Eliminated != 2 || p.Without != 2 || p.Cheapest == nil || p.Cheapest.Offer.Host != "h0" || p.Cheapest.Admit != "" {
 		t.Errorf("explained %+v", p)
+	}
+}
+
+// TestNoOffer: a refusal carries the search, so that programs can act on it.
+func TestNoOffer(t *testing.T) {
+	_, base := newHall(t, 3)
+	_, err := client(t, base, "").Quote(t.Context(), api.QuoteRequest{Query: api.Query{Q: "price<0.10/h"}, DurationMS: 3_600_000})
+	p, ok := errors.AsType[*api.Problem](err)
+	if !ok || p.Search == nil || len(p.Search.Nearest) != 3 || p.Search.Nearest[0].Admit != "price<=0.10/h" || p.Search.Eliminated[0].Count != 3 {
+		t.Errorf("got %v, %+v", err, p)
 	}
 }
 

@@ -24,6 +24,7 @@ type Problem struct { //nolint:errname // RFC 9457 calls it so
 	Field   string         `json:"field,omitempty" doc:"the offending field"`
 	Nearest string         `json:"nearest,omitempty" doc:"the nearest valid field or value"`
 	Errors  []FieldProblem `json:"errors,omitempty" doc:"when more than one field is wrong"`
+	Search  *Offers        `json:"search,omitempty" doc:"with rialto:no-offer: why nothing matches"`
 }
 
 // FieldProblem is what is wrong with one field.
@@ -105,6 +106,10 @@ func problemOf(err error) *Problem {
 		p := problem(k.status, k.word, err.Error())
 		if f, ok := errors.AsType[*broker.FieldError](err); ok {
 			p.Field, p.Nearest = f.Field, f.Nearest
+		}
+		if no, ok := errors.AsType[*broker.NoOfferError](err); ok {
+			p.Search = new(offersOf(no.Search))
+			p.Search.Busy = []Offer{} // how many there are says waiting
 		}
 		return p
 	}

@@ -16,6 +16,7 @@ import (
 	"rialto/broker"
 	"rialto/broker/api"
 	"rialto/cmd/internal/cli"
+	"rialto/pricing"
 )
 
 // defaultBroker is where a broker on this machine listens.
@@ -89,6 +90,11 @@ func explain(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, broker.ErrNoOffer):
+		if p, ok := errors.AsType[*api.Problem](err); ok && p.Search != nil && len(p.Search.Nearest) > 0 {
+			n := p.Search.Nearest[0]
+			return cli.Hint(err, "with %s there is %s on %s at %s; `rialto offers` shows what there is; `rialto run --wait` waits for a matching offer",
+				admission(n), cli.Clean(n.Offer.Model), hostName(n.Offer.Host, n.Offer.Provider), pricing.Rate(n.Offer.RateNanoUSDPerHour))
+		}
 		return cli.Hint(err, "`rialto offers` shows what there is; `rialto run --wait` waits for a matching offer")
 	case errors.Is(err, broker.ErrNoFunds):
 		return cli.Hint(err, "lower --max-cost or --for; `rialto account` shows the balance")
