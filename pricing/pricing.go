@@ -2,7 +2,7 @@
 //
 // [Money] counts nanodollars and [Rate] nanodollars per hour, the unit that people quote.
 // The cost of a duration is computed in 128 bits and rounded once, half to even, so a bill
-// does not depend on how its seconds were cut. There are no floats, and every operation that
+// does not depend on how its seconds were cut. There are no floats in it, and every operation that
 // could overflow returns an error. In the API's JSON both are integers whose field name carries the
 // unit: "_nanousd" and "_nanousd_per_hour". Nanodollars and not microdollars cross the wire,
 // because a bill whose lines were rounded for display would not add up.
@@ -10,6 +10,14 @@
 // As text, money is "$1.50" or "-$0.000000001" and a rate is "$0.40/h": exact, at least two
 // decimals, never more than needed. [ParseMoney] and [ParseRate] read that and also leave out
 // the dollar sign; a rate may be per second ("$0.0001/s") and is per hour when no unit is given.
+//
+// # Prices
+//
+// A [Cell] is one market: a model, a term, a region and a tier of proof. [Compute] makes its index from executed leases
+// by a method that never changes, in integers, and a [Receipt] is the print with all that it was made of: [Verify] makes
+// it again. [History] keeps prints and trades as bars, [Depth] prices what is on offer, and [MakeForecast] says what may
+// come, with what it got wrong in the past. Floats are in the forecast and in the fit of [Hedonic] coefficients alone,
+// which are published as integers.
 package pricing
 
 import (
