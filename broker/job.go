@@ -130,7 +130,17 @@ type Lease struct {
 	Simulated bool
 	Report    []byte // envelope of the last report
 	Receipt   []byte // envelope signed by the broker; empty until settled
+
+	// What the offer said when it was taken, for the price index.
+	Region    string
+	CPUs      int    // per GPU
+	MemoryMiB uint64 // per GPU
+	Level     Level  // of its least proved GPU
+	Settled   time.Time
 }
+
+// Over reports whether nothing of the lease will change any more: it was never granted, or its receipt is signed.
+func (l *Lease) Over() bool { return l.State == LeaseEnded && (len(l.GPUs) == 0 || len(l.Receipt) > 0) }
 
 // Size is roughly how many bytes a record of the lease takes, with the receipt that it will get.
 func (l *Lease) Size() int {

@@ -275,7 +275,7 @@ func (t *turn) receipted(ev ReceiptSigned) error {
 		return nil
 	}
 	t.touchLease(l)
-	l.Receipt = ev.Envelope
+	l.Receipt, l.Settled = ev.Envelope, t.now
 	delete(t.live, l.ID)
 	delete(t.sent, l.ID)
 	return nil

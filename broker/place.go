@@ -234,7 +234,7 @@ func (t *turn) ask(j *Job, o *Offer) {
 	l := &Lease{
 		ID: leaseID(j.ID, j.Attempts), Job: j.ID, Account: j.Account,
 		Offer: o.ID, Provider: o.Provider, Host: o.Host, Model: o.GPUs[0].Model, Rate: o.Rate,
-		State: LeaseHolding, Simulated: o.Simulated(),
+		State: LeaseHolding, Simulated: o.Simulated(), Region: o.Region, CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Level: o.Level(),
 	}
 	j.Lease = l.ID
 	j.State = JobHolding

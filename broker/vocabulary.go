@@ -85,6 +85,17 @@ func (o *Offer) Simulated() bool {
 	return false
 }
 
+// Level returns how far the least proved GPU of the offer is.
+func (o *Offer) Level() Level {
+	least := LevelClaimed
+	for i, g := range o.GPUs {
+		if i == 0 || g.Level < least {
+			least = g.Level
+		}
+	}
+	return least
+}
+
 // OfferSet is everything that a provider offers, sent whole whenever it changes.
 // A set with a lower sequence than one seen from the same boot is ignored.
 type OfferSet struct {

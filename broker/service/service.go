@@ -39,6 +39,12 @@
 // Offers are answered with what the broker knows of the roots that the provider holds: how many others hold
 // them, whether one of these is in its region, and whether the provider is one of the two in its region that keep a root
 // longest. It is the hosts' to use: they delete what they must.
+//
+// # Prices
+//
+// Settled leases are trades. Each minute the index of every cell is printed (see rialto/pricing), saved where it changed,
+// and then shown; what was printed is never written again. The trades are not saved beside the leases: after a restart, and
+// for a receipt of any time, they are made from the ledger's leases again, and must give what was printed.
 package service
 
 import (
@@ -105,8 +111,10 @@ type Config struct {
 	Tick time.Duration
 	// SendTimeout bounds one request to a provider; default 15 s, less than the time for which a hold is kept.
 	SendTimeout time.Duration
-	Metrics     prometheus.Registerer // nil: none
-	Logger      *slog.Logger          // nil: discard
+	// PrintEvery is how often prices are printed, in whole seconds; default 60 s.
+	PrintEvery time.Duration
+	Metrics    prometheus.Registerer // nil: none
+	Logger     *slog.Logger          // nil: discard
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -122,6 +130,12 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.SendTimeout == 0 {
 		c.SendTimeout = 15 * time.Second
+	}
+	if c.PrintEvery == 0 {
+		c.PrintEvery = time.Minute
+	}
+	if c.PrintEvery < time.Second || c.PrintEvery%time.Second != 0 {
+		return c, fmt.Errorf("broker service: prints every %v: want whole seconds", c.PrintEvery)
 	}
 	if c.Metrics == nil {
 		c.Metrics = prometheus.NewRegistry()
@@ -147,10 +161,11 @@ type Service struct {
 	poisons *poisonBook
 	named   *namedBook
 	holders *holders
+	prices  *prices
 	opened  chan struct{} // closed when the market is restored
 	stopped chan struct{} // closed when Run returns
 	started atomic.Bool
-	sending sync.WaitGroup // and the builds
+	sending sync.WaitGroup // and the builds and prices
 }
 
 // New returns a service that does nothing yet.
@@ -171,6 +186,7 @@ func New(c Config) (*Service, error) {
 		opened: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	s.builds = newBuilds(s)
+	s.prices = newPrices(s)
 	return s, nil
 }
 
@@ -196,6 +212,7 @@ func (s *Service) Run(ctx context.Context) error {
 	if s.c.Builder != nil {
 		s.sending.Go(func() { s.builds.run(sendCtx) })
 	}
+	s.sending.Go(func() { s.prices.run(sendCtx) })
 	s.c.Logger.Info("market is open", "broker", s.c.Key.ID(), "epoch", epoch)
 	w := &writer{s: s, epoch: epoch, clock: newClock(s.market.Clock())}
 	if err := w.run(ctx, sendCtx); err != nil {

@@ -1,11 +1,13 @@
 package service
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"rialto/broker"
 )
@@ -19,6 +21,13 @@ type view struct {
 	leases   map[broker.LeaseID]broker.Lease
 	tokens   map[string]broker.AccountID // by note key
 	waiting  map[broker.JobID]chan struct{}
+	over     []overLease // in the order in which they were shown, which is that of their times
+}
+
+// overLease is a lease of which nothing will change any more.
+type overLease struct {
+	id broker.LeaseID
+	at time.Time // settled, or given up
 }
 
 func newView() *view {
@@ -45,7 +54,11 @@ func (v *view) restore(st broker.State, tokens map[string][]byte) {
 	}
 	for _, l := range st.Leases {
 		v.leases[l.ID] = l
+		if l.Over() {
+			v.over = append(v.over, overLease{l.ID, overSince(&l)})
+		}
 	}
+	slices.SortFunc(v.over, func(a, b overLease) int { return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.id, b.id)) })
 	for key, account := range tokens {
 		v.tokens[key] = broker.AccountID(account)
 	}
@@ -65,7 +78,7 @@ func (v *view) publish(saves []broker.Effect, notes map[string][]byte) {
 		case broker.SaveJob:
 			v.saveJob(e.Job)
 		case broker.SaveLease:
-			v.leases[e.Lease.ID] = e.Lease
+			v.saveLease(&e.Lease)
 		case broker.Post, broker.SendHold, broker.SendConfirm, broker.SendRelease, broker.SendRenewal, broker.SignReceipt:
 		}
 	}
@@ -86,6 +99,57 @@ func (v *view) saveJob(j broker.Job) {
 		close(c)
 		delete(v.waiting, j.ID)
 	}
+}
+
+// saveLease needs v.mu.
+func (v *view) saveLease(l *broker.Lease) {
+	before := v.leases[l.ID]
+	v.leases[l.ID] = *l
+	if !l.Over() || before.Over() {
+		return
+	}
+	at := overSince(l)
+	if n := len(v.over); n > 0 && at.Before(v.over[n-1].at) {
+		at = v.over[n-1].at // a release that was not answered ends later than it says
+	}
+	v.over = append(v.over, overLease{l.ID, at})
+}
+
+// overSince is when a lease was settled, or given up.
+func overSince(l *broker.Lease) time.Time {
+	if l.Settled.IsZero() {
+		return l.Ended
+	}
+	return l.Settled
+}
+
+// ended returns up to most leases that were over in [from, to), with their jobs, after the first skip of all, and how
+// many of all come before the next. A zero to is no limit. It holds the view up for no longer than that takes.
+func (v *view) ended(skip int, from, to time.Time, most int) (page []endedLease, next int) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	first, _ := slices.BinarySearchFunc(v.over, from, func(o overLease, t time.Time) int { return o.at.Compare(t) })
+	next = max(skip, first)
+	for next < len(v.over) && len(page) < most {
+		o := v.over[next]
+		if !to.IsZero() && !o.at.Before(to) {
+			break
+		}
+		l := v.leases[o.id]
+		j := v.jobs[l.Job]
+		page = append(page, endedLease{at: o.at, lease: l, customer: j.Spec.Customer, state: j.State, last: j.Lease == l.ID})
+		next++
+	}
+	return page, next
+}
+
+// endedLease is a lease that is over and what prices want to know of its job.
+type endedLease struct {
+	at       time.Time
+	lease    broker.Lease
+	customer broker.PeerID
+	state    broker.JobState
+	last     bool // the job took no other lease after it
 }
 
 // job returns an account's job.

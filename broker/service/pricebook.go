@@ -1,0 +1,265 @@
+package service
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"rialto/broker"
+	"rialto/pricing"
+)
+
+const (
+	// maxCells bounds the cells that prices are kept of. Models that are on the market's list have room in any case, or
+	// nearly; strangers' names share maxOddCells.
+	maxCells    = 512
+	maxOddCells = 64
+	// maxTape bounds the leases of the last day that the market's health is made of; the newest count.
+	maxTape = 100_000
+)
+
+// priceBook is all that is known of prices, in memory. It is the recorder's alone; what it does depends on the leases and
+// offers that it is told, in order, and on nothing else, so that it can be made again from what is durable.
+type priceBook struct {
+	self    broker.PeerID
+	names   pseudonyms
+	cells   map[pricing.Cell]*priceCell
+	odd     int             // cells of models that are not on the list
+	known   map[string]bool // models on the list
+	tape    []tapeEntry     // leases over in the last day, oldest first
+	printed int64           // Unix seconds of the newest print
+}
+
+// priceCell is one cell.
+type priceCell struct {
+	cell       pricing.Cell
+	trades     []pricing.Trade // of the window, oldest first, with their real parties
+	total      uint64          // trades since the start
+	firm       pricing.History
+	indicative pricing.History
+	last       pricing.Receipt // of the newest print; its inputs are pseudonyms
+	saved      pricing.Receipt // of the newest that was saved
+	savedAsk   pricing.Rate    // the best ask then
+	hedonic    pricing.Hedonic
+	recent     []recentPrint // firm ones of the last hour
+	fix        broker.PriceFix
+	offer      cellOffer
+}
+
+type recentPrint struct {
+	at    int64
+	value pricing.Rate
+}
+
+// cellOffer is what is on offer in a cell; operators have their real names.
+type cellOffer struct {
+	asks      []pricing.Ask
+	offers    int
+	providers int
+	gpus      int
+}
+
+// tapeEntry is what the market's health counts of a lease.
+type tapeEntry struct {
+	at          time.Time
+	granted     bool
+	ready       bool
+	start       time.Duration
+	interrupted bool
+	gpuSeconds  int64
+}
+
+func newPriceBook(self broker.PeerID, secret []byte) *priceBook {
+	b := &priceBook{self: self, names: pseudonyms{secret: secret}, cells: map[pricing.Cell]*priceCell{}, known: map[string]bool{}}
+	for _, m := range broker.Models() {
+		b.known[m.Name] = true
+	}
+	return b
+}
+
+// tierOf is the tier of proof of GPUs.
+func tierOf(l broker.Level, simulated bool) string {
+	switch {
+	case simulated:
+		return pricing.TierSimulated
+	case l == broker.LevelClaimed:
+		return pricing.TierClaimed
+	}
+	return pricing.TierNVML
+}
+
+// cellsOf are the cells of GPUs in a country: the one of all regions, and that of its group.
+func cellsOf(model, tier, country string) []pricing.Cell {
+	c := pricing.Cell{Model: model, Term: pricing.OnDemand, Region: pricing.AnyRegion, Tier: tier}
+	cells := []pricing.Cell{c}
+	if c.Region = pricing.RegionGroup(country); c.Region != "" {
+		cells = append(cells, c)
+	}
+	return cells
+}
+
+// cellOf returns a cell, made if there is room; nil: there is none.
+func (b *priceBook) cellOf(c pricing.Cell) *priceCell {
+	if p := b.cells[c]; p != nil {
+		return p
+	}
+	if len(b.cells) >= maxCells || !b.known[c.Model] && b.odd >= maxOddCells {
+		return nil
+	}
+	if !b.known[c.Model] {
+		b.odd++
+	}
+	p := &priceCell{cell: c}
+	b.cells[c] = p
+	return p
+}
+
+// tradeOf makes a trade of a settled lease. A provider is its own operator: nothing says yet who is behind two of them.
+func tradeOf(e *endedLease, self broker.PeerID) pricing.Trade {
+	l := &e.lease
+	return pricing.Trade{
+		ID: pricing.TradeID(string(l.ID)), Settled: e.at.Unix(), Agreed: l.Granted.Unix(), GPUs: len(l.GPUs), Rate: l.Rate,
+		GPUSeconds: int64(l.Billed/time.Second) * int64(len(l.GPUs)), Provider: string(l.Provider), Operator: string(l.Provider),
+		Customer: string(e.customer), Canary: e.customer == self, CPUs: l.CPUs, MemoryMiB: int64(l.MemoryMiB), //nolint:gosec // bounded by the offer's rules
+	}
+}
+
+// ended takes a lease that is over, and returns what a stream tells of it.
+func (b *priceBook) ended(e *endedLease) []broker.PriceEvent {
+	l := &e.lease
+	cancelled := l.Granted.IsZero() && e.last && e.state == broker.JobCancelled // by the customer, before the answer
+	if !cancelled {
+		entry := tapeEntry{at: e.at, granted: !l.Granted.IsZero(), ready: !l.Ready.IsZero()}
+		if entry.ready {
+			entry.start, entry.interrupted = l.Ready.Sub(l.Granted), e.last && e.state == broker.JobFailed
+			entry.gpuSeconds = int64(l.Billed/time.Second) * int64(len(l.GPUs))
+		}
+		b.tape = append(b.tape, entry)
+		if len(b.tape) > maxTape {
+			b.tape = slices.Clone(b.tape[maxTape/10:])
+		}
+	}
+	if l.Billed < time.Second || l.Rate <= 0 {
+		return nil // nothing was traded
+	}
+	t := tradeOf(e, b.self)
+	var events []broker.PriceEvent
+	for _, cell := range cellsOf(l.Model, tierOf(l.Level, l.Simulated), l.Region) {
+		c := b.cellOf(cell)
+		if c == nil {
+			continue
+		}
+		c.total++
+		c.take(t)
+		public := t
+		public.Provider, public.Operator, public.Customer = "", "", ""
+		events = append(events, broker.PriceEvent{Kind: broker.PriceTrade, Cell: cell, Trade: public, Trades: c.total})
+	}
+	return events
+}
+
+// take keeps a trade that is long enough for the index.
+func (c *priceCell) take(t pricing.Trade) {
+	if t.GPUSeconds < pricing.ParamsV1().MinPaid*int64(t.GPUs) {
+		return
+	}
+	c.trades = append(c.trades, t)
+	if len(c.trades) > 2*pricing.MaxTrades {
+		c.trades = slices.Clone(c.trades[pricing.MaxTrades:])
+	}
+	if t.Operator != t.Customer && !t.Canary {
+		c.firm.AddTrade(&t)
+	}
+}
+
+// offered takes what is on offer, and returns what changed.
+func (b *priceBook) offered(asks []broker.Ask) []broker.PriceEvent {
+	now := map[pricing.Cell]*cellOffer{}
+	providers := map[pricing.Cell]map[broker.PeerID]bool{}
+	for _, a := range asks {
+		for _, cell := range cellsOf(a.Model, tierOf(a.Level, a.Simulated), a.Region) {
+			o := now[cell]
+			if o == nil {
+				o = &cellOffer{}
+				now[cell], providers[cell] = o, map[broker.PeerID]bool{}
+			}
+			providers[cell][a.Provider] = true
+			o.offers++
+			o.gpus += a.GPUs
+			if a.Free > 0 && a.Rate >= 0 && a.Rate <= pricing.MaxRate {
+				o.asks = append(o.asks, pricing.Ask{Rate: a.Rate, GPUs: a.Free, Operator: string(a.Provider)})
+			}
+		}
+	}
+	for cell, o := range now {
+		o.providers = len(providers[cell])
+		slices.SortStableFunc(o.asks, func(x, y pricing.Ask) int {
+			return cmp.Or(cmp.Compare(x.Rate, y.Rate), cmp.Compare(x.Operator, y.Operator), cmp.Compare(x.GPUs, y.GPUs))
+		})
+	}
+	var events []broker.PriceEvent
+	for _, cell := range slices.SortedFunc(maps.Keys(now), compareCells) {
+		b.cellOf(cell)
+	}
+	for _, cell := range b.sorted() {
+		c := b.cells[cell]
+		var o cellOffer
+		if p := now[cell]; p != nil {
+			o = *p
+		}
+		was := c.offer
+		c.offer = o
+		if !slices.Equal(was.asks, o.asks) {
+			events = append(events, broker.PriceEvent{Kind: broker.PriceDepth, Cell: cell})
+		}
+		if was.offers != o.offers || was.providers != o.providers || was.gpus != o.gpus || free(was.asks) != free(o.asks) {
+			events = append(events, broker.PriceEvent{Kind: broker.PriceOffer, Cell: cell})
+		}
+	}
+	return events
+}
+
+func free(asks []pricing.Ask) int {
+	n := 0
+	for _, a := range asks {
+		n += a.GPUs
+	}
+	return n
+}
+
+// sorted returns the cells in the order of their text.
+func (b *priceBook) sorted() []pricing.Cell {
+	return slices.SortedFunc(maps.Keys(b.cells), compareCells)
+}
+
+func compareCells(a, b pricing.Cell) int {
+	return cmp.Or(cmp.Compare(a.Model, b.Model), cmp.Compare(a.Term, b.Term), cmp.Compare(a.Tier, b.Tier), cmp.Compare(a.Region, b.Region))
+}
+
+// health counts the tape of the day before now.
+func (b *priceBook) health(now time.Time) broker.MarketHealth {
+	from, _ := slices.BinarySearchFunc(b.tape, now.Add(-24*time.Hour), func(e tapeEntry, t time.Time) int { return e.at.Compare(t) })
+	b.tape = b.tape[from:]
+	var h broker.MarketHealth
+	var starts []time.Duration
+	for _, e := range b.tape {
+		h.Holds++
+		if e.granted {
+			h.Granted++
+		}
+		if e.ready {
+			h.Starts++
+			starts = append(starts, e.start)
+		}
+		if e.interrupted {
+			h.Interruptions++
+		}
+		h.GPUSeconds += e.gpuSeconds
+	}
+	if n := len(starts); n > 0 {
+		slices.Sort(starts)
+		h.MedianStart = starts[n/2]
+	}
+	return h
+}

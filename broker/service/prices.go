@@ -1,0 +1,450 @@
+package service
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"rialto/broker"
+	"rialto/pricing"
+)
+
+const (
+	// priceTick is how often what is on offer is read, at most; priceShare is how much longer than the reading the pause
+	// after it is, so that a large market pays with the age of its depth and not with the writer's time.
+	priceTick  = time.Second
+	priceShare = 20
+	// pricePage is how many ended leases are read at once: readers hold the view up no longer.
+	pricePage = 64
+	// maxHistoryDays bounds how far back prints are read at a start: as far as daily bars go.
+	maxHistoryDays = pricing.MaxPoints
+)
+
+// prices records trades and prints, in a goroutine of its own, and shows them. Readers and the writer never wait for each
+// other: what is shown is a board that is replaced whole.
+type prices struct {
+	s     *Service
+	board atomic.Pointer[broker.PriceBoard] // nil: not loaded yet
+	hub   *priceHub
+
+	mu     sync.RWMutex
+	book   *priceBook // its histories; changed by the recorder alone, with mu held
+	secret []byte     // set before book is
+
+	seen int // ended leases taken; the recorder's
+
+	forecasting sync.Mutex
+	forecasts   map[forecastKey]pricing.Forecast
+}
+
+type forecastKey struct {
+	cell    pricing.Cell
+	quality pricing.Quality
+}
+
+func newPrices(s *Service) *prices {
+	return &prices{s: s, hub: newPriceHub(), forecasts: map[forecastKey]pricing.Forecast{}}
+}
+
+// run loads what was printed and goes on until ctx ends.
+func (p *prices) run(ctx context.Context) {
+	if err := p.load(ctx); err != nil {
+		if ctx.Err() == nil {
+			p.s.c.Logger.Error("no prices: what was printed cannot be read", "err", err)
+		}
+		return
+	}
+	again := time.NewTimer(0)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-again.C:
+		}
+		begun := time.Now()
+		if err := p.step(ctx); err != nil && ctx.Err() == nil {
+			p.s.c.Logger.Warn("prices are not up to date", "err", err)
+		}
+		again.Reset(max(priceTick, priceShare*time.Since(begun)))
+	}
+}
+
+// load makes the book again from the ledger: trades from leases, prints from notes, in the order of their times.
+func (p *prices) load(ctx context.Context) error {
+	secret, err := p.s.c.Store.Note(ctx, priceSecret)
+	if errors.Is(err, broker.ErrNotFound) {
+		secret = make([]byte, 32)
+		if _, err := rand.Read(secret); err != nil {
+			return err
+		}
+		err = p.s.do(ctx, len(secret), func(_ context.Context, b *batch) error {
+			b.notes[priceSecret] = secret
+			return nil
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("the key of pseudonyms: %w", err)
+	}
+	book := newPriceBook(p.s.c.Market.Self, secret)
+	first, err := p.s.c.Store.Note(ctx, priceFirst)
+	if err != nil && !errors.Is(err, broker.ErrNotFound) {
+		return err
+	}
+	today := time.Now().UTC().Truncate(24 * time.Hour)
+	day, err := time.Parse("20060102", string(first))
+	if err != nil {
+		day = today.AddDate(0, 0, 1) // nothing was printed
+	}
+	if oldest := today.AddDate(0, 0, -maxHistoryDays); day.Before(oldest) {
+		day = oldest
+	}
+	for ; !day.After(today.AddDate(0, 0, 1)); day = day.AddDate(0, 0, 1) { // the clock may have been set back since
+		notes, err := p.s.c.Store.Notes(ctx, priceDays+day.Format("20060102")+"/")
+		if err != nil {
+			return err
+		}
+		prints, err := parsePrints(notes)
+		if err != nil {
+			return err
+		}
+		for _, at := range prints.beats {
+			p.drain(book, time.Unix(at, 0))
+			book.replay(at, prints.records[at])
+		}
+		for at := range prints.records { // of a crash before its beat
+			book.printed = max(book.printed, at)
+		}
+	}
+	p.drain(book, time.Time{})
+	p.mu.Lock()
+	p.book, p.secret = book, secret
+	p.mu.Unlock()
+	return nil
+}
+
+// drain takes the leases that were over before a time, or all, into a book.
+func (p *prices) drain(book *priceBook, before time.Time) []broker.PriceEvent {
+	var events []broker.PriceEvent
+	for {
+		page, next := p.s.view.ended(p.seen, time.Time{}, before, pricePage)
+		for i := range page {
+			events = append(events, book.ended(&page[i])...)
+		}
+		p.seen = next
+		if len(page) < pricePage {
+			return events
+		}
+	}
+}
+
+// step reads the market and, when it is time, prints.
+func (p *prices) step(ctx context.Context) error {
+	type reading struct {
+		asks []broker.Ask
+		now  time.Time
+	}
+	// When the writer answers, all leases that were settled before now are shown.
+	read, err := ask(ctx, p.s, 0, func(_ context.Context, b *batch) (reading, error) {
+		return reading{b.s.market.Asks(), b.now}, nil
+	})
+	if err != nil {
+		return err
+	}
+	every := int64(p.s.c.PrintEvery / time.Second)
+	at := read.now.Unix() - read.now.Unix()%every
+	events := p.update(func(b *priceBook) []broker.PriceEvent {
+		return append(p.drain(b, time.Unix(at, 0)), b.offered(read.asks)...)
+	})
+	printed, err := p.print(ctx, at)
+	events = append(events, printed...)
+	events = append(events, p.update(func(b *priceBook) []broker.PriceEvent { return p.drain(b, time.Time{}) })...)
+	p.show(read.now, events)
+	return err
+}
+
+// update changes the book.
+func (p *prices) update(fn func(*priceBook) []broker.PriceEvent) []broker.PriceEvent {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return fn(p.book)
+}
+
+// print makes the prints of a time that has none, saves them and then shows them.
+func (p *prices) print(ctx context.Context, at int64) ([]broker.PriceEvent, error) {
+	if at <= p.book.printed {
+		return nil, nil
+	}
+	if err := p.s.c.Store.Room(); err != nil {
+		return nil, fmt.Errorf("nothing is printed: %w", err)
+	}
+	var trades map[pricing.Cell][]pricing.Trade
+	if p.book.unfitted(at) {
+		trades = p.fitted(at)
+	}
+	p.update(func(b *priceBook) []broker.PriceEvent {
+		b.fit(at, trades)
+		return nil
+	})
+	prints := p.book.prepare(at) // the recorder alone changes the book
+	parts, err := records(at, prints)
+	if err != nil {
+		return nil, err
+	}
+	for _, notes := range parts {
+		size := 0
+		for key, value := range notes {
+			size += len(key) + len(value)
+		}
+		err := p.s.do(ctx, size, func(ctx context.Context, b *batch) error {
+			// A note that is written again would end the broker. It can only be there if the clock was set back by days.
+			for key := range notes {
+				if _, err := b.note(ctx, key); !errors.Is(err, broker.ErrNotFound) {
+					return cmp.Or(err, fmt.Errorf("%s: %w: that time was printed already", key, broker.ErrConflict))
+				}
+			}
+			_, err := b.note(ctx, priceFirst)
+			if errors.Is(err, broker.ErrNotFound) {
+				b.notes[priceFirst] = []byte(priceDay(at))
+			} else if err != nil {
+				return err
+			}
+			maps.Copy(b.notes, notes)
+			return nil
+		})
+		if err != nil {
+			// Whatever of it was saved must not be written again.
+			p.update(func(b *priceBook) []broker.PriceEvent {
+				b.printed = at
+				return nil
+			})
+			return nil, fmt.Errorf("save prints: %w", err)
+		}
+	}
+	return p.update(func(b *priceBook) []broker.PriceEvent { return b.show(at, prints) }), nil
+}
+
+// fitted returns the trades of the weeks before the fit that is in force at a time, the newest of each cell.
+func (p *prices) fitted(at int64) map[pricing.Cell][]pricing.Trade {
+	when := pricing.HedonicTime(at)
+	trades := map[pricing.Cell][]pricing.Trade{}
+	for e := range p.between(when-pricing.HedonicWindow, when) {
+		for _, cell := range cellsOf(e.lease.Model, tierOf(e.lease.Level, e.lease.Simulated), e.lease.Region) {
+			if p.book.cells[cell] == nil {
+				continue
+			}
+			list := append(trades[cell], tradeOf(e, p.s.c.Market.Self))
+			if len(list) > 2*pricing.MaxTrades {
+				list = slices.Clone(list[pricing.MaxTrades:])
+			}
+			trades[cell] = list
+		}
+	}
+	return trades
+}
+
+// between yields the leases that were over in [from, to), in Unix seconds.
+func (p *prices) between(from, to int64) func(yield func(*endedLease) bool) {
+	return func(yield func(*endedLease) bool) {
+		skip := 0
+		for {
+			page, next := p.s.view.ended(skip, time.Unix(from, 0), time.Unix(to, 0), pricePage)
+			for i := range page {
+				if !yield(&page[i]) {
+					return
+				}
+			}
+			if skip = next; len(page) < pricePage {
+				return
+			}
+		}
+	}
+}
+
+// show replaces the board and tells streams what changed.
+func (p *prices) show(now time.Time, events []broker.PriceEvent) {
+	was := p.board.Load()
+	board := &broker.PriceBoard{At: now.UTC(), Health: p.book.health(now)}
+	if was != nil && len(events) == 0 && priceDay(was.At.Unix()) == priceDay(now.Unix()) {
+		board.Rows, board.Seq = was.Rows, was.Seq
+		p.board.Store(board)
+		return
+	}
+	for _, cell := range p.book.sorted() {
+		board.Rows = append(board.Rows, p.book.row(cell, now))
+	}
+	kept := events[:0]
+	for _, e := range events {
+		if row, err := board.Row(e.Cell); err == nil {
+			e.Row = row
+			kept = append(kept, e)
+		}
+	}
+	board.Seq = p.hub.number(kept)
+	p.board.Store(board)
+	p.hub.publish(kept)
+}
+
+func (b *priceBook) row(cell pricing.Cell, now time.Time) broker.PriceRow {
+	c := b.cells[cell]
+	r := broker.PriceRow{
+		Print: c.last.Print, InputsHash: c.last.InputsHash, Hedonic: c.hedonic, Fix: c.fix,
+		Offers: c.offer.offers, Providers: c.offer.providers, FreeGPUs: free(c.offer.asks), GPUs: c.offer.gpus,
+	}
+	if c.last.At == 0 {
+		r.Print = pricing.Print{Cell: cell, Quality: pricing.Stale}
+	}
+	_, r.Asks = b.names.hide(now.Unix(), cell, nil, c.offer.asks)
+	return r
+}
+
+// Prices returns what is known of prices now. It is shared and must not be changed.
+func (s *Service) Prices(context.Context) (*broker.PriceBoard, error) {
+	if err := s.Ready(); err != nil {
+		return nil, err
+	}
+	b := s.prices.board.Load()
+	if b == nil {
+		return nil, fmt.Errorf("prices are being read: %w", broker.ErrUnavailable)
+	}
+	return b, nil
+}
+
+// PriceHistory returns the rows of a cell's history, see [pricing.History.Rows].
+func (s *Service) PriceHistory(ctx context.Context, cell pricing.Cell, q pricing.Quality, step int64, from, to time.Time) ([]pricing.Bar, error) {
+	if _, err := s.Prices(ctx); err != nil {
+		return nil, err
+	}
+	p := s.prices
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	c := p.book.cells[cell]
+	if c == nil {
+		return nil, fmt.Errorf("cell %s: %w: nothing was offered or traded in it", cell, broker.ErrNotFound)
+	}
+	h := &c.firm
+	if q == pricing.Indicative {
+		h = &c.indicative
+	}
+	rows, err := h.Rows(step, from.Unix(), to.Unix())
+	if err != nil {
+		return nil, &broker.FieldError{Field: "step", Problem: err.Error()}
+	}
+	return rows, nil
+}
+
+// PriceForecast forecasts a cell's index. It is made once an hour.
+func (s *Service) PriceForecast(ctx context.Context, cell pricing.Cell, q pricing.Quality) (pricing.Forecast, error) {
+	rows, err := s.PriceHistory(ctx, cell, q, pricing.Hour, time.Time{}, time.Unix(1<<40, 0))
+	if err != nil {
+		return pricing.Forecast{}, err
+	}
+	rows = slices.DeleteFunc(rows, func(b pricing.Bar) bool { return b.Seq == 0 }) // its hour is not over
+	if len(rows) == 0 {
+		return pricing.Forecast{}, fmt.Errorf("cell %s: %w: no %s price was printed for an hour yet", cell, broker.ErrNotFound, q)
+	}
+	known := slices.MaxFunc(rows, func(a, b pricing.Bar) int { return cmp.Compare(a.Start, b.Start) }).Start + pricing.Hour
+	p := s.prices
+	p.forecasting.Lock()
+	defer p.forecasting.Unlock()
+	key := forecastKey{cell, q}
+	f, ok := p.forecasts[key]
+	if !ok || f.At != known {
+		f = pricing.MakeForecast(rows)
+		if len(p.forecasts) > 2*maxCells {
+			clear(p.forecasts)
+		}
+		p.forecasts[key] = f
+	}
+	if len(f.Points) == 0 {
+		return f, fmt.Errorf("cell %s: %w: no %s price was printed for an hour yet", cell, broker.ErrNotFound, q)
+	}
+	return f, nil
+}
+
+// PriceReceipt returns the receipt of a cell's newest print at a time, or of the newest for the zero time.
+func (s *Service) PriceReceipt(ctx context.Context, cell pricing.Cell, at time.Time) (pricing.Receipt, error) {
+	board, err := s.Prices(ctx)
+	if err != nil {
+		return pricing.Receipt{}, err
+	}
+	if at.IsZero() {
+		row, err := board.Row(cell)
+		if err != nil {
+			return pricing.Receipt{}, err
+		}
+		at = time.Unix(row.Print.At, 0)
+	}
+	none := fmt.Errorf("print of %s at %s: %w: there was none on that day before", cell, at.UTC().Format(time.RFC3339), broker.ErrNotFound)
+	beats, err := s.prints(ctx, priceDays+priceDay(at.Unix())+"/beat/")
+	if err != nil {
+		return pricing.Receipt{}, err
+	}
+	n, exact := slices.BinarySearch(beats.beats, at.Unix())
+	if exact {
+		n++
+	}
+	if n == 0 {
+		return pricing.Receipt{}, none
+	}
+	beat := beats.beats[n-1]
+	kept, err := s.prints(ctx, priceDays+priceDay(beat)+"/cell/"+cell.String()+"/")
+	if err != nil {
+		return pricing.Receipt{}, err
+	}
+	var record *printRecord
+	for when, list := range kept.records {
+		if when <= beat && (record == nil || when > record.Print.At) {
+			record = list[0]
+		}
+	}
+	if record == nil {
+		return pricing.Receipt{}, none
+	}
+	return s.prices.receipt(record, beat)
+}
+
+func (s *Service) prints(ctx context.Context, prefix string) (dayOfPrints, error) {
+	notes, err := s.c.Store.Notes(ctx, prefix)
+	if err != nil {
+		return dayOfPrints{}, err
+	}
+	return parsePrints(notes)
+}
+
+// receipt makes the receipt of a print that a record says, as of a beat that it still held at. The trades are the
+// ledger's, so that it fails if the ledger does not give what was printed.
+func (p *prices) receipt(record *printRecord, beat int64) (pricing.Receipt, error) {
+	cell := record.Print.Cell
+	in := pricing.Inputs{Cell: cell, At: beat, Hedonic: record.Hedonic, Asks: record.Asks}
+	params := pricing.ParamsV1()
+	for e := range p.between(beat-params.Window, beat) {
+		if slices.Contains(cellsOf(e.lease.Model, tierOf(e.lease.Level, e.lease.Simulated), e.lease.Region), cell) {
+			if t := tradeOf(e, p.s.c.Market.Self); t.GPUSeconds >= params.MinPaid*int64(t.GPUs) {
+				in.Trades = append(in.Trades, t)
+			}
+		}
+	}
+	names := pseudonyms{secret: p.secret}
+	in.Trades, _ = names.hide(beat, cell, in.Trades, nil)
+	r := pricing.NewReceipt(in)
+	printed := record.Print
+	printed.At = beat
+	if r.Print != printed {
+		return pricing.Receipt{}, fmt.Errorf("print of %s at %d: the ledger's leases give %+v, printed was %+v", cell, beat, r.Print, printed)
+	}
+	return r, nil
+}
+
+// PriceChanges returns what changed after a number, oldest first, the number of the newest change, and a channel that is
+// closed at the next.
+func (s *Service) PriceChanges(after uint64) (events []broker.PriceEvent, seq uint64, changed <-chan struct{}) {
+	return s.prices.hub.since(after)
+}
