@@ -14,7 +14,7 @@
 //
 // # Who may do what
 //
-// A caller shows "Authorization: Bearer TOKEN". Market, offers and quotes need none. A customer sees its own
+// A caller shows "Authorization: Bearer TOKEN". Market, offers, quotes and prices need none. A customer sees its own
 // account and jobs; another account's job does not exist for it. The admin's token opens accounts and
 // sees who is accused of what, and nothing else. Job specs are signed by the customer besides, so that a stolen token alone starts nothing.
 //
@@ -36,6 +36,14 @@
 //
 // GET /v1/jobs/{id}/events is a stream of server-sent events named "job", numbered by id from 1 without gaps. Last-Event-ID
 // resumes after a number. The stream ends with an event named "end" once the job has ended.
+//
+// # Prices
+//
+// GET /v1/prices has the index of each cell, /v1/prices/{cell}/receipt all that it was computed from (see rialto/pricing).
+// Answers carry as_of, seq and an ETag that changes with them. GET /v1/stream tells changes: events named "price", "depth",
+// "trade" and "offer", numbered by id, of each cell and kind the newest and at most ten a second. Last-Event-ID resumes
+// after a number with what is true now and has changed since. A reader that was too slow, or whose number is not known,
+// gets an event named "reset" and then all that is true now: nothing is kept for it meanwhile.
 package api
 
 import (
@@ -54,6 +62,7 @@ type Market interface {
 	AccountMarket
 	ImageMarket
 	HostMarket
+	PriceMarket
 	// Ready returns nil once the market can be used.
 	Ready() error
 	// Search explains which offers match.

@@ -71,6 +71,7 @@ type Server struct {
 
 	quota     *quota // bytes of blocks
 	streams   *quota // open event streams
+	watchers  *watchers
 	accounts  *limiter
 	addresses *limiter
 }
@@ -83,7 +84,7 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{
 		c: c, mux: http.NewServeMux(), metrics: newMetrics(c.Metrics),
-		quota: newQuota(c.BlockQuota), streams: newQuota(maxStreams),
+		quota: newQuota(c.BlockQuota), streams: newQuota(maxStreams), watchers: newWatchers(maxPriceStreams),
 		accounts: newLimiter(c.AccountRate, limitKeys), addresses: newLimiter(c.AddressRate, limitKeys),
 	}
 	hc := huma.DefaultConfig("Rialto broker", c.Info().Version)
@@ -105,6 +106,8 @@ func New(c Config) (*Server, error) {
 	s.routeBlocks()
 	s.routeImages()
 	s.routeHosts()
+	s.routePrices()
+	s.routePriceStream()
 	if err := s.routePlain(); err != nil {
 		return nil, err
 	}

@@ -77,20 +77,7 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, account brok
 			}
 		}
 	})
-	h := w.Header()
-	h.Set("Content-Type", "text/event-stream")
-	h.Set("Cache-Control", "no-store")
-	w.WriteHeader(http.StatusOK)
-	control := http.NewResponseController(w)
-	write := func(format string, args ...any) error {
-		if err := control.SetWriteDeadline(time.Now().Add(streamWrite)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-			return err
-		}
-		if _, err := fmt.Fprintf(w, format, args...); err != nil {
-			return err
-		}
-		return control.Flush()
-	}
+	write := newSSE(w).write
 	alive := time.NewTicker(beat)
 	defer alive.Stop()
 	if err := write(": events of %s\n\n", id); err != nil {

@@ -34,6 +34,7 @@ const (
 type market struct {
 	ready error
 	pause time.Duration // before the first event
+	forge bool          // receipts
 
 	mu      sync.Mutex
 	query   broker.Query
