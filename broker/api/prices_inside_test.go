@@ -2,6 +2,9 @@ package api
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -48,14 +51,27 @@ func TestPriceStreamIsConflated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &changes{changed: make(chan struct{})}
 		s := &Server{c: Config{Market: m, Logger: slog.New(slog.DiscardHandler)}}
+		var mu sync.Mutex
 		var stall time.Duration
 		var got []string
 		write := func(format string, args ...any) error {
+			mu.Lock()
+			defer mu.Unlock()
 			time.Sleep(stall)
 			stall = 0
 			text, _, _ := strings.Cut(fmt.Sprintf(format, args...), "\ndata")
 			got = append(got, strings.ReplaceAll(strings.TrimSpace(text), "\n", " "))
 			return nil
+		}
+		// written waits and returns what was written meanwhile.
+		written := func(d time.Duration) []string {
+			time.Sleep(d)
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			out := got
+			got = nil
+			return out
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
@@ -64,28 +80,22 @@ func TestPriceStreamIsConflated(t *testing.T) {
 			m.change()
 			time.Sleep(time.Millisecond)
 		}
-		synctest.Wait()
-		if n := len(got); n < 19 || n > 22 {
-			t.Errorf("2 s of changes made %d writes, want 20: %v", n, got)
+		all := written(time.Second)
+		if n := len(all); n < 19 || n > 22 || all[n-1] != "id: 2000 event: offer" {
+			t.Errorf("2 s of changes made %d writes, want 20 and the last change: %v", n, all)
 		}
-		time.Sleep(time.Second)
-		if last := got[len(got)-1]; last != "id: 2000 event: offer" {
-			t.Errorf("the last change was not told: %v", last)
-		}
-		before := len(got)
-		time.Sleep(46 * time.Second)
-		if beats := got[before:]; len(beats) != 3 || beats[0] != ":" {
+		if beats := written(46 * time.Second); len(beats) != 3 || beats[0] != ":" {
 			t.Errorf("46 quiet seconds: %q", beats)
 		}
-		before = len(got)
+		mu.Lock()
 		stall = 5 * time.Second
+		mu.Unlock()
 		m.change()
 		time.Sleep(time.Second)
 		m.change()
-		time.Sleep(10 * time.Second)
 		want := []string{"id: 2001 event: offer", "event: reset", "id: 2002 event: offer"}
-		if fmt.Sprint(got[before:]) != fmt.Sprint(want) {
-			t.Errorf("a slow reader: got %q, want %q", got[before:], want)
+		if slow := written(8 * time.Second); fmt.Sprint(slow) != fmt.Sprint(want) {
+			t.Errorf("a slow reader: got %q, want %q", slow, want)
 		}
 		cancel()
 		if err := <-ended; !errors.Is(err, context.Canceled) {
@@ -116,4 +126,33 @@ func TestWatchersAreBounded(t *testing.T) {
 	if _, there := w.by["a"]; there || !w.enter("a", true) {
 		t.Error("an address that left is not forgotten")
 	}
+}
+
+// FuzzPriceReceipt: whatever a broker sends as a receipt is judged, and what holds is what it says.
+func FuzzPriceReceipt(f *testing.F) {
+	cell := pricing.Cell{Model: "T4", Term: pricing.OnDemand, Region: pricing.AnyRegion, Tier: pricing.TierNVML}
+	in := pricing.Inputs{Cell: cell, At: 1_800_000_000, Asks: []pricing.Ask{{Rate: 5, GPUs: 2, Operator: "a"}}}
+	for range 6 {
+		i := len(in.Trades)
+		op := string(rune('a' + i%3))
+		in.Trades = append(in.Trades, pricing.Trade{
+			ID: pricing.TradeID(fmt.Sprint(i)), Settled: in.At - 60, Agreed: in.At - 4000, GPUs: 1, Rate: 7, GPUSeconds: 3600, Provider: op, Operator: op, Customer: "c",
+		})
+		r := pricing.NewReceipt(in)
+		text, err := json.Marshal(priceReceiptOf(&r))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var r PriceReceipt
+		if json.Unmarshal(text, &r) != nil || r.Verify() != nil {
+			return
+		}
+		sum := sha256.Sum256([]byte(r.Canonical))
+		if r.InputsHash != hex.EncodeToString(sum[:]) || r.Print.Trades > len(r.Trades) {
+			t.Errorf("%s holds", text)
+		}
+	})
 }

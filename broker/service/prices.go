@@ -62,6 +62,7 @@ func (p *prices) run(ctx context.Context) {
 	}
 	again := time.NewTimer(0)
 	defer again.Stop()
+	said := "" // what was logged last
 	for {
 		select {
 		case <-ctx.Done():
@@ -69,9 +70,14 @@ func (p *prices) run(ctx context.Context) {
 		case <-again.C:
 		}
 		begun := time.Now()
+		problem := ""
 		if err := p.step(ctx); err != nil && ctx.Err() == nil {
-			p.s.c.Logger.Warn("prices are not up to date", "err", err)
+			problem = err.Error()
 		}
+		if problem != said && problem != "" { // once, and not each second
+			p.s.c.Logger.Warn("prices are not up to date", "err", problem)
+		}
+		said = problem
 		again.Reset(max(priceTick, priceShare*time.Since(begun)))
 	}
 }

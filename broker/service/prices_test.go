@@ -361,3 +361,42 @@ func TestPriceDays(t *testing.T) {
 		}
 	})
 }
+
+// BenchmarkOffered takes what a large market offers: 10,000 offers of 60 models in 8 countries.
+func BenchmarkOffered(b *testing.B) {
+	book := newPriceBook("broker", []byte("secret"))
+	asks := make([]broker.Ask, 10_000)
+	models, countries := broker.Models(), []string{"DE", "US", "JP", "FR", "SE", "IN", "BR", "ZA"}
+	for i := range asks {
+		asks[i] = broker.Ask{
+			Provider: broker.PeerID(fmt.Sprint("p", i/4)), Model: models[i%60].Name, Region: countries[i%8],
+			Rate: 40*cent + pricing.Rate(i%100)*cent/10, GPUs: 8, Free: 1 + i%8, Level: broker.LevelNVML,
+		}
+	}
+	for b.Loop() {
+		book.offered(asks)
+		for _, cell := range book.sorted() {
+			book.row(cell, time.Unix(1_800_000_000, 0))
+		}
+	}
+}
+
+// BenchmarkAsks reads what 10,000 offers of 8 GPUs offer, which is what prices cost the writer.
+func BenchmarkAsks(b *testing.B) {
+	m, err := broker.NewMarket(broker.MarketConfig{Self: "broker"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i := range 10_000 {
+		o := markettest.Offer(fmt.Sprint("host", i), "RTX 4090", 8, 40*cent)
+		if _, err := m.Step(time.Now(), broker.OffersPosted{Provider: o.Provider, Set: broker.OfferSet{Boot: "b", Seq: 1, Offers: []broker.Offer{o}}}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ResetTimer()
+	for b.Loop() {
+		if n := len(m.Asks()); n != 10_000 {
+			b.Fatal(n)
+		}
+	}
+}

@@ -42,6 +42,7 @@ func TestMain(m *testing.M) {
 //	ready FILE               waits until a container has made a file
 //	fetch URL TEXT           asks a web server until it answers, and the answer must hold TEXT
 //	broker away|back|mute    makes the broker unreachable, or reachable again, or lose its next answers to submissions
+//	broker lie               makes the broker lower the index in its receipts
 //	broker forget            makes the broker lose what customers uploaded
 //	lose HOST                cuts a provider off from the broker
 func TestScripts(t *testing.T) {
@@ -251,11 +252,13 @@ func fetch(url string) (string, error) {
 func brokerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	switch w := theWorld(ts); {
 	case neg || len(args) != 1:
-		ts.Fatalf("usage: broker away|back|mute|forget")
+		ts.Fatalf("usage: broker away|back|mute|forget|lie")
 	case args[0] == "mute":
 		w.loseAnswers()
 	case args[0] == "forget":
 		w.blocks.forget()
+	case args[0] == "lie":
+		w.setLie()
 	default:
 		w.setAway(args[0] == "away")
 	}

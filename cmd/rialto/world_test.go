@@ -41,6 +41,7 @@ type world struct {
 	mu   sync.Mutex
 	away bool
 	mute int // how many answers to submissions get lost
+	lie  bool
 }
 
 func newWorld(tb testing.TB) *world {
@@ -53,7 +54,7 @@ func newWorld(tb testing.TB) *world {
 	w.market, err = service.New(service.Config{
 		Key: key, Host: brokerNode{w.broker}, Store: ledger.Books{Store: &ledger.Memory{}},
 		Market: broker.MarketConfig{AllowSimulated: true, FeePPM: 50_000, LeaseTTL: 2 * time.Second}, Tick: 20 * time.Millisecond,
-		Builder: builder{},
+		Builder: builder{}, PrintEvery: time.Second,
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -71,7 +72,8 @@ func newWorld(tb testing.TB) *world {
 	}
 	w.api = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.mu.Lock()
-		away, mute := w.away, w.mute > 0 && r.Method == http.MethodPost && r.URL.Path == "/v1/jobs"
+		away, lie := w.away, w.lie
+		mute := w.mute > 0 && r.Method == http.MethodPost && r.URL.Path == "/v1/jobs"
 		if mute {
 			w.mute--
 		}
@@ -79,6 +81,13 @@ func newWorld(tb testing.TB) *world {
 		if mute {
 			server.ServeHTTP(httptest.NewRecorder(), r)
 			panic(http.ErrAbortHandler)
+		}
+		if lie && strings.HasSuffix(r.URL.Path, "/receipt") {
+			forged := httptest.NewRecorder()
+			server.ServeHTTP(forged, r)
+			rw.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(rw, strings.Replace(forged.Body.String(), `"quality":"indicative","index_nanousd_per_hour":4`, `"quality":"indicative","index_nanousd_per_hour":3`, 1))
+			return
 		}
 		if away {
 			panic(http.ErrAbortHandler) // the connection breaks, as a dead broker's does
@@ -114,6 +123,13 @@ func (w *world) loseAnswers() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.mute = 4
+}
+
+// setLie makes the broker lower the index in its receipts.
+func (w *world) setLie() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lie = true
 }
 
 // offered waits until the market shows some number of offers.
