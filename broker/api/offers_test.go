@@ -117,7 +117,7 @@ func TestPages(t *testing.T) {
 		for limit := 1; limit <= 10; limit++ {
 			var got []string
 			page := api.Page{Sort: sort, Limit: limit}
-			for {
+			for range 20 {
 				offers, err := c.OffersPage(t.Context(), api.Query{}, page)
 				if err != nil || offers.Matched != 9 || len(offers.Offers) > limit {
 					t.Fatalf("%s by %d: %+v, %v", sort, limit, offers, err)
