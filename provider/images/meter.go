@@ -97,6 +97,11 @@ func (m *meter) count() broker.Fetched {
 	for _, d := range downs {
 		addPeers(from, d.Fetched())
 	}
+	var served int64
+	for _, n := range from {
+		served += n
+	}
+	now.Peers = max(now.Peers, served) // what has come and is not stored yet
 	now.From = broker.TopPeers(from)
 	return now
 }

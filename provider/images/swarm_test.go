@@ -66,6 +66,9 @@ func TestWhoServedIsCounted(t *testing.T) {
 			t.Errorf("%+v, the exchange counted %+v", p, stats)
 		}
 	}
+	if img.Fetched.Peers < img.Fetched.From[0].Bytes {
+		t.Errorf("shown after %+v: more came from one peer than from all", img.Fetched)
+	}
 	if last.Peers < 3_700_000 || last.Registry != 0 {
 		t.Errorf("fetched %+v", last)
 	}
