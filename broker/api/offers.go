@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -116,17 +115,12 @@ type (
 		Page
 		IfNoneMatch string `header:"If-None-Match" maxLength:"1024" doc:"ETag of an earlier answer: 304 if it still holds"`
 	}
-	offersAnswer struct {
-		Status int
-		ETag   string `header:"ETag"`
-		Body   Offers
-	}
 )
 
 func (s *Server) routeOffers() {
 	huma.Register(s.api, huma.Operation{
 		OperationID: "offers", Method: http.MethodGet, Path: "/v1/offers", Summary: "Live offers that match, explained",
-	}, func(ctx context.Context, in *offersInput) (*offersAnswer, error) {
+	}, func(ctx context.Context, in *offersInput) (*taggedAnswer[Offers], error) {
 		q, err := in.toBroker()
 		if err == nil {
 			q.Order, err = broker.ParseOrder(in.Sort)
@@ -139,7 +133,7 @@ func (s *Server) routeOffers() {
 		if err != nil {
 			return nil, s.failQuery(ctx, err)
 		}
-		return tagged(offersOf(found), in.IfNoneMatch)
+		return tagOffers(offersOf(found), in.IfNoneMatch)
 	})
 	huma.Register(s.api, huma.Operation{
 		OperationID: "explain-offers", Method: http.MethodPost, Path: "/v1/offers:explain",
@@ -157,8 +151,8 @@ func (s *Server) routeOffers() {
 	})
 }
 
-// tagged names an answer by its content but for its time, so that a caller who has it need not read it again.
-func tagged(o Offers, has string) (*offersAnswer, error) {
+// tagOffers names an answer by its content but for its time, so that a caller who has it need not read it again.
+func tagOffers(o Offers, has string) (*taggedAnswer[Offers], error) {
 	timeless := o
 	timeless.AsOf = time.Time{}
 	text, err := json.Marshal(timeless)
@@ -166,13 +160,7 @@ func tagged(o Offers, has string) (*offersAnswer, error) {
 		return nil, fmt.Errorf("tag offers: %w", err)
 	}
 	sum := sha256.Sum256(text)
-	tag := `W/"` + hex.EncodeToString(sum[:12]) + `"`
-	for known := range strings.SplitSeq(has, ",") {
-		if known = strings.TrimSpace(known); known == "*" || strings.TrimPrefix(known, "W/") == tag[len("W/"):] {
-			return &offersAnswer{Status: http.StatusNotModified, ETag: tag}, nil
-		}
-	}
-	return &offersAnswer{Status: http.StatusOK, ETag: tag, Body: o}, nil
+	return tag(hex.EncodeToString(sum[:12]), has, func() Offers { return o })
 }
 
 // failQuery is fail for what a caller asks of offers: it makes no sense in itself, so it is a bad request.

@@ -31,8 +31,8 @@ type PriceMarket interface {
 }
 
 type (
-	// tagged is an answer that stays the same until its tag changes.
-	tagged[T any] struct {
+	// taggedAnswer is an answer that stays the same until its tag changes.
+	taggedAnswer[T any] struct {
 		ETag string `header:"ETag"`
 		Body T
 	}
@@ -53,14 +53,14 @@ type (
 )
 
 // tag answers with a tag, or says that the caller knows the answer already.
-func tag[T any](name, known string, body func() T) (*tagged[T], error) {
+func tag[T any](name, known string, body func() T) (*taggedAnswer[T], error) {
 	etag := strconv.Quote(name)
 	for k := range strings.SplitSeq(known, ",") {
 		if k = strings.TrimPrefix(strings.TrimSpace(k), "W/"); k == etag || k == "*" {
 			return nil, huma.ErrorWithHeaders(huma.Status304NotModified(), http.Header{"ETag": {etag}})
 		}
 	}
-	return &tagged[T]{ETag: etag, Body: body()}, nil
+	return &taggedAnswer[T]{ETag: etag, Body: body()}, nil
 }
 
 func tagOf(b *broker.PriceBoard) string { return strconv.FormatUint(b.Seq, 10) }
@@ -95,10 +95,10 @@ func (s *Server) routePrices() {
 	}, func(ctx context.Context, in *struct {
 		Known string `header:"If-None-Match"`
 	},
-	) (*tagged[Models], error) {
+	) (*taggedAnswer[Models], error) {
 		b, err := s.c.Market.Prices(ctx)
 		if err != nil {
-			return nil, s.fail(ctx, err)
+			return nil, s.failQuery(ctx, err)
 		}
 		return tag(tagOf(b), in.Known, func() Models { return modelsOf(b) })
 	})
@@ -108,14 +108,14 @@ func (s *Server) routePrices() {
 		CellsQuery
 		GPUs int `query:"gpus" minimum:"0" maximum:"1000000" doc:"price so many GPUs on offer, too"`
 	},
-	) (*tagged[Prices], error) {
+	) (*taggedAnswer[Prices], error) {
 		b, err := s.c.Market.Prices(ctx)
 		if err != nil {
-			return nil, s.fail(ctx, err)
+			return nil, s.failQuery(ctx, err)
 		}
 		rows, err := in.rows(b)
 		if err != nil {
-			return nil, s.fail(ctx, err)
+			return nil, s.failQuery(ctx, err)
 		}
 		return tag(tagOf(b), in.Known, func() Prices {
 			out := Prices{AsOf: b.At, Seq: b.Seq, Prices: []Price{}}
@@ -131,14 +131,14 @@ func (s *Server) routePrices() {
 		CellsQuery
 		Qty int `query:"qty" minimum:"0" maximum:"1000000" doc:"price so many GPUs, too"`
 	},
-	) (*tagged[Books], error) {
+	) (*taggedAnswer[Books], error) {
 		b, err := s.c.Market.Prices(ctx)
 		if err != nil {
-			return nil, s.fail(ctx, err)
+			return nil, s.failQuery(ctx, err)
 		}
 		rows, err := in.rows(b)
 		if err != nil {
-			return nil, s.fail(ctx, err)
+			return nil, s.failQuery(ctx, err)
 		}
 		return tag(tagOf(b), in.Known, func() Books {
 			out := Books{AsOf: b.At, Seq: b.Seq, Books: []Book{}}
@@ -153,7 +153,7 @@ func (s *Server) routePrices() {
 	}, func(ctx context.Context, _ *struct{}) (*answer[MarketHealth], error) {
 		b, err := s.c.Market.Prices(ctx)
 		if err != nil {
-			return nil, s.fail(ctx, err)
+			return nil, s.failQuery(ctx, err)
 		}
 		return &answer[MarketHealth]{healthOf(b)}, nil
 	})
@@ -171,10 +171,10 @@ func (s *Server) routeSeries() {
 		From time.Time `query:"from" doc:"RFC 3339; all if missing"`
 		To   time.Time `query:"to" doc:"RFC 3339, not included; now if missing"`
 	},
-	) (*tagged[PriceHistory], error) {
+	) (*taggedAnswer[PriceHistory], error) {
 		b, cell, err := s.cell(ctx, in.Cell)
 		if err != nil {
-			return nil, s.fail(ctx, err)
+			return nil, s.failQuery(ctx, err)
 		}
 		to := in.To
 		if to.IsZero() {
@@ -183,7 +183,7 @@ func (s *Server) routeSeries() {
 		q := pricing.Quality(in.Quality)
 		rows, err := s.c.Market.PriceHistory(ctx, cell, q, steps()[in.Step], in.From, to)
 		if err != nil {
-			return nil, s.fail(ctx, err)
+			return nil, s.failQuery(ctx, err)
 		}
 		return tag(tagOf(b), in.Known, func() PriceHistory {
 			out := PriceHistory{Cell: in.Cell, Quality: in.Quality, Step: in.Step, AsOf: b.At, Seq: b.Seq, Bars: []PriceBar{}}
@@ -200,18 +200,18 @@ func (s *Server) routeSeries() {
 		CellQuery
 		Hours int `query:"h" doc:"this horizon only: 1, 6, 24 or 168; all if missing"`
 	},
-	) (*tagged[PriceForecast], error) {
+	) (*taggedAnswer[PriceForecast], error) {
 		_, cell, err := s.cell(ctx, in.Cell)
 		if err == nil && in.Hours != 0 && !slices.Contains(pricing.Horizons(), in.Hours) {
 			err = &broker.FieldError{Field: "query.h", Problem: "want 1, 6, 24 or 168"}
 		}
 		if err != nil {
-			return nil, s.fail(ctx, err)
+			return nil, s.failQuery(ctx, err)
 		}
 		q := pricing.Quality(in.Quality)
 		f, err := s.c.Market.PriceForecast(ctx, cell, q)
 		if err != nil {
-			return nil, s.fail(ctx, err)
+			return nil, s.failQuery(ctx, err)
 		}
 		return tag(in.Cell+" "+in.Quality+" "+strconv.FormatInt(f.At, 10), in.Known, func() PriceForecast {
 			out := forecastOf(cell, q, f)
@@ -227,14 +227,14 @@ func (s *Server) routeSeries() {
 		At    time.Time `query:"t" doc:"RFC 3339: the newest print then; now if missing"`
 		Known string    `header:"If-None-Match"`
 	},
-	) (*tagged[PriceReceipt], error) {
+	) (*taggedAnswer[PriceReceipt], error) {
 		cell, err := parseCell("path.cell", in.Cell)
 		if err != nil {
-			return nil, s.fail(ctx, err)
+			return nil, s.failQuery(ctx, err)
 		}
 		r, err := s.c.Market.PriceReceipt(ctx, cell, in.At)
 		if err != nil {
-			return nil, s.fail(ctx, err)
+			return nil, s.failQuery(ctx, err)
 		}
 		return tag(r.InputsHash, in.Known, func() PriceReceipt { return priceReceiptOf(&r) })
 	})

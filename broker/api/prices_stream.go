@@ -84,7 +84,7 @@ func (s *Server) routePriceStream() {
 		for _, text := range in.Cells {
 			c, err := parseCell("query.cells", text)
 			if err != nil {
-				return nil, s.fail(ctx, err)
+				return nil, s.failQuery(ctx, err)
 			}
 			f.cells = append(f.cells, c)
 		}
@@ -92,7 +92,7 @@ func (s *Server) routePriceStream() {
 			f.kinds = append(f.kinds, broker.PriceKind(k))
 		}
 		if _, err := s.c.Market.Prices(ctx); err != nil {
-			return nil, s.fail(ctx, err)
+			return nil, s.failQuery(ctx, err)
 		}
 		return &huma.StreamResponse{Body: func(hc huma.Context) {
 			r, w := humago.Unwrap(hc)

@@ -80,13 +80,10 @@ func newPriceBook(self broker.PeerID, secret []byte) *priceBook {
 
 // tierOf is the tier of proof of GPUs.
 func tierOf(l broker.Level, simulated bool) string {
-	switch {
-	case simulated:
+	if simulated {
 		return pricing.TierSimulated
-	case l == broker.LevelClaimed:
-		return pricing.TierClaimed
 	}
-	return pricing.TierNVML
+	return l.String()
 }
 
 // cellsOf are the cells of GPUs in a country: the one of all regions, and that of its group.
