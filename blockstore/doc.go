@@ -38,4 +38,20 @@
 //	        u(n) u(length) n × d       else: the body, cut each 1 MiB
 //
 // The root CID is the CID of the root block.
+//
+// # Private trees
+//
+// A customer may keep an image or weights from the hosts that hold their blocks. His machine encrypts each block before
+// it is hashed, under a key of its own ([Salt.Key], [Key.Crypt]). The block's name is the hash of the encrypted bytes, so
+// that everybody can keep it, compare it with its name and hand it on, as any other. Equal files of one customer are one
+// block still; those of two customers never are, because each has a salt of his own. k is a key of 32 bytes, ⟨…⟩ is
+// encrypted under the root's key:
+//
+//	private tree  = u(blocks) { d u(size) } ⟨ "rialto tree 1\n" u(nodes) node… blocks × k ⟩
+//	private image = d(tree) ⟨ "rialto image 1\n" s(OCI manifest) s(OCI config) k(tree) ⟩
+//	root          = "rialto private tree 1\n" or "rialto private image 1\n", and as above
+//
+// So whoever knows a root can fetch, count and delete what belongs to it, and one key opens it. The words in front tell a
+// wrong key from the right one. What is not hidden: how many blocks there are and how large they are, how long the
+// list of files is, which blocks two trees of one customer share, and which blocks a run reads.
 package blockstore

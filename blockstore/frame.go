@@ -1,6 +1,7 @@
 package blockstore
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -16,6 +17,8 @@ var ErrFrame = errors.New("invalid root block")
 
 // frame is the first line of a root block; the package comment has the encoding.
 type frame string
+
+func frames() []frame { return []frame{treeFrame, imageFrame, privateTreeFrame, privateImageFrame} }
 
 // blocks cuts a body. The first block is the root; the others, if any, hold a long body.
 func (f frame) blocks(body []byte) ([]Block, error) {
@@ -74,7 +77,12 @@ func (f frame) load(ctx context.Context, root CID, from Getter) ([]byte, error) 
 func (f frame) parse(p []byte) (parts []CID, length int, body []byte, err error) {
 	d := decoder{rest: p}
 	if string(d.bytes(len(f))) != string(f) {
-		return nil, 0, nil, fmt.Errorf("%w: it does not begin with %q", ErrFrame, string(f[:len(f)-1]))
+		for _, other := range frames() {
+			if bytes.HasPrefix(p, []byte(other)) {
+				return nil, 0, nil, fmt.Errorf("%w: it is a %q, not a %q", ErrFrame, other[:len(other)-1], f[:len(f)-1])
+			}
+		}
+		return nil, 0, nil, fmt.Errorf("%w: it does not begin with %q", ErrFrame, f[:len(f)-1])
 	}
 	n := d.uvarint(maxBody / MaxBlock)
 	if n == 0 && !d.bad {

@@ -21,6 +21,8 @@ type Image struct {
 	OCI    []byte // raw OCI platform manifest
 	Config []byte // raw OCI image config
 	Tree   CID    // root of what the layers add up to
+	// TreeKey opens the tree of a private image. It is zero if the image is public.
+	TreeKey Key
 }
 
 // Digest returns the digest of the OCI manifest.
@@ -31,9 +33,15 @@ func (m *Image) Encode() ([]Block, error) {
 	if err := m.check(); err != nil {
 		return nil, err
 	}
-	b := append(binary.AppendUvarint(nil, uint64(len(m.OCI))), m.OCI...)
-	b = append(binary.AppendUvarint(b, uint64(len(m.Config))), m.Config...)
-	return imageFrame.blocks(append(b, m.Tree[:]...))
+	if m.TreeKey != (Key{}) {
+		return nil, fmt.Errorf("%w: a private image is encoded with a salt", ErrImage)
+	}
+	return imageFrame.blocks(append(m.appendOCI(nil), m.Tree[:]...))
+}
+
+func (m *Image) appendOCI(b []byte) []byte {
+	b = append(binary.AppendUvarint(b, uint64(len(m.OCI))), m.OCI...)
+	return append(binary.AppendUvarint(b, uint64(len(m.Config))), m.Config...)
 }
 
 func (m *Image) check() error {
@@ -67,11 +75,12 @@ func decodeImage(body []byte) (*Image, error) {
 	return m, m.check()
 }
 
-// Parts returns the blocks that a root block of either kind refers to as pieces of itself.
-func Parts(root Block) ([]CID, error) {
-	parts, _, _, err := treeFrame.parse(root.data)
-	if err != nil {
-		parts, _, _, err = imageFrame.parse(root.data)
+// Parts returns the blocks that a root block of any kind refers to as pieces of itself.
+func Parts(root Block) (parts []CID, err error) {
+	for _, f := range frames() {
+		if parts, _, _, err = f.parse(root.data); err == nil {
+			return parts, nil
+		}
 	}
-	return parts, err
+	return nil, err
 }

@@ -81,7 +81,12 @@ type Tree struct {
 	// Blocks hold the files' data. A block is used either by one large file, or by small ones. A block that two
 	// files need in different places stands here twice.
 	Blocks []Ref
+	// Keys open the blocks of a private tree, one each; nil: the tree is public.
+	Keys []Key
 }
+
+// Private reports whether the tree's blocks are encrypted.
+func (t *Tree) Private() bool { return t.Keys != nil }
 
 // Path returns a node's path without a leading slash; the root's is empty.
 func (t *Tree) Path(i int) string {
@@ -134,11 +139,11 @@ func (t *Tree) check() error {
 		return fmt.Errorf("%w: %d nodes", ErrTree, len(t.Nodes))
 	case len(t.Blocks) > maxTreeBlock:
 		return fmt.Errorf("%w: %d blocks", ErrTree, len(t.Blocks))
+	case t.Keys != nil && len(t.Keys) != len(t.Blocks):
+		return fmt.Errorf("%w: %d keys for %d blocks", ErrTree, len(t.Keys), len(t.Blocks))
 	}
-	for _, r := range t.Blocks {
-		if r.CID.IsZero() || r.Size < 1 || r.Size > MaxBlock {
-			return fmt.Errorf("%w: impossible block", ErrTree)
-		}
+	if err := checkRefs(t.Blocks); err != nil {
+		return err
 	}
 	use := make([]blockUse, len(t.Blocks))
 	depth := make([]uint16, len(t.Nodes))
@@ -168,6 +173,15 @@ func (t *Tree) check() error {
 	for i, u := range use {
 		if u == unused {
 			return fmt.Errorf("%w: block %d is nobody's", ErrTree, i)
+		}
+	}
+	return nil
+}
+
+func checkRefs(refs []Ref) error {
+	for _, r := range refs {
+		if r.CID.IsZero() || r.Size < 1 || r.Size > MaxBlock {
+			return fmt.Errorf("%w: impossible block", ErrTree)
 		}
 	}
 	return nil

@@ -21,7 +21,14 @@ func (t *Tree) Encode() ([]Block, error) {
 	if err := t.check(); err != nil {
 		return nil, err
 	}
-	b := binary.AppendUvarint(nil, uint64(len(t.Nodes)))
+	if t.Private() {
+		return nil, fmt.Errorf("%w: a private tree is encoded with a salt", ErrTree)
+	}
+	return treeFrame.blocks(t.appendRefs(t.appendNodes(nil)))
+}
+
+func (t *Tree) appendNodes(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(t.Nodes)))
 	var open []int // the directories that the node before lies in, itself included
 	for i := range t.Nodes {
 		n := &t.Nodes[i]
@@ -36,12 +43,16 @@ func (t *Tree) Encode() ([]Block, error) {
 			open = append(open, i)
 		}
 	}
+	return b
+}
+
+func (t *Tree) appendRefs(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(len(t.Blocks)))
 	for _, r := range t.Blocks {
 		b = append(b, r.CID[:]...)
-		b = binary.AppendUvarint(b, uint64(r.Size)) //nolint:gosec // checked above
+		b = binary.AppendUvarint(b, uint64(r.Size)) //nolint:gosec // check has seen that it is not negative
 	}
-	return treeFrame.blocks(b)
+	return b
 }
 
 //nolint:gosec // check has seen that nothing is negative
@@ -91,19 +102,26 @@ func LoadTree(ctx context.Context, root CID, from Getter) (*Tree, error) {
 
 func decodeTree(body []byte) (*Tree, error) {
 	d := decoder{rest: body}
-	count := d.uvarint(min(MaxNodes, len(body)/minNodeSize))
-	t := &Tree{Nodes: make([]Node, count)}
+	t := &Tree{Nodes: d.nodes(), Blocks: d.refs()}
+	if d.bad || len(d.rest) > 0 {
+		return nil, fmt.Errorf("%w: truncated, not minimal, or too long", ErrTree)
+	}
+	return t, t.check()
+}
+
+func (d *decoder) nodes() []Node {
+	nodes := make([]Node, d.uvarint(min(MaxNodes, len(d.rest)/minNodeSize)))
 	parent := -1 // the directory that the node before lies in, or is
-	for i := range t.Nodes {
+	for i := range nodes {
 		for range d.uvarint(MaxDepth) {
 			if parent <= 0 {
 				d.bad = true
 				break
 			}
-			parent = t.Nodes[parent].Parent
+			parent = nodes[parent].Parent
 		}
-		n := &t.Nodes[i]
-		n.decode(&d, i)
+		n := &nodes[i]
+		n.decode(d, i)
 		if n.Parent = max(parent, 0); n.Kind == Dir {
 			parent = i
 		}
@@ -111,15 +129,16 @@ func decodeTree(body []byte) (*Tree, error) {
 			break
 		}
 	}
-	t.Blocks = make([]Ref, d.uvarint(len(d.rest)/minRefSize))
-	for i := range t.Blocks {
-		copy(t.Blocks[i].CID[:], d.bytes(sha256.Size))
-		t.Blocks[i].Size = d.uvarint(MaxBlock)
+	return nodes
+}
+
+func (d *decoder) refs() []Ref {
+	refs := make([]Ref, d.uvarint(len(d.rest)/minRefSize))
+	for i := range refs {
+		copy(refs[i].CID[:], d.bytes(sha256.Size))
+		refs[i].Size = d.uvarint(MaxBlock)
 	}
-	if d.bad || len(d.rest) > 0 {
-		return nil, fmt.Errorf("%w: truncated, not minimal, or too long", ErrTree)
-	}
-	return t, t.check()
+	return refs
 }
 
 //nolint:gosec // the limits keep every number in its type
