@@ -24,7 +24,7 @@ type Weights struct {
 	tree  *blockstore.Inode
 	files []string // of small files and large ones, by Inode.Data
 	large []*blockstore.Inode
-	built *blockstore.Tree // by Import
+	built *blockstore.Tree // by an import, with plain blocks
 }
 
 // OpenWeights lists a directory, or a single file, which stands for a directory with that file. In the cache of
@@ -81,22 +81,27 @@ func (w *Weights) Close() error { return w.root.Close() }
 // Import cuts the weights into blocks, hands each to put, the tree's root last, and returns the root. Memory is
 // bounded by a few blocks and the list of files.
 func (w *Weights) Import(ctx context.Context, put func(context.Context, blockstore.Block) error) (blockstore.CID, error) {
-	for _, n := range w.large {
-		n.Leaves = nil
-		if err := w.cut(ctx, n, put); err != nil {
-			return blockstore.CID{}, fmt.Errorf("import weights: %s: %w", w.files[n.Data], err)
-		}
-	}
-	emit := func(b blockstore.Block) error { return put(ctx, b) }
-	t, err := blockstore.Build(w.tree, w.read, emit)
+	t, err := w.build(ctx, put)
 	if err != nil {
 		return blockstore.CID{}, fmt.Errorf("import weights: %w", err)
 	}
-	w.built = t
-	return putTree(t, emit)
+	return putTree(t, func(b blockstore.Block) error { return put(ctx, b) })
 }
 
-// Tree returns the tree that Import built; nil: none yet.
+// build puts the files' data and returns the tree.
+func (w *Weights) build(ctx context.Context, put func(context.Context, blockstore.Block) error) (*blockstore.Tree, error) {
+	for _, n := range w.large {
+		n.Leaves = nil
+		if err := w.cut(ctx, n, put); err != nil {
+			return nil, fmt.Errorf("%s: %w", w.files[n.Data], err)
+		}
+	}
+	t, err := blockstore.Build(w.tree, w.read, func(b blockstore.Block) error { return put(ctx, b) })
+	w.built = t
+	return t, err
+}
+
+// Tree returns the tree that an import built, of plain blocks; nil: none yet.
 func (w *Weights) Tree() *blockstore.Tree { return w.built }
 
 func newDir() *blockstore.Inode {

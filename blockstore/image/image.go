@@ -6,6 +6,8 @@
 // against its diff_id. Equal images have equal roots wherever they are imported, and images whose layers add up
 // to the same files share their tree.
 //
+// With a salt an import is private: every block that it puts is encrypted, and no host can do it again from the layers.
+//
 // [Prove] ties a root that came from elsewhere to a signed digest as far as that goes without the layers: OCI manifest
 // and config. That the tree is what the layers add up to, only an import can tell: who takes a root from somebody
 // needs to trust his word for that.
@@ -88,6 +90,8 @@ type Import struct {
 	Recalled func(n int64)
 	// Limits bound the uncompressed image.
 	Limits Limits
+	// Salt makes the image private: what Put receives is encrypted. Nil: it is public. Layers are always read then.
+	Salt *blockstore.Salt
 	// Patience is how long a source may send nothing until it is asked again, once; zero: 30 s.
 	Patience time.Duration
 }
@@ -105,6 +109,7 @@ type Layers interface {
 // Imported is an image whose blocks were all put.
 type Imported struct {
 	Root    blockstore.CID
+	Key     blockstore.Key // of a private image; else zero
 	Image   *blockstore.Image
 	Tree    *blockstore.Tree
 	Skipped int // device nodes, pipes and extended attributes that were left out
@@ -114,6 +119,12 @@ type Imported struct {
 func (m *Source) Import(ctx context.Context, to Import) (*Imported, error) {
 	if to.Patience == 0 {
 		to.Patience = 30 * time.Second
+	}
+	var hide *blockstore.Encrypter
+	own := to.Put // for blocks that need no encryption any more
+	if to.Salt != nil {
+		hide = blockstore.NewEncrypter(*to.Salt, to.Put)
+		to.Put, to.Layers = hide.Put, nil
 	}
 	spool, err := flat.NewSpool(to.Scratch)
 	if err != nil {
@@ -131,19 +142,17 @@ func (m *Source) Import(ctx context.Context, to Import) (*Imported, error) {
 		}
 	}
 	out := &Imported{Image: &blockstore.Image{OCI: m.manifest, Config: m.config}, Skipped: tree.Skipped()}
-	put := func(b blockstore.Block) error { return to.Put(ctx, b) }
-	if out.Tree, err = blockstore.Build(tree.Root(), spool.Read, put); err != nil {
+	put := func(b blockstore.Block) error { return own(ctx, b) }
+	emit := func(b blockstore.Block) error { return to.Put(ctx, b) }
+	if out.Tree, err = blockstore.Build(tree.Root(), spool.Read, emit); err != nil {
 		return nil, err
 	}
-	if out.Image.Tree, err = putTree(out.Tree, put); err != nil {
-		return nil, err
+	if hide != nil {
+		err = out.hide(hide, *to.Salt, put)
+	} else {
+		err = out.show(put)
 	}
-	blocks, err := out.Image.Encode()
-	if err != nil {
-		return nil, err
-	}
-	out.Root = blocks[0].CID()
-	if err := putBackward(blocks, put); err != nil || to.Layers == nil {
+	if err != nil || to.Layers == nil {
 		return out, err
 	}
 	lists := make(map[blockstore.Digest][]byte, len(layers))
@@ -151,6 +160,19 @@ func (m *Source) Import(ctx context.Context, to Import) (*Imported, error) {
 		lists[m.diffIDs[i]] = l.List()
 	}
 	return out, to.Layers.Keep(ctx, out.Root, lists)
+}
+
+// show puts a public image's lists.
+func (i *Imported) show(put func(blockstore.Block) error) (err error) {
+	if i.Image.Tree, err = putTree(i.Tree, put); err != nil {
+		return err
+	}
+	blocks, err := i.Image.Encode()
+	if err != nil {
+		return err
+	}
+	i.Root = blocks[0].CID()
+	return putBackward(blocks, put)
 }
 
 // putTree keeps the tree's own blocks, whose data was put before, and returns the root.
