@@ -24,6 +24,14 @@
 // (6.18.44 gives an error). [Probe] tries it. On such a kernel the device is used past the page cache, in requests that are
 // all or nothing, and leaves alternate between two names of it, so that no request spans two.
 //
+// # Private trees
+//
+// The packs of a private tree hold what is encrypted. The server decrypts what is read, in place, so that such a tree is
+// never sealed. It gets the blocks' keys from the agent, keeps them in its memory alone, and forgets them with the tree,
+// once that is unmounted and nobody has anything of it open. So they outlive the agent, and the next one serves the tree
+// on without them. Names and attributes are on the disk while the tree is mounted, in a directory for root alone that
+// goes with the mount; so is, in the kernel's cache, what was read. Who may mount a private tree is the caller's business.
+//
 // # The agent's life
 //
 // After a start: New, Run in the background, List for what is mounted still, Mount for each tree that is wanted (which
@@ -41,6 +49,7 @@
 //	tables/ROOT.*        what the server is told of a tree: slots, and for the FUSE tier names
 //	meta/ROOT-*.erofs    metadata; beside each such file stands its sha256
 //	sealed/ROOT/         metadata, small files, and a record of both
+//	private/ROOT/        the same of a private tree, made for each mount and deleted with it: slots, names, metadata
 //	mounts/TIER-ROOT/    record and mount point of a mount
 //
 // ROOT is the tree's CID.

@@ -69,11 +69,11 @@ func (m *Mounts) mountLazy(ctx context.Context, at string, root blockstore.CID, 
 		return errGone
 	}
 	direct := rec.Tier == Loop || m.cfg.Can.ShortReads != nil
-	meta, name, count := m.metaPath(root, direct), root.String(), 1
+	meta, name, count := m.metaPath(root, t.Private(), direct), root.String(), 1
 	if direct {
 		name, count = name+wire.Direct, 2
 	}
-	err := m.artifact(meta, func(w io.Writer) error {
+	err := m.make(t, meta, func(w io.Writer) error {
 		if direct {
 			return erofs.Write(w, t, alternating{t.Layout()})
 		}
@@ -94,15 +94,21 @@ func (m *Mounts) mountLazy(ctx context.Context, at string, root blockstore.CID, 
 
 // publish has the server serve a tree's virtual device.
 func (m *Mounts) publish(ctx context.Context, root blockstore.CID, t *blockstore.Tree) error {
-	table := m.tablePath(root)
-	err := m.artifact(table, func(w io.Writer) error {
-		_, err := w.Write(wire.NewTable(t, t.Layout()).Encode())
+	table := m.tablePath(root, t.Private())
+	q := wire.Request{Op: wire.OpAdd, Root: root, Table: table, Deadline: m.cfg.Deadline}
+	if t.Private() {
+		q.Secret = wire.NewSecret()
+	}
+	err := m.make(t, table, func(w io.Writer) error {
+		b, err := wire.NewTable(t, t.Layout()).Encode(q.Secret)
+		if err == nil {
+			_, err = w.Write(b)
+		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	q := wire.Request{Op: wire.OpAdd, Root: root, Table: table, Deadline: m.cfg.Deadline}
 	_, err = m.call(ctx, q)
 	for range 3 { // a server that ends by itself may do so right now
 		if !errors.Is(err, errGone) {
@@ -115,16 +121,33 @@ func (m *Mounts) publish(ctx context.Context, root blockstore.CID, t *blockstore
 	return err
 }
 
-func (m *Mounts) tablePath(root blockstore.CID) string {
+func (m *Mounts) tablePath(root blockstore.CID, private bool) string {
+	if private {
+		return filepath.Join(m.privateDir(root), "slots")
+	}
 	return filepath.Join(m.cfg.Dir, "tables", root.String()+".slots")
 }
 
-func (m *Mounts) metaPath(root blockstore.CID, direct bool) string {
-	kind := "-cached.erofs"
+func (m *Mounts) metaPath(root blockstore.CID, private, direct bool) string {
+	kind := "cached.erofs"
 	if direct {
-		kind = "-direct.erofs"
+		kind = "direct.erofs"
 	}
-	return filepath.Join(m.cfg.Dir, "meta", root.String()+kind)
+	if private {
+		return filepath.Join(m.privateDir(root), kind)
+	}
+	return filepath.Join(m.cfg.Dir, "meta", root.String()+"-"+kind)
+}
+
+// make makes a file of a tree. That of a private tree is made anew for each mount.
+func (m *Mounts) make(t *blockstore.Tree, path string, write func(io.Writer) error) error {
+	if !t.Private() {
+		return m.artifact(path, write)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return writeOnly(path, write)
 }
 
 // stamp tells whether a file was touched since it was last compared with its sum.
@@ -227,25 +250,45 @@ func sweepNew(dir string) error {
 
 // writeFile replaces a file in one step and returns its sha256 in hex. The disk has it when it returns.
 func writeFile(path string, write func(io.Writer) error) (string, error) {
-	f, err := os.OpenFile(path+newSuffix, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	h := sha256.New()
+	err := replace(path, func(f *os.File) error {
+		b := bufio.NewWriterSize(f, 1<<20)
+		if err := write(io.MultiWriter(b, h)); err != nil {
+			return err
+		}
+		if err := b.Flush(); err != nil {
+			return err
+		}
+		return f.Sync()
+	})
 	if err != nil {
 		return "", err
 	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// writeOnly replaces a file in one step. Nobody wants it after a crash.
+func writeOnly(path string, write func(io.Writer) error) error {
+	return replace(path, func(f *os.File) error {
+		b := bufio.NewWriterSize(f, 1<<20)
+		if err := write(b); err != nil {
+			return err
+		}
+		return b.Flush()
+	})
+}
+
+func replace(path string, write func(*os.File) error) error {
+	f, err := os.OpenFile(path+newSuffix, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
 	defer f.Close()
-	h := sha256.New()
-	b := bufio.NewWriterSize(f, 1<<20)
-	if err = write(io.MultiWriter(b, h)); err == nil {
-		err = b.Flush()
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err == nil {
+	if err = write(f); err == nil {
 		err = os.Rename(path+newSuffix, path)
 	}
 	if err != nil {
 		_ = os.Remove(path + newSuffix) // not worth another error
-		return "", err
 	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	return err
 }

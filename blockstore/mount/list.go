@@ -144,9 +144,10 @@ func (m *Mounts) takeAway(ctx context.Context, root blockstore.CID) error {
 	// The server first: if we die before the mounts are away, it lets go of the tree when they are. The other way round
 	// it would keep the tree, and where its blocks were, when nothing tells the next agent any more.
 	errs := []error{m.remove(ctx, root, false)}
-	for _, tier := range []Tier{Lazy, Loop, FUSE, Sealed} {
+	for _, tier := range tiers() {
 		errs = append(errs, m.unmount(mountID(root, tier)))
 	}
+	errs = append(errs, os.RemoveAll(m.privateDir(root)))
 	if err := errors.Join(errs...); err != nil {
 		return &Error{"unmount", root, err}
 	}
@@ -176,16 +177,14 @@ func (m *Mounts) Forget(root blockstore.CID) error {
 	if err != nil {
 		return err
 	}
-	for _, tier := range []Tier{Lazy, Loop, FUSE, Sealed} {
-		if points[m.target(mountID(root, tier))] {
-			return nil
-		}
+	if m.mounted(root, points) {
+		return nil
 	}
 	m.mu.Lock()
 	delete(m.sources, root)
 	m.mu.Unlock()
 	errs := []error{m.remove(ctx, root, true), os.RemoveAll(m.sealedDir(root))}
-	for _, path := range []string{m.tablePath(root), m.metaPath(root, false), m.metaPath(root, true), m.treePath(root)} {
+	for _, path := range []string{m.tablePath(root, false), m.metaPath(root, false, false), m.metaPath(root, false, true), m.treePath(root, false)} {
 		for _, suffix := range []string{"", sumSuffix} {
 			if err := os.Remove(path + suffix); !errors.Is(err, fs.ErrNotExist) {
 				errs = append(errs, err)

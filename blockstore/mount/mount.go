@@ -26,10 +26,14 @@ const (
 	Sealed Tier = "sealed"
 )
 
+func tiers() []Tier { return []Tier{Lazy, Loop, FUSE, Sealed} }
+
 // What a caller decides on.
 var (
 	ErrIncomplete = errors.New("not all blocks are here")
 	ErrNotMounted = errors.New("no such mount")
+	// ErrPrivate reports what cannot be done with a private tree.
+	ErrPrivate = errors.New("the tree is private")
 )
 
 // Error says which operation failed for which tree.
@@ -114,7 +118,7 @@ func New(cfg Config) (*Mounts, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range []string{"tables", "meta", "sealed", "mounts"} {
+	for _, d := range []string{"tables", "meta", "sealed", "mounts", "private"} {
 		if err := os.MkdirAll(filepath.Join(cfg.Dir, d), 0o700); err != nil {
 			return nil, err
 		}
@@ -124,11 +128,12 @@ func New(cfg Config) (*Mounts, error) {
 			return nil, err
 		}
 	}
-	return &Mounts{
+	m := &Mounts{
 		cfg: cfg, started: make(chan struct{}, 1), ahead: make(chan hint, 16),
 		busy: make(map[blockstore.CID]chan struct{}), sums: make(map[string]stamp),
 		sources: make(map[blockstore.CID]origin), changed: make(chan struct{}),
-	}, nil
+	}
+	return m, m.sweepPrivate()
 }
 
 // lock waits until nobody else works on a tree.
@@ -157,8 +162,8 @@ func (m *Mounts) lock(ctx context.Context, root blockstore.CID) (unlock func(), 
 }
 
 // Mount mounts a tree, in the best way that there is: sealed, if Seal came before, else so that blocks are asked for
-// as they are read. It returns the directory. A tree that is mounted already is served from the new source. The tree
-// must be valid. Readers wait while Run does not run.
+// as they are read. It returns the directory. A tree that is mounted already is served from the new source; for that, a
+// private tree needs no more than its blocks. The tree must be valid. Readers wait while Run does not run.
 func (m *Mounts) Mount(ctx context.Context, root blockstore.CID, t *blockstore.Tree, src Source) (dir string, err error) {
 	unlock, err := m.lock(ctx, root)
 	if err != nil {
@@ -217,6 +222,9 @@ func (m *Mounts) mount(
 	if err != nil && !errors.Is(err, ErrNotMounted) {
 		return Mounted{}, err
 	}
+	if len(t.Nodes) == 0 {
+		return Mounted{}, fmt.Errorf("%w and not mounted any more: without its key only one that is can be served", ErrPrivate)
+	}
 	at := m.target(id)
 	if err := detach(at); err != nil { // one that is lost, or whose agent died before it made a record
 		return Mounted{}, err
@@ -239,6 +247,9 @@ func (m *Mounts) mount(
 		err = m.write(id, rec)
 	}
 	if err != nil {
+		if t.Private() {
+			err = errors.Join(err, os.RemoveAll(m.privateDir(root)))
+		}
 		return Mounted{}, errors.Join(err, m.unmount(id))
 	}
 	m.use(root, src, t.Blocks)

@@ -62,6 +62,9 @@ func (m *Mounts) Seal(ctx context.Context, root blockstore.CID, t *blockstore.Tr
 
 // prepare seals a tree that is not sealed yet, unless it must be.
 func (m *Mounts) prepare(ctx context.Context, root blockstore.CID, t *blockstore.Tree, src Source, ready bool) (*packed, error) {
+	if t.Private() { // the packs have what is encrypted, and a small files' file would have what is not
+		return nil, fmt.Errorf("%w: only the server decrypts it", ErrPrivate)
+	}
 	dir := m.sealedDir(root)
 	p, err := locate(ctx, t, src)
 	if err != nil {

@@ -132,7 +132,7 @@ func (s *server) add(q wire.Request) error {
 		return nil
 	}
 	s.mu.Unlock()
-	table, err := readTable(q.Table)
+	table, err := readTable(q.Table, q.Secret)
 	if err != nil {
 		return fmt.Errorf("%s: %w", q.Table, err)
 	}
@@ -165,7 +165,11 @@ func (s *server) mount(q wire.Request) error {
 	if err != nil {
 		return err
 	}
-	t, err := wire.ReadTree(context.Background(), b, q.Root)
+	names := q.Names
+	if names.IsZero() {
+		names = q.Root
+	}
+	t, err := wire.ReadTree(context.Background(), b, names)
 	if err != nil {
 		return fmt.Errorf("%s: %w", q.Tree, err)
 	}
@@ -188,12 +192,12 @@ func (s *server) mount(q wire.Request) error {
 	return nil
 }
 
-func readTable(path string) (*wire.Table, error) {
+func readTable(path string, seal wire.Secret) (*wire.Table, error) {
 	b, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}
-	return wire.DecodeTable(b)
+	return wire.DecodeTable(b, seal)
 }
 
 func readFile(path string) ([]byte, error) {

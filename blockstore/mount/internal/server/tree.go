@@ -189,7 +189,8 @@ func (w *waiter) wait(b *block, done <-chan struct{}) error {
 	}
 }
 
-// copy reads a part of a block, from where it is now.
+// copy reads a part of a block, from where it is now, and decrypts it in place if the tree is private. The key is the
+// tree's and not the block's: another tree may name the same block, and does not know its key for that.
 func (w *waiter) copy(buf []byte, number, offset int) error {
 	b := w.tree.blocks[number]
 	for range 2 {
@@ -197,6 +198,9 @@ func (w *waiter) copy(buf []byte, number, offset int) error {
 		if p != nil {
 			err := p.readAt(buf, offset)
 			if err == nil {
+				if keys := w.tree.table.Keys; keys != nil {
+					keys[number].Crypt(buf, int64(offset))
+				}
 				return nil
 			}
 			w.tree.store.lost(b, p, err)

@@ -22,7 +22,9 @@ type Request struct {
 	Op       string
 	Root     blockstore.CID `json:",omitzero"`
 	Table    string         `json:",omitempty"` // path
+	Secret   Secret         `json:",omitempty"` // of a private tree's table
 	Tree     string         `json:",omitempty"` // path
+	Names    blockstore.CID `json:",omitzero"`  // root of what Tree has the names of; zero: Root
 	At       string         `json:",omitempty"` // path
 	Deadline time.Duration  `json:",omitempty"` // of a read
 	Forget   bool           `json:",omitempty"` // remove: its blocks are about to go

@@ -3,7 +3,9 @@ package wire_test
 import (
 	"bufio"
 	"bytes"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"reflect"
 	"slices"
@@ -84,11 +86,52 @@ func FuzzRead(f *testing.F) {
 func TestTableComesBack(t *testing.T) {
 	tree := erofstest.Corners(t).Tree
 	want := wire.NewTable(tree, tree.Layout())
-	got, err := wire.DecodeTable(want.Encode())
+	b, err := want.Encode(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := wire.DecodeTable(b, nil)
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("another table, %v", err)
 	}
 }
+
+func TestPrivateTableNeedsItsSecret(t *testing.T) {
+	tree := erofstest.Corners(t).Tree
+	want := wire.NewTable(tree, tree.Layout())
+	for i := range want.Blocks {
+		want.Keys = append(want.Keys, blockstore.Salt{1}.Key([]byte{byte(i)}))
+	}
+	secret := wire.NewSecret()
+	b, err := want.Encode(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := wire.DecodeTable(b, secret); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("another table, %v", err)
+	}
+	for i := range want.Keys {
+		if bytes.Contains(b, want.Keys[i][:]) {
+			t.Fatalf("the key of block %d can be read", i)
+		}
+	}
+	changed := bytes.Clone(b)
+	changed[40]++ // the name of a block
+	for name, err := range map[string]error{
+		"no secret": second(wire.DecodeTable(b, nil)), "another": second(wire.DecodeTable(b, wire.NewSecret())),
+		"changed": second(wire.DecodeTable(changed, secret)), "no secret to encode": second(want.Encode(nil)),
+	} {
+		if !errors.Is(err, wire.ErrTable) {
+			t.Errorf("%s: got %v, want ErrTable", name, err)
+		}
+	}
+	if text := fmt.Sprintf("%v %+v %#v %s %x", secret, wire.Request{Secret: secret}, secret, secret, secret); strings.Contains(text, hex.EncodeToString(secret)) ||
+		strings.Count(text, "redacted") != 5 {
+		t.Errorf("a secret prints as %s", text)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
 
 func TestTreeComesBack(t *testing.T) {
 	tree := erofstest.Corners(t).Tree
@@ -140,15 +183,23 @@ func FuzzDecodeTable(f *testing.F) {
 		Blocks: []blockstore.Ref{{CID: blockstore.Sum([]byte("1")), Size: 5000}, {CID: blockstore.Sum([]byte("2")), Size: 1 << 20}},
 		Slots:  []blockstore.Slot{{Size: 10}, {Offset: 10, Size: 4990}, {Block: 1, Size: 1 << 20}},
 	}
-	f.Add(small.Encode())
+	secret := wire.Secret(make([]byte, 32))
+	for _, keys := range [][]blockstore.Key{nil, make([]blockstore.Key, 2)} {
+		small.Keys = keys
+		b, err := small.Encode(secret)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
 	f.Add([]byte("rialto slots 1\n\x00\xff\xff\xff\xff\xff\xff\xff\xff"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		table, err := wire.DecodeTable(b)
+		table, err := wire.DecodeTable(b, secret)
 		if err != nil {
 			return
 		}
-		if !bytes.Equal(table.Encode(), b) {
-			t.Error("another encoding")
+		if again, err := table.Encode(secret); err != nil || !bytes.Equal(again, b) {
+			t.Errorf("another encoding: %v", err)
 		}
 		end := int64(0)
 		for _, s := range table.Slots {
