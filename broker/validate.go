@@ -103,10 +103,15 @@ func (s *JobSpec) checkWhere(c *checker) {
 func (s *JobSpec) checkRoot(c *checker) {
 	if s.Root == "" {
 		c.that(!IsLocalImage(s.Image), "root", "missing: no registry has the image %s", quoteClipped(s.Image))
+		c.that(!s.Private, "private", "an image without a root is not private")
 		return
 	}
-	_, err := blockstore.ParseCID(s.Root)
+	root, err := blockstore.ParseCID(s.Root)
 	c.that(err == nil, "root", "%s: want a CID", quoteClipped(s.Root))
+	if s.Private {
+		c.that(IsLocalImage(s.Image), "private", "an image in a registry is not private")
+		c.that(s.Digest == root.Digest().String(), "digest", "%s: want the root's own, because the image is private", quoteClipped(s.Digest))
+	}
 }
 
 func (s *JobSpec) checkProgram(c *checker) {

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -116,6 +117,8 @@ type WeightsMount struct {
 	Name string // the customer's name for it
 	Root string // CID of its tree
 	Path string // absolute path in the container
+	// Private says that the blocks are encrypted: the customer brings the key to the leased host.
+	Private bool
 }
 
 // localImages begins the name of an image that no registry has.
@@ -152,6 +155,23 @@ type JobSpec struct {
 	Created     time.Time
 	Nonce       string // makes equal specs differ
 	Where       string // what else the offer must satisfy, as [ParseFilter] reads it; empty: anything
+	// Private says that the blocks of a local image are encrypted: the customer brings the key to the leased host. Digest
+	// is the root's own then, so that nobody learns the OCI manifest's.
+	Private bool
+}
+
+// PrivateRoots returns the roots that the job needs keys for, each once.
+func (s *JobSpec) PrivateRoots() []string {
+	var roots []string
+	if s.Private {
+		roots = append(roots, s.Root)
+	}
+	for _, w := range s.Weights {
+		if w.Private && !slices.Contains(roots, w.Root) {
+			roots = append(roots, w.Root)
+		}
+	}
+	return roots
 }
 
 // GPULease is one leased GPU with its fencing epoch, which only grows.

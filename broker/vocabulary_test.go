@@ -3,10 +3,12 @@ package broker_test
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"rialto/blockstore"
 	"rialto/broker"
 	"rialto/broker/markettest"
 	"rialto/pricing"
@@ -121,6 +123,35 @@ func TestLocalImagesNeedARoot(t *testing.T) {
 	}
 	if broker.IsLocalImage("localhost/x") || broker.IsLocalImage("registry.example/local/x") {
 		t.Error("a registry's image is taken for a local one")
+	}
+}
+
+// A private image is a local one, and named by nothing that its files decide.
+func TestPrivateImages(t *testing.T) {
+	root := blockstore.Sum([]byte("mine"))
+	valid := func() broker.JobSpec {
+		s := markettest.Spec("ann", "n")
+		s.Image, s.Root, s.Digest, s.Private = broker.LocalImage("mine"), root.String(), root.Digest().String(), true
+		return s
+	}
+	if s := valid(); s.Validate() != nil {
+		t.Errorf("the valid spec: %v", s.Validate())
+	}
+	for field, spoil := range map[string]func(*broker.JobSpec){
+		"digest":  func(s *broker.JobSpec) { s.Digest = blockstore.Sum(nil).Digest().String() },
+		"root":    func(s *broker.JobSpec) { s.Root = "" },
+		"private": func(s *broker.JobSpec) { s.Image = "registry.example/mine" },
+	} {
+		s := valid()
+		spoil(&s)
+		if fe, ok := errors.AsType[*broker.FieldError](s.Validate()); !ok || fe.Field != field {
+			t.Errorf("%s: got %v", field, s.Validate())
+		}
+	}
+	s := valid()
+	s.Weights = []broker.WeightsMount{{Root: "a", Private: true}, {Root: "b"}, {Root: "a", Private: true}, {Root: s.Root, Private: true}}
+	if got, want := s.PrivateRoots(), []string{s.Root, "a"}; !slices.Equal(got, want) {
+		t.Errorf("roots that need keys: got %v, want %v", got, want)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"rialto/blockstore"
 	"rialto/broker"
 	"rialto/p2p/identity"
 )
@@ -43,7 +44,7 @@ func encodeJobSpec(x broker.JobSpec) *JobSpec {
 		MaxCostNanousd: int64(x.MaxCost), MaxDurationNs: int64(x.MaxDuration), Region: x.Region,
 		Provider: string(x.Provider), Weights: each(x.Weights, encodeWeightsMount), TunnelKey: x.TunnelKey[:],
 		Customer: string(x.Customer), Broker: string(x.Broker), CreatedNs: nanos(x.Created), Nonce: x.Nonce,
-		Root: x.Root, Where: x.Where,
+		Root: x.Root, Where: x.Where, Private: x.Private,
 	}
 	for _, name := range slices.Sorted(maps.Keys(x.Env)) {
 		m.Env = append(m.Env, &EnvVar{Name: name, Value: x.Env[name]})
@@ -77,6 +78,7 @@ func decodeJobSpec(c checker, m *JobSpec) broker.JobSpec {
 		Nonce:       c.name("nonce", m.GetNonce()),
 		Root:        c.anyCID("root", m.GetRoot()),
 		Where:       c.label("where", m.GetWhere(), maxQuery),
+		Private:     m.GetPrivate(),
 	}
 	if x.Image == "" {
 		c.failf("image", "missing")
@@ -84,11 +86,26 @@ func decodeJobSpec(c checker, m *JobSpec) broker.JobSpec {
 	if broker.IsLocalImage(x.Image) && x.Root == "" {
 		c.failf("root", "missing, and no registry has the image")
 	}
+	if x.Private {
+		c.private(x)
+	}
 	if m.GetWorkdir() != "" {
 		x.Workdir = c.absolute("workdir", m.GetWorkdir())
 	}
 	unique(c, "weights", x.Weights, func(w broker.WeightsMount) string { return w.Path })
 	return x
+}
+
+// private checks what a private image's spec says of it. A registry's is none, and nobody learns the digest of the
+// manifest of one that is.
+func (c checker) private(x broker.JobSpec) {
+	root, err := blockstore.ParseCID(x.Root)
+	switch {
+	case err != nil || !broker.IsLocalImage(x.Image):
+		c.failf("private", "of an image that is not local, or without a root that can be private")
+	case x.Digest != root.Digest().String():
+		c.failf("digest", "not that of the private image's root")
+	}
 }
 
 func (c checker) argument(field, s string) string { return c.raw(field, s, maxArgument) }
@@ -120,7 +137,7 @@ func decodeEnv(c checker, vars []*EnvVar) map[string]string {
 }
 
 func encodeWeightsMount(x broker.WeightsMount) *WeightsMount {
-	return &WeightsMount{Name: x.Name, Root: x.Root, Path: x.Path}
+	return &WeightsMount{Name: x.Name, Root: x.Root, Path: x.Path, Private: x.Private}
 }
 
 func decodeWeightsMount(c checker, m *WeightsMount) broker.WeightsMount {
@@ -128,6 +145,8 @@ func decodeWeightsMount(c checker, m *WeightsMount) broker.WeightsMount {
 		Name: c.word("name", m.GetName()),
 		Root: c.cid("root", m.GetRoot()),
 		Path: c.absolute("path", m.GetPath()),
+
+		Private: m.GetPrivate(),
 	}
 	if path.Clean(x.Path) != x.Path || x.Path == "/" {
 		c.failf("path", "%.80q is not a clean path below /", x.Path)

@@ -661,6 +661,7 @@ type WeightsMount struct {
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Root          string                 `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"`
 	Path          string                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	Private       bool                   `protobuf:"varint,4,opt,name=private,proto3" json:"private,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -716,6 +717,13 @@ func (x *WeightsMount) GetPath() string {
 	return ""
 }
 
+func (x *WeightsMount) GetPrivate() bool {
+	if x != nil {
+		return x.Private
+	}
+	return false
+}
+
 // What a customer wants to run; signed by the customer.
 type JobSpec struct {
 	state                 protoimpl.MessageState `protogen:"open.v1"`
@@ -739,6 +747,7 @@ type JobSpec struct {
 	CreatedNs             int64                  `protobuf:"varint,18,opt,name=created_ns,json=createdNs,proto3" json:"created_ns,omitempty"`
 	Nonce                 string                 `protobuf:"bytes,19,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	Root                  string                 `protobuf:"bytes,20,opt,name=root,proto3" json:"root,omitempty"`
+	Private               bool                   `protobuf:"varint,21,opt,name=private,proto3" json:"private,omitempty"`
 	Where                 string                 `protobuf:"bytes,22,opt,name=where,proto3" json:"where,omitempty"` // what else the offer must satisfy, in the market's query language
 	unknownFields         protoimpl.UnknownFields
 	sizeCache             protoimpl.SizeCache
@@ -912,6 +921,13 @@ func (x *JobSpec) GetRoot() string {
 		return x.Root
 	}
 	return ""
+}
+
+func (x *JobSpec) GetPrivate() bool {
+	if x != nil {
+		return x.Private
+	}
+	return false
 }
 
 func (x *JobSpec) GetWhere() string {
@@ -2275,11 +2291,12 @@ const file_messages_proto_rawDesc = "" +
 	"\x0emin_memory_mib\x18\x03 \x01(\x04R\fminMemoryMib\"2\n" +
 	"\x06EnvVar\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"J\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"d\n" +
 	"\fWeightsMount\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\tR\x04root\x12\x12\n" +
-	"\x04path\x18\x03 \x01(\tR\x04path\"\x91\x05\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\x12\x18\n" +
+	"\aprivate\x18\x04 \x01(\bR\aprivate\"\xab\x05\n" +
 	"\aJobSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +
@@ -2304,7 +2321,8 @@ const file_messages_proto_rawDesc = "" +
 	"\n" +
 	"created_ns\x18\x12 \x01(\x03R\tcreatedNs\x12\x14\n" +
 	"\x05nonce\x18\x13 \x01(\tR\x05nonce\x12\x12\n" +
-	"\x04root\x18\x14 \x01(\tR\x04root\x12\x14\n" +
+	"\x04root\x18\x14 \x01(\tR\x04root\x12\x18\n" +
+	"\aprivate\x18\x15 \x01(\bR\aprivate\x12\x14\n" +
 	"\x05where\x18\x16 \x01(\tR\x05where\"4\n" +
 	"\bGPULease\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x14\n" +

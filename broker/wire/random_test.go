@@ -189,7 +189,7 @@ func (g generators) jobSpec() broker.JobSpec {
 		MaxRate: pricing.Rate(g.count("rate")), MaxCost: pricing.Money(g.count("cost")), MaxDuration: g.duration("duration"),
 		Region: g.region(), Provider: g.peer("provider"),
 		Weights: some(g, "weights", 3, func(i int) broker.WeightsMount {
-			return broker.WeightsMount{Name: g.word("name"), Root: g.cid(), Path: fmt.Sprint("/weights/", i)}
+			return broker.WeightsMount{Name: g.word("name"), Root: g.cid(), Path: fmt.Sprint("/weights/", i), Private: draw(g, "private", rapid.Bool())}
 		}),
 		TunnelKey: g.key(), Customer: g.me, Broker: g.me, Created: g.time("created"), Nonce: g.name("nonce"), Where: g.word("where"),
 	}
@@ -201,6 +201,10 @@ func (g generators) jobSpec() broker.JobSpec {
 	}
 	if draw(g, "has root", rapid.Bool()) {
 		x.Root = g.cid()
+	}
+	if draw(g, "private", rapid.Bool()) {
+		root := blockstore.Sum([]byte(g.raw("root")))
+		x.Image, x.Root, x.Digest, x.Private = broker.LocalImage("mine"), root.String(), root.Digest().String(), true
 	}
 	if draw(g, "has workdir", rapid.Bool()) {
 		x.Workdir = "/" + g.raw("workdir")

@@ -85,6 +85,18 @@ func sampleJobSpec(customer broker.PeerID) broker.JobSpec {
 	}
 }
 
+// samplePrivate is a job whose image and weights are private.
+func samplePrivate(customer broker.PeerID) broker.JobSpec {
+	x := sampleJobSpec(customer)
+	root, err := blockstore.ParseCID(sampleCID)
+	if err != nil {
+		panic(err) // it is one
+	}
+	x.Image, x.Digest, x.Private = broker.LocalImage("mine"), root.Digest().String(), true
+	x.Weights[0].Private = true
+	return x
+}
+
 func sampleHold(peer broker.PeerID) broker.Hold {
 	return broker.Hold{
 		Lease: sampleLease, Job: sampleJob, Offer: "rtx-4090", Rate: 400_000_000, Spec: []byte("sealed"), TTL: 10 * time.Second,

@@ -37,7 +37,7 @@ func allMessages(k identity.Key) []message {
 	id := peerID(k)
 	return []message{
 		newMessage("offerset", wire.SealOfferSet, wire.OpenOfferSet, sampleOfferSet(id)),
-		newMessage("jobspec", wire.SealJobSpec, wire.OpenJobSpec, sampleJobSpec(id)),
+		newMessage("jobspec", wire.SealJobSpec, wire.OpenJobSpec, sampleJobSpec(id), samplePrivate(id)),
 		newMessage("hold", wire.SealHold, wire.OpenHold, sampleHold(id)),
 		newMessage("answer", wire.SealAnswer, wire.OpenAnswer, sampleAnswers()...),
 		newMessage("confirm", wire.SealConfirm, wire.OpenConfirm, sampleConfirm()),
