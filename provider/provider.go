@@ -143,6 +143,10 @@ type Want struct {
 	Root    string // CID that the customer's signed spec names; empty: none; required for weights
 	Sources []broker.BlockSource
 	Trace   blockstore.Trace // what a run like this one read first, as far as anybody knows; a hint
+	// Private says that Root is a private one. Key then waits for its key, and is called when everything else that a
+	// start needs is here. Nil: somebody else showed it already, and only its blocks are wanted.
+	Private bool
+	Key     func(ctx context.Context) (blockstore.Key, error)
 }
 
 // Image is a root file system that is shown on the host, and how to run it.

@@ -6,12 +6,16 @@ import (
 	"net"
 	"time"
 
+	"rialto/blockstore"
 	"rialto/provider"
 	"rialto/tunnel/console"
 )
 
 // backend shows a sandbox to the console's server.
-type backend struct{ box provider.Sandbox }
+type backend struct {
+	box  provider.Sandbox
+	keys *keyring
+}
 
 var _ console.Backend = backend{}
 
@@ -80,6 +84,11 @@ func (b backend) Exec(ctx context.Context, e console.Exec) (int, error) {
 		Args: e.Args, Env: e.Env, Workdir: e.Workdir, TTY: e.TTY, Rows: e.Size.Rows, Cols: e.Size.Cols,
 		Stdin: e.Stdin, Stdout: e.Stdout, Stderr: e.Stderr, Resize: sizes,
 	})
+}
+
+// Key implements [console.Backend].
+func (b backend) Key(_ context.Context, root string, key console.Secret) error {
+	return b.keys.put(root, blockstore.Key(key))
 }
 
 // Dial implements [console.Backend].

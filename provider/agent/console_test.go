@@ -35,7 +35,7 @@ func TestConsoleBackend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
 		box := &execBox{fakeBox: &fakeBox{exited: make(chan struct{})}}
-		b := backend{box}
+		b := backend{box, newKeyring(nil)}
 		if s, err := b.Status(ctx); err != nil || s != (console.Status{}) {
 			t.Errorf("before the start: got %+v, %v", s, err)
 		}

@@ -238,6 +238,7 @@ type fakeImages struct {
 
 	trace func(context.Context) (blockstore.Trace, error) // of each image
 	wants []provider.Want                                 // so far
+	keys  []blockstore.Key                                // of private ones
 
 	yielded []int64           // so far
 	yield   func(int64) error // nil: everything is in use
@@ -280,6 +281,15 @@ func (f *fakeImages) Ensure(ctx context.Context, w provider.Want, progress func(
 	}
 	if fail != nil {
 		return provider.Image{}, fail
+	}
+	if w.Key != nil {
+		key, err := w.Key(ctx)
+		if err != nil {
+			return provider.Image{}, err
+		}
+		f.mu.Lock()
+		f.keys = append(f.keys, key)
+		f.mu.Unlock()
 	}
 	f.mu.Lock()
 	f.used++

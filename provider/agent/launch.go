@@ -53,7 +53,7 @@ func (u *uses) end() {
 // started it goes on with what was under way, so that what the workload has not read yet can be read.
 func (w *workload) fetch(ctx context.Context) fetched {
 	r := w.record()
-	adopted := r.State == provider.StateRunning
+	adopted := w.running()
 	var (
 		out    = fetched{mounts: make([]provider.Mount, len(w.spec.Weights))}
 		errs   = make([]error, len(w.spec.Weights)+1)
@@ -77,10 +77,15 @@ func (w *workload) fetch(ctx context.Context) fetched {
 	if adopted {
 		step = func(string) func() { return func() {} }
 	}
+	if len(w.keys.wanted) > 0 && !adopted {
+		w.keys.expect(step("key"))
+		w.log.Info("workload waits for the customer's keys", slog.Any("roots", w.keys.wanted))
+	}
 	wg.Go(func() {
 		done := step("image")
 		out.image, errs[0] = w.ensure(ctx, provider.Want{
 			Image: w.spec.Image, Digest: w.spec.Digest, Root: w.spec.Root, Sources: r.Sources, Trace: w.hint,
+			Private: w.spec.Private, Key: w.unlock(w.spec.Private, w.spec.Root),
 		}, progress(0))
 		if errs[0] != nil {
 			return
@@ -101,7 +106,9 @@ func (w *workload) fetch(ctx context.Context) fetched {
 	var weights sync.WaitGroup
 	for i, m := range w.spec.Weights {
 		weights.Go(func() {
-			dir, err := w.ensure(ctx, provider.Want{Root: m.Root, Sources: r.Sources}, progress(i+1))
+			dir, err := w.ensure(ctx, provider.Want{
+				Root: m.Root, Sources: r.Sources, Private: m.Private, Key: w.unlock(m.Private, m.Root),
+			}, progress(i+1))
 			if err != nil {
 				errs[i+1] = fmt.Errorf("weights %s: %w", m.Name, err)
 				return
@@ -112,6 +119,7 @@ func (w *workload) fetch(ctx context.Context) fetched {
 	weights.Wait()
 	done()
 	wg.Wait()
+	w.keys.forget()
 	if out.err = errors.Join(errs...); out.err != nil && adopted && ctx.Err() == nil {
 		w.log.Warn("what the workload has not read yet cannot be read", slog.Any("err", out.err))
 	}

@@ -160,7 +160,7 @@ func (s *site) openConsole(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	s.silence = cancel
 	s.tasks.Go(func() {
-		if err := console.Serve(ctx, listener, plan.Customer, backend{s.box}, s.log); err != nil && ctx.Err() == nil {
+		if err := console.Serve(ctx, listener, plan.Customer, backend{s.box, s.keys}, s.log); err != nil && ctx.Err() == nil {
 			s.log.Warn("console ended", slog.Any("err", err))
 		}
 	})

@@ -47,6 +47,7 @@ type workload struct {
 	fetched   chan struct{} // closed when image and weights are here, or not used any more
 	gone      chan struct{} // closed when run is over
 	uses      uses
+	keys      *keyring
 	refetched func() // closes fetched
 
 	mu        sync.Mutex // guards what follows
@@ -68,7 +69,7 @@ func newWorkload(a *Agent, r provider.Record, spec broker.JobSpec, arrived time.
 		answered: make(chan struct{}), confirmed: make(chan struct{}), ending: make(chan struct{}),
 		phase: make(chan struct{}, 1), progress: make(chan struct{}, 1), online: make(chan struct{}, 1), order: make(chan struct{}, 1),
 		evicted: make(chan struct{}, 1), reported: make(chan struct{}), fetched: make(chan struct{}),
-		gone: make(chan struct{}),
+		gone: make(chan struct{}), keys: newKeyring(spec.PrivateRoots()),
 	}
 	w.refetched = sync.OnceFunc(func() { close(w.fetched) })
 	if r.State >= provider.StateConfirmed {
@@ -119,6 +120,9 @@ func (w *workload) update(ctx context.Context, change func(*provider.Record) err
 	w.rec = next
 	return nil
 }
+
+// running reports whether the workload's process was started, perhaps by an earlier agent.
+func (w *workload) running() bool { return w.record().State == provider.StateRunning }
 
 // answer returns the signed answer to the hold.
 func (w *workload) answer() ([]byte, error) {

@@ -247,15 +247,19 @@ func (m *Images) refs(ctx context.Context, rec record) ([]blockstore.Ref, error)
 	if !rec.Index.IsZero() {
 		refs = append(refs, blockstore.Ref{CID: rec.Index.CID()})
 	}
-	t, err := blockstore.LoadTree(ctx, rec.Tree, m.cfg.Store)
+	tree, err := blockstore.LoadBlocks(ctx, rec.Tree, m.cfg.Store)
 	if errors.Is(err, blockstore.ErrNotFound) || errors.Is(err, blockstore.ErrMismatch) {
 		return refs, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	for r := range t.Refs() {
-		refs = append(refs, r)
+	seen := make(map[blockstore.CID]bool, len(tree))
+	for _, r := range tree {
+		if !seen[r.CID] {
+			seen[r.CID] = true
+			refs = append(refs, r)
+		}
 	}
 	return refs, nil
 }

@@ -321,6 +321,9 @@ func (s *shelf) readFile(ctx context.Context, dir, path string) ([]byte, error) 
 			if err != nil {
 				return nil, err
 			}
+			if at.tree.Private() {
+				at.tree.Keys[k].Crypt(p, 0)
+			}
 			p = p[n.Offset:]
 			got = append(got, p[:min(int64(len(p)), n.Size-int64(len(got)))]...)
 		}

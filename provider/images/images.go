@@ -15,6 +15,13 @@
 // fail while a container runs, the registry takes over: the same image gives the same blocks, and one that does not is
 // refused.
 //
+// # Private images and weights
+//
+// Their blocks come, stay and go as all others do, without a key. The customer's key is asked for each job that uses
+// them, also while another job shows the same tree, and it must open the tree: a root alone is no right to see what is in
+// it. What it opens is kept in memory for as long as a job uses the tree, which is then taken away at once; the key is
+// dropped as soon as it was used. A private tree is not sealed.
+//
 // # Files
 //
 //	roots/CID.json   what is here, whole or in part: kind, digests, last use
@@ -133,6 +140,7 @@ type Images struct {
 	importing int                         // calls of filling that are not done
 	unclean   bool                        // one of them left blocks that no record names
 	jobs      map[string]*job             // preparations under way, by what is wanted
+	wants     uint64                      // of private things, so far
 	shown     map[blockstore.CID]*tree    // by the root of the tree
 	advice    map[broker.PeerID]advice    // by broker
 }
@@ -260,6 +268,8 @@ func (m *Images) Ensure(ctx context.Context, w provider.Want, progress func(brok
 func (m *Images) join(ctx context.Context, t target) *job {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.wants++
+	t.serial = m.wants
 	if j := m.jobs[t.key()]; j != nil && j.waiting > 0 {
 		j.waiting++
 		return j

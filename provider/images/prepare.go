@@ -23,7 +23,7 @@ type preparation struct {
 // found is a target whose list of files is here.
 type found struct {
 	record record
-	image  *blockstore.Image // nil: weights
+	image  *blockstore.Image // nil: weights, or a private one that is shown already
 	tree   *blockstore.Tree
 }
 
@@ -62,9 +62,13 @@ func (p *preparation) find(ctx context.Context, f *fill) (is found, img provider
 	to := f.store() //nolint:contextcheck // it outlives the preparation
 	vain := false   // blocks came that no record will name
 	defer func() { done(err == nil && !vain) }()
-	is, err = p.load(ctx, f)
-	if err != nil && f.widen(ctx) {
-		is, err = p.load(ctx, f)
+	load := p.load
+	if p.target.private {
+		load = p.loadPrivate
+	}
+	is, err = load(ctx, f)
+	if err != nil && !errors.Is(err, errLocked) && f.widen(ctx) {
+		is, err = load(ctx, f)
 	}
 	if err == nil {
 		err = to.drain(ctx) // the fill brings what the lists name, and not the lists
@@ -75,7 +79,7 @@ func (p *preparation) find(ctx context.Context, f *fill) (is found, img provider
 			m.cfg.Logger.WarnContext(ctx, "the host and its peers failed, the registry takes over", "want", p.target.name(), "err", err)
 		}
 		is, err = p.fromRegistry(ctx, f)
-	} else if err != nil && ctx.Err() == nil {
+	} else if err != nil && ctx.Err() == nil && !errors.Is(err, errLocked) {
 		err = fmt.Errorf("%s: %w: %w", p.target.name(), ErrUnavailable, err)
 	}
 	if err != nil {
@@ -150,6 +154,9 @@ func (p *preparation) fromRegistry(ctx context.Context, f *fill) (found, error) 
 func (is found) describe() (provider.Image, error) {
 	img := provider.Image{Root: is.record.Root.String()}
 	if is.image == nil {
+		if !is.record.Digest.IsZero() { // a private one, whose key is not asked for
+			img.Digest = is.record.Digest.String()
+		}
 		return img, nil
 	}
 	c, err := image.ParseConfig(is.image.Config)

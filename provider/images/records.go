@@ -22,7 +22,7 @@ import (
 type record struct {
 	Root   blockstore.CID    `json:"root"`
 	Tree   blockstore.CID    `json:"tree"`
-	Digest blockstore.Digest `json:"digest,omitzero"` // of the OCI manifest; zero for weights
+	Digest blockstore.Digest `json:"digest,omitzero"` // of the OCI manifest, or of a private image's root; zero for weights
 	Index  blockstore.Digest `json:"index,omitzero"`  // of an OCI index that it was reached through
 	Own    bool              `json:"own,omitempty"`   // this host imported it from its layers
 	Whole  bool              `json:"whole,omitempty"` // all its blocks are here
@@ -87,11 +87,11 @@ func openRecords(ctx context.Context, dir string, store blockstore.Store, log *s
 
 // whole checks that every block is in the store's index. Their bytes are checked when they are read.
 func whole(ctx context.Context, store blockstore.Store, rec record) error {
-	t, err := blockstore.LoadTree(ctx, rec.Tree, store)
+	refs, err := blockstore.LoadBlocks(ctx, rec.Tree, store)
 	if err != nil {
 		return err
 	}
-	for ref := range t.Refs() {
+	for _, ref := range refs {
 		ok, err := store.Has(ctx, ref.CID)
 		if err != nil {
 			return err

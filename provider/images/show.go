@@ -18,18 +18,20 @@ type tree struct {
 	fill *fill
 
 	// Guarded by Images.mu.
-	dir   string // where it is shown to who comes now
+	dir   string           // where it is shown to who comes now
+	list  *blockstore.Tree // all of it; of a private one perhaps its blocks alone
 	users int
 	whole bool
 	fresh bool // nobody has read anything of it yet
 }
 
-// list returns a tree that is shown, which spares reading its list of files; nil if it is not.
+// list returns a public tree that is shown, which spares reading its list of files; nil if it is not. A private one must be
+// opened by each who wants it.
 func (m *Images) list(root blockstore.CID) *blockstore.Tree {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if t := m.shown[root]; t != nil {
-		return t.fill.tree
+	if t := m.shown[root]; t != nil && !t.fill.target.private {
+		return t.list
 	}
 	return nil
 }
@@ -57,6 +59,9 @@ func (m *Images) show(ctx context.Context, f *fill, is found) (*tree, error) {
 	whole := t != nil && t.whole
 	if t != nil {
 		t.users++
+		if len(t.list.Nodes) == 0 { // since the agent was started again, until somebody brought the key
+			t.list = is.tree
+		}
 	}
 	m.mu.Unlock()
 	if whole || t == nil && is.record.Whole {
@@ -82,7 +87,7 @@ func (m *Images) show(ctx context.Context, f *fill, is found) (*tree, error) {
 		return nil, err
 	}
 	read, err := m.cfg.Mounts.Trace(ctx, f.root)
-	t = &tree{root: f.root, dir: dir, fill: f, users: 1, fresh: err == nil && len(read) == 0} // an error: it is sealed
+	t = &tree{root: f.root, dir: dir, fill: f, list: is.tree, users: 1, fresh: err == nil && len(read) == 0} // an error: it is sealed
 	m.mu.Lock()
 	m.shown[t.root] = t
 	m.mu.Unlock()
@@ -96,7 +101,10 @@ func (m *Images) revive(ctx context.Context, t *tree) error {
 	if err != nil || !slices.ContainsFunc(all, func(at mount.Mounted) bool { return at.Root == t.root && at.Lost }) {
 		return err
 	}
-	dir, err := m.cfg.Mounts.Mount(ctx, t.root, t.fill.tree, t.fill)
+	m.mu.Lock()
+	list := t.list
+	m.mu.Unlock()
+	dir, err := m.cfg.Mounts.Mount(ctx, t.root, list, t.fill)
 	if err != nil {
 		return err
 	}
@@ -135,8 +143,10 @@ func (m *Images) fillUp(ctx context.Context, t *tree, rec record) {
 	if err := t.fill.rest(); err != nil {
 		log.WarnContext(ctx, "end of a download", "err", err)
 	}
-	if err := m.seal(ctx, t); err != nil && ctx.Err() == nil {
-		log.WarnContext(ctx, "image could not be sealed; it is shown through the mount server", "err", err)
+	if !t.fill.target.private { // else the mount server decrypts it
+		if err := m.seal(ctx, t); err != nil && ctx.Err() == nil {
+			log.WarnContext(ctx, "image could not be sealed; it is shown through the mount server", "err", err)
+		}
 	}
 	if err := m.evict(ctx, 0, t.fill); err != nil && ctx.Err() == nil {
 		log.WarnContext(ctx, "no room could be made for blocks", "err", err)
@@ -186,14 +196,20 @@ func (m *Images) trace(ctx context.Context, t *tree) (blockstore.Trace, error) {
 const linger = time.Minute
 
 // leave takes a user from a tree, and the tree away when nobody has used it for a while and it is not whole. One that is
-// whole stays shown: it costs nothing. The caller holds mu.
+// whole stays shown: it costs nothing. A private one goes at once, whole or not, and what opens it with it. The caller
+// holds mu.
 func (m *Images) leave(t *tree) {
 	t.users--
-	if t.users > 0 || t.whole || m.shown[t.root] != t {
+	private := t.fill.target.private
+	if t.users > 0 || t.whole && !private || m.shown[t.root] != t {
 		return
 	}
 	m.running.Go(func() { // ends with the images' lifetime, or after linger, and the mount server's answer
-		timer := time.NewTimer(linger)
+		wait := linger
+		if private {
+			wait = 0
+		}
+		timer := time.NewTimer(wait)
 		defer timer.Stop()
 		select {
 		case <-timer.C:
@@ -205,7 +221,7 @@ func (m *Images) leave(t *tree) {
 		}
 		defer m.pass()
 		m.mu.Lock()
-		unused := t.users == 0 && !t.whole && m.shown[t.root] == t
+		unused := t.users == 0 && (!t.whole || private) && m.shown[t.root] == t
 		if unused {
 			delete(m.shown, t.root)
 		}

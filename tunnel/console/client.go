@@ -70,6 +70,16 @@ func (c *Client) Dial(ctx context.Context, port uint16) (net.Conn, error) {
 	return a.conn, nil
 }
 
+// Key hands the host the key of what has a root.
+func (c *Client) Key(ctx context.Context, root string, key Secret) error {
+	a, err := c.ask(ctx, "key", http.MethodPost, "/v1/key?root="+url.QueryEscape(root), key[:], "")
+	if err != nil {
+		return err
+	}
+	a.close()
+	return nil
+}
+
 // answer is a response whose body or upgraded connection is still to be used.
 type answer struct {
 	body io.ReadCloser

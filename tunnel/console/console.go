@@ -7,6 +7,7 @@
 //	GET  /v1/logs?follow=1&from=N      200, frames from byte N of the output on
 //	POST /v1/exec  {JSON}              101, frames both ways       Upgrade: rialto-exec/1
 //	POST /v1/dial?port=N               101, the connection's bytes  Upgrade: rialto-dial/1
+//	POST /v1/key?root=CID  {32 bytes}  200, the host has the key of a private image or of private weights
 //
 // A frame is one byte of type, four bytes of payload length (big endian, at most [MaxPayload]) and the
 // payload:
@@ -33,6 +34,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"time"
 )
@@ -50,6 +52,8 @@ const (
 	silence = 10 * time.Second
 	// patience bounds the exchange of a request and the header of its answer.
 	patience = 10 * time.Second
+	// maxRoot bounds the name of what a key opens.
+	maxRoot = 128
 	// stuck is how long a write may wait for a peer that does not read.
 	stuck = time.Minute
 )
@@ -62,6 +66,18 @@ const (
 
 // ErrNotStarted is what a Backend answers before the workload exists.
 var ErrNotStarted = errors.New("the workload has not started yet")
+
+// ErrNotPrivate is what a Backend answers to a key that the job has no use for.
+var ErrNotPrivate = errors.New("the job has no private image or weights with this root")
+
+// Secret is a key on its way. It prints as "redacted".
+type Secret [32]byte
+
+// Format hides the secret from every verb.
+func (Secret) Format(s fmt.State, _ rune) { fmt.Fprint(s, "redacted") }
+
+// LogValue hides the secret from logs.
+func (Secret) LogValue() slog.Value { return slog.StringValue("redacted") }
 
 // Sink receives a workload's output in order.
 type Sink = func(stream byte, p []byte) error
@@ -110,11 +126,13 @@ type Backend interface {
 	Exec(ctx context.Context, e Exec) (int, error)
 	// Dial connects to a TCP port of the workload on its loopback addresses.
 	Dial(ctx context.Context, port uint16) (net.Conn, error)
+	// Key takes the key of what has a root. To take it again is no error.
+	Key(ctx context.Context, root string, key Secret) error
 }
 
 // RemoteError is the server's refusal, in its own words.
 type RemoteError struct {
-	Op      string // "logs", "exec", "dial", "status"
+	Op      string // "logs", "exec", "dial", "status", "key"
 	Code    int    // HTTP status; zero: said within the stream
 	Message string
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -35,6 +36,7 @@ type workload struct {
 
 	exec func(ctx context.Context, e console.Exec) (int, error)
 	dial func(ctx context.Context, port uint16) (net.Conn, error)
+	key  func(root string, key console.Secret) error
 }
 
 type piece struct {
@@ -109,6 +111,10 @@ func (w *workload) Wait(ctx context.Context) (console.Exit, error) {
 func (w *workload) Exec(ctx context.Context, e console.Exec) (int, error) { return w.exec(ctx, e) }
 
 func (w *workload) Dial(ctx context.Context, port uint16) (net.Conn, error) { return w.dial(ctx, port) }
+
+func (w *workload) Key(_ context.Context, root string, key console.Secret) error {
+	return w.key(root, key)
+}
 
 // serve runs a console on the job's end of p until the test ends or stop is called.
 func serve(t *testing.T, p *tunneltest.Pair, w *workload) (stop func()) {
@@ -389,5 +395,29 @@ func TestDial(t *testing.T) {
 	_, err = newClient(p).Dial(t.Context(), 1234)
 	if remote, ok := errors.AsType[*console.RemoteError](err); !ok || remote.Code != 502 || remote.Message != "connection refused" {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestKey(t *testing.T) {
+	p, w := tunneltest.New(t), newWorkload()
+	serve(t, p, w)
+	want := console.Secret{1, 2, 31: 3}
+	w.key = func(root string, key console.Secret) error {
+		if root != "bafk/&?" || key != want {
+			return console.ErrNotPrivate
+		}
+		return nil
+	}
+	if err := newClient(p).Key(t.Context(), "bafk/&?", want); err != nil {
+		t.Error(err)
+	}
+	err := newClient(p).Key(t.Context(), "another", want)
+	if remote, ok := errors.AsType[*console.RemoteError](err); !ok || remote.Code != 404 || remote.Message != console.ErrNotPrivate.Error() {
+		t.Errorf("another root: got %v", err)
+	}
+	for _, text := range []string{fmt.Sprintf("%v %+v %#v %x %s %d", want, want, want, want, want, want), slog.AnyValue(want).Resolve().String()} {
+		if strings.ContainsAny(text, "0123456789") || !strings.Contains(text, "redacted") {
+			t.Errorf("a secret prints as %s", text)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -30,6 +31,7 @@ func Serve(ctx context.Context, ln net.Listener, customer netip.Addr, b Backend,
 	mux.HandleFunc("GET /v1/logs", s.logs)
 	mux.HandleFunc("POST /v1/exec", s.exec)
 	mux.HandleFunc("POST /v1/dial", s.dial)
+	mux.HandleFunc("POST /v1/key", s.key)
 	h := &http.Server{
 		Handler:           s.count(mux),
 		MaxHeaderBytes:    maxHeader,
@@ -134,6 +136,32 @@ func (s *server) dial(w http.ResponseWriter, r *http.Request) {
 	}
 	defer conn.Close()
 	splice.Join(r.Context(), conn, far)
+}
+
+func (s *server) key(w http.ResponseWriter, r *http.Request) {
+	root := r.URL.Query().Get("root")
+	if root == "" || len(root) > maxRoot {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("root %q is not the name of a block", clip(root[:min(len(root), maxRoot)])))
+		return
+	}
+	var key Secret
+	body := http.MaxBytesReader(w, r.Body, int64(len(key)))
+	if _, err := io.ReadFull(body, key[:]); err != nil {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("a key has %d bytes", len(key)))
+		return
+	}
+	if _, err := body.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("a key has %d bytes", len(key)))
+		return
+	}
+	switch err := s.backend.Key(r.Context(), root, key); {
+	case errors.Is(err, ErrNotPrivate):
+		refuse(w, http.StatusNotFound, err)
+	case err != nil:
+		refuse(w, http.StatusInternalServerError, err)
+	default:
+		w.WriteHeader(http.StatusOK)
+	}
 }
 
 // refuse answers with one line of text.

@@ -45,6 +45,7 @@ func TestBadRequests(t *testing.T) {
 	p, w := tunneltest.New(t), newWorkload()
 	serve(t, p, w)
 	w.exec = func(context.Context, console.Exec) (int, error) { t.Error("executed"); return 0, nil }
+	w.key = func(string, console.Secret) error { t.Error("took a key"); return nil }
 	w.dial = func(context.Context, uint16) (net.Conn, error) { t.Error("dialled"); return nil, os.ErrInvalid }
 	post := func(path, body string) string {
 		return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", path, len(body), body)
@@ -65,6 +66,10 @@ func TestBadRequests(t *testing.T) {
 		{"bad env", post("/v1/exec", `{"args":["sh"],"env":["=x"]}`), `env "=x"`},
 		{"relative workdir", post("/v1/exec", `{"args":["sh"],"workdir":"tmp"}`), "not absolute"},
 		{"large body", post("/v1/exec", `{"args":["`+strings.Repeat("x", 300<<10)+`"]}`), "too large"},
+		{"key of nothing", post("/v1/key", strings.Repeat("k", 32)), `root ""`},
+		{"key of a long name", post("/v1/key?root="+strings.Repeat("r", 200), strings.Repeat("k", 32)), "not the name"},
+		{"short key", post("/v1/key?root=r", strings.Repeat("k", 31)), "a key has 32 bytes"},
+		{"long key", post("/v1/key?root=r", strings.Repeat("k", 33)), "a key has 32 bytes"},
 		{"no upgrade", post("/v1/exec", `{"args":["sh"]}`), "426"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
