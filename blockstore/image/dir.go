@@ -24,7 +24,7 @@ type Weights struct {
 	tree  *blockstore.Inode
 	files []string // of small files and large ones, by Inode.Data
 	large []*blockstore.Inode
-	built *blockstore.Tree // by an import, with plain blocks
+	built *blockstore.Tree // by an import
 }
 
 // OpenWeights lists a directory, or a single file, which stands for a directory with that file. In the cache of
@@ -101,7 +101,7 @@ func (w *Weights) build(ctx context.Context, put func(context.Context, blockstor
 	return t, err
 }
 
-// Tree returns the tree that an import built, of plain blocks; nil: none yet.
+// Tree returns the tree that an import built; nil: none yet.
 func (w *Weights) Tree() *blockstore.Tree { return w.built }
 
 func newDir() *blockstore.Inode {

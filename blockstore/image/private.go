@@ -19,6 +19,7 @@ func (w *Weights) ImportPrivate(
 	if err != nil {
 		return blockstore.CID{}, blockstore.Key{}, fmt.Errorf("import weights: %w", err)
 	}
+	w.built = t
 	return putPrivateTree(t, salt, func(b blockstore.Block) error { return put(ctx, b) })
 }
 

@@ -46,6 +46,7 @@ type follower struct {
 	events  []api.Event
 	ready   time.Duration // since begin, when we heard that the container runs; zero: it never did
 	session *session      // the lease that we are inside of; nil: none
+	refused error         // why a host did not take the keys of what is private
 }
 
 func newFollower(a *app, m *market, f *runFlags) *follower {
@@ -234,14 +235,21 @@ func (f *follower) enter(ctx context.Context, lease api.Lease) error {
 	silent := atomic.Bool{}
 	s.console.GiveUp = time.Hour // the broker notices sooner
 	s.console.Retrying = func(err error) {
+		s.mayHaveLost()
 		if s.heard.Load() && !silent.Swap(true) {
 			f.view.say("provider %s does not answer: %v; the broker ends or moves the job if it stays away, trying again until then",
 				hostName(lease.Host, lease.Provider), err)
 		}
 	}
-	if err := s.publish(ctx, f.flags.publish, f.view.say); err != nil {
+	if s.unlocked, err = s.unlock(ctx, f.market.home, f.record, f.noKey); err == nil {
+		err = s.publish(ctx, f.flags.publish, f.view.say)
+	}
+	if err != nil {
 		s.close()
 		return err
+	}
+	if f.session = s; f.flags.detach {
+		return nil
 	}
 	s.follow(ctx, func(stream byte, p []byte) error {
 		f.firstOutput.CompareAndSwap(0, int64(time.Since(f.begin)))
@@ -254,8 +262,13 @@ func (f *follower) enter(ctx context.Context, lease api.Lease) error {
 		_, err := w.Write(p)
 		return err
 	})
-	f.session = s
 	return nil
+}
+
+// noKey takes note of a host that did not take the keys. The job's end says the rest.
+func (f *follower) noKey(err error) {
+	f.refused = err
+	f.view.say("%v", err)
 }
 
 // progress shows how far the host is with the image.

@@ -68,6 +68,8 @@ type weights struct {
 	From  string     `json:"from"`
 	Added time.Time  `json:"added"`
 	IPFS  []ipfsFile `json:"ipfs"`
+
+	Private bool `json:"private,omitempty"` // keys has the root's key
 }
 
 // ipfsFile is a large file as IPFS knows it.
@@ -77,8 +79,8 @@ type ipfsFile struct {
 	CID   string `json:"cid"` // that `ipfs add` gives it under the UnixFS_v1_2025 profile
 }
 
-// ipfsFiles lists the large files of a tree, and counts all. The small ones have no block of their own that IPFS could
-// ask for.
+// ipfsFiles lists the large files of a public tree, and counts all. The small ones have no block of their own that IPFS
+// could ask for.
 func ipfsFiles(t *blockstore.Tree) (large []ipfsFile, files int) {
 	large = []ipfsFile{} // a list in JSON as well
 	for i := range t.Nodes {
@@ -86,7 +88,7 @@ func ipfsFiles(t *blockstore.Tree) (large []ipfsFile, files int) {
 		if n.Kind == blockstore.File {
 			files++
 		}
-		if n.Large() {
+		if n.Large() && !t.Private() {
 			large = append(large, ipfsFile{Path: t.Path(i), Bytes: n.Size, CID: t.FileCID(n)})
 		}
 	}
@@ -110,6 +112,8 @@ type localImage struct {
 	From   string     `json:"from"`
 	Added  time.Time  `json:"added"`
 	IPFS   []ipfsFile `json:"ipfs"`
+
+	Private bool `json:"private,omitempty"` // keys has the root's key; jobs are signed with the root's digest
 }
 
 // images returns the images of this machine by their names, without "local/".
@@ -249,13 +253,18 @@ func (h home) load(v any, parts ...string) error {
 }
 
 // save writes a JSON file of ours whole or not at all, readable only by the user, and durably.
-func (h home) save(v any, parts ...string) (err error) {
-	path := h.path(parts...)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
+func (h home) save(v any, parts ...string) error {
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
+		return err
+	}
+	return h.write(append(b, '\n'), os.Rename, parts...)
+}
+
+// write writes a file like save. With os.Rename as finish it replaces one of that name, with os.Link it does not.
+func (h home) write(b []byte, finish func(from, to string) error, parts ...string) (err error) {
+	path := h.path(parts...)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // made with mode 0600
@@ -263,11 +272,11 @@ func (h home) save(v any, parts ...string) (err error) {
 		return err
 	}
 	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
+		if gone := os.Remove(f.Name()); !errors.Is(gone, fs.ErrNotExist) {
+			err = errors.Join(err, gone)
 		}
 	}()
-	_, err = f.Write(append(b, '\n'))
+	_, err = f.Write(b)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -277,5 +286,5 @@ func (h home) save(v any, parts ...string) (err error) {
 	if err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	return finish(f.Name(), path)
 }

@@ -51,7 +51,7 @@ func (a *app) imageCommand() *cobra.Command {
 func resolveImage(ctx context.Context, reference string) (string, error) {
 	digest, err := image.Registry{}.Resolve(ctx, reference)
 	if errors.Is(err, image.ErrNoImage) {
-		return "", cli.Hint(registryAnswer(reference, err), "check the name and the tag; a private image cannot be used, because hosts fetch without your password")
+		return "", cli.Hint(registryAnswer(reference, err), "check the name and the tag; hosts fetch without your password: `docker save` such an image and `rialto image add --private` it")
 	}
 	if unreachable, ok := errors.AsType[*net.OpError](err); ok {
 		return "", cli.Hint(fmt.Errorf("image %s: its registry cannot be reached: %w", cli.Clean(reference), unreachable), "check the name of the registry, and your network")
@@ -76,6 +76,8 @@ func registryAnswer(reference string, err error) error {
 type imageRef struct {
 	digest string
 	root   string // CID; empty: nobody vouches for one
+
+	private bool // digest is the root's own
 }
 
 // findImage looks for an image on this machine or asks its registry. Roots are known of images of this machine alone.
@@ -91,7 +93,7 @@ func (h home) findImage(ctx context.Context, name string) (imageRef, error) {
 	var names []string
 	for _, n := range slices.Sorted(maps.Keys(all)) {
 		if names = append(names, broker.LocalImage(n)); name == names[len(names)-1] {
-			return imageRef{digest: all[n].Digest, root: all[n].Root}, nil
+			return all[n].ref()
 		}
 	}
 	err = fmt.Errorf("image %s: not known on this machine", cli.Clean(name))
@@ -99,6 +101,18 @@ func (h home) findImage(ctx context.Context, name string) (imageRef, error) {
 		return imageRef{}, cli.Hint(err, "did you mean %s?", near)
 	}
 	return imageRef{}, cli.Hint(err, "`rialto image add LAYOUT-DIR|ARCHIVE.tar --name NAME` adds images of this machine")
+}
+
+// ref is what jobs are signed with.
+func (i localImage) ref() (imageRef, error) {
+	if !i.Private {
+		return imageRef{digest: i.Digest, root: i.Root}, nil
+	}
+	root, err := blockstore.ParseCID(i.Root)
+	if err != nil {
+		return imageRef{}, err
+	}
+	return imageRef{digest: root.Digest().String(), root: i.Root, private: true}, nil
 }
 
 // vouchedPatience is how long a job waits to hear whether the broker vouches for its image: it can do without.

@@ -31,6 +31,9 @@ type addedImage struct {
 	Bytes  int64  `json:"bytes"` // of its files, or of its layers in the registry
 	// IPFS has the large files of an image of this machine.
 	IPFS []ipfsFile `json:"ipfs,omitempty"`
+
+	Private bool   `json:"private,omitempty"`
+	KeyFile string `json:"key_file,omitempty"` // of a private image
 }
 
 func (a *app) imageAddCommand() *cobra.Command {
@@ -41,12 +44,13 @@ func (a *app) imageAddCommand() *cobra.Command {
 			"are signed with it. Jobs do this by themselves: the command only does it beforehand.\n\n" +
 			"An OCI layout directory, or an archive that `docker save` wrote, is imported on this machine and uploaded to\n" +
 			"the broker, so that an image can run that is in no registry: `rialto run local/NAME`. Whoever learns its root can\n" +
-			"fetch it. An interrupted upload goes on where it was.",
+			"fetch it. An interrupted upload goes on where it was.\n\n" + privacy,
 		Example: "  rialto image add pytorch/pytorch:latest\n" +
-			"  docker save mine -o mine.tar && rialto image add mine.tar && rialto run local/mine",
+			"  docker save mine -o mine.tar && rialto image add --private mine.tar && rialto run local/mine",
 		Args: cli.Args(1, 1),
 	}
 	name := c.Flags().String("name", "", "name for an image of this machine; the directory's or the archive's unless given")
+	private := c.Flags().Bool("private", false, "encrypt the image of this machine: only hosts that run it can read it")
 	tag := c.Flags().String("tag", "", "which image of an archive, such as mine:latest; the only one unless given")
 	p := a.jsonFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -60,6 +64,10 @@ func (a *app) imageAddCommand() *cobra.Command {
 		if kind == inRegistry && *name != "" {
 			return errors.New("--name: an image in a registry has its name there")
 		}
+		if kind == inRegistry && *private {
+			return cli.Hint(errors.New("--private: an image in a registry is the registry's to keep private"),
+				"`docker save %s -o image.tar`, then `rialto image add --private image.tar`", args[0])
+		}
 		m, err := a.connect()
 		if err != nil {
 			return err
@@ -68,13 +76,16 @@ func (a *app) imageAddCommand() *cobra.Command {
 		if kind == inRegistry {
 			added, err = a.buildImage(c.Context(), m, args[0])
 		} else {
-			added, err = a.addImage(c.Context(), m, kind, args[0], *name, *tag)
+			added, err = a.addImage(c.Context(), m, localSource{kind: kind, from: args[0], name: *name, tag: *tag, private: *private})
 		}
 		if err != nil {
 			return err
 		}
 		return p.Print(added, func(w io.Writer) error {
 			_, err := fmt.Fprintf(w, "image   %s\ndigest  %s\nroot    %s\n", added.Image, added.Digest, added.Root)
+			if err == nil && added.Private {
+				_, err = fmt.Fprintf(w, "key     %s\n", added.KeyFile)
+			}
 			return err
 		})
 	}
@@ -154,24 +165,48 @@ func (a *app) awaitBuild(ctx context.Context, m *market, name, digest string) (a
 	}
 }
 
+// privacy is what --private does.
+const privacy = "With --private this machine encrypts before anything leaves it, names included; the key stays here, in the folder\n" +
+	"of your Rialto key, and goes to each host that you lease, through the job's tunnel. Back the folder up: nobody\n" +
+	"else has the key. Brokers and other hosts see how many blocks there are, how large they are, and which of them your\n" +
+	"private images share. The host that runs a job can read what it runs."
+
+// localSource is an image of this machine.
+type localSource struct {
+	kind            imageKind
+	from, name, tag string
+	private         bool
+}
+
+// open returns the image.
+func (s localSource) open() (*image.Source, error) {
+	if s.kind == ociLayout {
+		return image.OpenLayout(s.from, blockstore.Digest{}, v1.Platform{})
+	}
+	return image.OpenArchive(s.from, s.tag)
+}
+
 // addImage imports an image of this machine, uploads it and remembers it.
-func (a *app) addImage(ctx context.Context, m *market, kind imageKind, from, name, tag string) (addedImage, error) {
-	from, err := filepath.Abs(from)
-	if err != nil {
+func (a *app) addImage(ctx context.Context, m *market, what localSource) (addedImage, error) {
+	var err error
+	if what.from, err = filepath.Abs(what.from); err != nil {
 		return addedImage{}, err
 	}
-	name = firstOf(name, strings.TrimSuffix(filepath.Base(from), ".tar"))
+	name := firstOf(what.name, strings.TrimSuffix(filepath.Base(what.from), ".tar"))
 	if err := checkName(name); err != nil {
 		return addedImage{}, cli.Hint(err, "--name gives it one")
 	}
-	var source *image.Source
-	if kind == ociLayout {
-		source, err = image.OpenLayout(from, blockstore.Digest{}, v1.Platform{})
-	} else {
-		source, err = image.OpenArchive(from, tag)
-	}
+	source, err := what.open()
 	if err != nil {
 		return addedImage{}, err
+	}
+	to := image.Import{}
+	if what.private {
+		salt, err := m.home.salt()
+		if err != nil {
+			return addedImage{}, err
+		}
+		to.Salt = &salt
 	}
 	progress := cli.NewProgress(a.stderr)
 	defer progress.Close()
@@ -179,7 +214,8 @@ func (a *app) addImage(ctx context.Context, m *market, kind imageKind, from, nam
 	up.bar = progress.Bar(name, up.size)
 	var got *image.Imported
 	err = up.all(ctx, func(ctx context.Context, put putFunc) (err error) {
-		got, err = source.Import(ctx, image.Import{Put: put, Read: up.read})
+		to.Put, to.Read = put, up.read
+		got, err = source.Import(ctx, to)
 		return err
 	})
 	if err != nil {
@@ -192,11 +228,17 @@ func (a *app) addImage(ctx context.Context, m *market, kind imageKind, from, nam
 	}
 	large, _ := ipfsFiles(got.Tree)
 	all[name] = localImage{
-		Digest: source.Digest().String(), Root: got.Root.String(), Bytes: got.Tree.Size(), From: from, Added: time.Now().UTC(),
-		IPFS: large,
+		Digest: source.Digest().String(), Root: got.Root.String(), Bytes: got.Tree.Size(), From: what.from, Added: time.Now().UTC(),
+		IPFS: large, Private: what.private,
 	}
 	added := addedImage{
-		Image: broker.LocalImage(name), Digest: all[name].Digest, Root: all[name].Root, Bytes: all[name].Bytes, IPFS: large,
+		Image: broker.LocalImage(name), Digest: all[name].Digest, Root: all[name].Root, Bytes: all[name].Bytes, IPFS: large, Private: what.private,
+	}
+	if what.private {
+		if err := m.home.saveBlockKey(got.Root, got.Key); err != nil {
+			return addedImage{}, err
+		}
+		added.KeyFile = m.home.keyFile(got.Root)
 	}
 	return added, m.home.save(all, "images.json")
 }
@@ -223,11 +265,18 @@ func (a *app) imageListCommand() *cobra.Command {
 	return c
 }
 
+func yesNo(yes bool) string {
+	if yes {
+		return "yes"
+	}
+	return "no"
+}
+
 func imagesTable(all map[string]localImage) *cli.Table {
-	t := &cli.Table{Columns: []cli.Column{{Title: "IMAGE"}, {Title: "SIZE", Align: cli.Right}, {Title: "ROOT"}, {Title: "FROM"}, {Title: "ADDED"}}}
+	t := &cli.Table{Columns: []cli.Column{{Title: "IMAGE"}, {Title: "SIZE", Align: cli.Right}, {Title: "PRIVATE"}, {Title: "ROOT"}, {Title: "FROM"}, {Title: "ADDED"}}}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		i := all[name]
-		t.Add(broker.LocalImage(name), cli.FormatBytes(i.Bytes), i.Root, i.From, i.Added.Local().Format(time.DateTime))
+		t.Add(broker.LocalImage(name), cli.FormatBytes(i.Bytes), yesNo(i.Private), i.Root, i.From, i.Added.Local().Format(time.DateTime))
 	}
 	return t
 }

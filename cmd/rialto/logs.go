@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -92,7 +93,14 @@ func (a *app) reach(ctx context.Context, word string, wait bool) (*session, erro
 		return nil, err
 	}
 	s.console.GiveUp = reachPatience
+	s.console.Retrying = func(error) { s.mayHaveLost() }
 	s.over = job.Ended != nil
+	if !slices.Contains([]string{broker.JobReady.String(), broker.JobRunning.String()}, job.State) && !s.over {
+		// Perhaps it moved to another host, which nobody has brought the keys to.
+		if _, err := s.unlock(ctx, m.home, r, func(err error) { a.say("%v", err) }); err != nil {
+			a.say("%v", err)
+		}
+	}
 	return s, nil
 }
 

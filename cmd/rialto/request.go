@@ -92,7 +92,7 @@ func (r *request) mounts(known map[string]weights) ([]broker.WeightsMount, error
 			}
 			return nil, cli.Hint(err, "`rialto weights add DIR --name %s` adds them", m.name)
 		}
-		all = append(all, broker.WeightsMount{Name: m.name, Root: w.Root, Path: m.path})
+		all = append(all, broker.WeightsMount{Name: m.name, Root: w.Root, Path: m.path, Private: w.Private})
 	}
 	return all, nil
 }
@@ -200,7 +200,7 @@ func (r *request) spec(name string, image imageRef, mounts []broker.WeightsMount
 	gpu := r.gpu
 	gpu.MinMemoryMiB = r.gpuMiB
 	return broker.JobSpec{
-		Image: name, Digest: image.digest, Root: image.root, Command: command, Env: environment(r.env), Workdir: r.workdir,
+		Image: name, Digest: image.digest, Root: image.root, Private: image.private, Command: command, Env: environment(r.env), Workdir: r.workdir,
 		GPU: gpu, MemoryMiB: r.memory, CPUs: r.cpus,
 		MaxRate: r.maxRate, MaxCost: r.maxCost, MaxDuration: r.duration,
 		Region: r.region, Provider: broker.PeerID(r.provider), Weights: mounts,

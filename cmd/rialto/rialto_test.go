@@ -43,6 +43,7 @@ func TestMain(m *testing.M) {
 //	fetch URL TEXT           asks a web server until it answers, and the answer must hold TEXT
 //	broker away|back|mute    makes the broker unreachable, or reachable again, or lose its next answers to submissions
 //	broker lie               makes the broker lower the index in its receipts
+//	broker holds TEXT        looks for TEXT in what customers uploaded
 //	broker forget            makes the broker lose what customers uploaded
 //	lose HOST                cuts a provider off from the broker
 func TestScripts(t *testing.T) {
@@ -251,8 +252,12 @@ func fetch(url string) (string, error) {
 
 func brokerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	switch w := theWorld(ts); {
+	case len(args) == 2 && args[0] == "holds":
+		if w.blocks.hold(args[1]) == neg {
+			ts.Fatalf("the broker holds %q: %v", args[1], neg)
+		}
 	case neg || len(args) != 1:
-		ts.Fatalf("usage: broker away|back|mute|forget|lie")
+		ts.Fatalf("usage: broker away|back|mute|forget|lie, or broker holds TEXT")
 	case args[0] == "mute":
 		w.loseAnswers()
 	case args[0] == "forget":

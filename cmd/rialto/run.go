@@ -39,6 +39,8 @@ func (a *app) runCommand() *cobra.Command {
 			"what it cost. Its exit code becomes the command's; 125 is an error of Rialto's own. The image is a\n" +
 			"registry's, or local/NAME, which `rialto image add` brought here.\n\n" +
 			"Ctrl-C cancels the job. Nothing is paid for a container that never became ready.\n" +
+			"Keys of private images and weights go from this machine to the leased host, through the job's tunnel; with\n" +
+			"--detach the command stays until that host has them.\n" +
 			"With --json, the summary goes to stderr as one JSON object; stdout stays the container's.",
 		Example: "  rialto run --gpu any python:3.13 -- python3 -c 'print(6*7)'\n" +
 			"  rialto run --gpu 'RTX 4090:2' --max-price 0.50/h --for 30m ghcr.io/me/train:1\n" +
@@ -111,11 +113,16 @@ func (a *app) run(ctx context.Context, f *runFlags, args []string) error {
 			return cli.Hint(err, "the job runs all the same; `rialto stop %s` ends it", job.ID)
 		}
 	}
+	follower.record = r
 	if f.detach {
+		if len(spec.PrivateRoots()) > 0 {
+			if err := follower.handOver(ctx); err != nil {
+				return err
+			}
+		}
 		follower.view.close()
 		return f.out.Print(job, func(w io.Writer) error { _, err := fmt.Fprintln(w, r.Job); return err })
 	}
-	follower.record = r
 	follower.view.talk("job %s", r.Job)
 	return follower.follow(ctx)
 }
@@ -196,7 +203,8 @@ func (f *runFlags) specFor(ctx context.Context, m *market, args []string) (broke
 	}
 	spec := f.spec(args[0], image, mounts, args[1:])
 	spec.Broker = broker.PeerID(info.Broker)
-	return spec, nil
+	_, err = m.home.keysFor(&spec) // better now than when a host waits for them
+	return spec, err
 }
 
 // dearest is what the job costs at the highest price that it takes.

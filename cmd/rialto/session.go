@@ -26,6 +26,9 @@ type session struct {
 	exited bool          // done was seen
 	over   bool          // the job had ended before we entered
 
+	lost     chan struct{}   // the host may have lost the keys of what is private; capacity 1
+	unlocked <-chan struct{} // closed when the host has them; nil: nobody brings them
+
 	heard    atomic.Bool  // the console has answered
 	lastByte atomic.Int64 // Unix nanoseconds
 	exit     int          // after done, if known
@@ -39,7 +42,9 @@ func (m *market) enter(r record, lease api.Lease) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &session{lease: lease, link: l, console: console.NewClient(l.DialContext, l.job()), done: make(chan struct{})}, nil
+	return &session{
+		lease: lease, link: l, console: console.NewClient(l.DialContext, l.job()), done: make(chan struct{}), lost: make(chan struct{}, 1),
+	}, nil
 }
 
 // follow streams the output to sink until it ends; then done is closed.

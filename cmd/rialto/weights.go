@@ -25,13 +25,16 @@ func (a *app) weightsCommand() *cobra.Command {
 			"a name for `rialto run --weights NAME:/path`. A model's directory in the cache of Hugging Face's hub stands for\n" +
 			"its present snapshot. An interrupted upload goes on where it was.\n\n" +
 			"Files of 64 KiB and more are shown with the CID that `ipfs add` gives them under the profile unixfs-v1-2025:\n" +
-			"a host that holds them serves them to any IPFS node that is connected to it.",
-		Example: "  rialto weights add ./llama-3-8b --name llama\n  rialto run --weights llama:/models IMAGE",
+			"a host that holds them serves them to any IPFS node that is connected to it.\n\n" + privacy,
+		Example: "  rialto weights add ./llama-3-8b --name llama\n  rialto weights add --private ./ours\n  rialto run --weights llama:/models IMAGE",
 		Args:    cli.Args(1, 1),
 	}
 	name := add.Flags().String("name", "", "name for the weights; the directory's unless given")
+	private := add.Flags().Bool("private", false, "encrypt the weights: only hosts that run a job with them can read them")
 	added := a.jsonFlag(add)
-	add.RunE = func(c *cobra.Command, args []string) error { return a.addWeights(c.Context(), args[0], *name, added) }
+	add.RunE = func(c *cobra.Command, args []string) error {
+		return a.addWeights(c.Context(), args[0], *name, *private, added)
+	}
 	ls := &cobra.Command{
 		Use:     "ls",
 		Short:   "List weights that were added on this machine",
@@ -55,15 +58,15 @@ func (a *app) weightsCommand() *cobra.Command {
 }
 
 func weightsTable(all map[string]weights) *cli.Table {
-	t := &cli.Table{Columns: []cli.Column{{Title: "NAME"}, {Title: "SIZE", Align: cli.Right}, {Title: "ROOT"}, {Title: "FROM"}, {Title: "ADDED"}}}
+	t := &cli.Table{Columns: []cli.Column{{Title: "NAME"}, {Title: "SIZE", Align: cli.Right}, {Title: "PRIVATE"}, {Title: "ROOT"}, {Title: "FROM"}, {Title: "ADDED"}}}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		w := all[name]
-		t.Add(name, cli.FormatBytes(w.Bytes), w.Root, w.From, w.Added.Local().Format(time.DateTime))
+		t.Add(name, cli.FormatBytes(w.Bytes), yesNo(w.Private), w.Root, w.From, w.Added.Local().Format(time.DateTime))
 	}
 	return t
 }
 
-func (a *app) addWeights(ctx context.Context, dir, name string, p *cli.Printer) error {
+func (a *app) addWeights(ctx context.Context, dir, name string, private bool, p *cli.Printer) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return err
@@ -84,12 +87,24 @@ func (a *app) addWeights(ctx context.Context, dir, name string, p *cli.Printer) 
 	progress := cli.NewProgress(a.stderr)
 	defer progress.Close()
 	up := &upload{market: m, bar: progress.Bar(name, from.Size), size: from.Size}
+	var salt blockstore.Salt
+	if private {
+		if salt, err = m.home.salt(); err != nil {
+			return err
+		}
+	}
 	var root blockstore.CID
+	var key blockstore.Key
 	err = up.all(ctx, func(ctx context.Context, put putFunc) (err error) {
-		root, err = from.Import(ctx, func(ctx context.Context, b blockstore.Block) error {
+		counted := func(ctx context.Context, b blockstore.Block) error {
 			up.read(b.Size())
 			return put(ctx, b)
-		})
+		}
+		if private {
+			root, key, err = from.ImportPrivate(ctx, salt, counted)
+		} else {
+			root, err = from.Import(ctx, counted)
+		}
 		return err
 	})
 	if err != nil {
@@ -100,8 +115,13 @@ func (a *app) addWeights(ctx context.Context, dir, name string, p *cli.Printer) 
 	if err != nil {
 		return err
 	}
-	w := weights{Root: root.String(), Bytes: from.Size, From: dir, Added: time.Now().UTC()}
+	w := weights{Root: root.String(), Bytes: from.Size, From: dir, Added: time.Now().UTC(), Private: private}
 	w.IPFS, w.Files = ipfsFiles(from.Tree())
+	if private {
+		if err := m.home.saveBlockKey(root, key); err != nil {
+			return err
+		}
+	}
 	all[name] = w
 	if err := m.home.save(all, "weights.json"); err != nil {
 		return err

@@ -47,6 +47,7 @@ type world struct {
 func newWorld(tb testing.TB) *world {
 	tb.Helper()
 	w := &world{net: &network{nodes: map[identity.ID]*node{}}, agents: map[string]*testAgent{}}
+	w.images.blocks = &w.blocks
 	key := generate(tb)
 	w.broker = w.net.join(key.ID())
 	w.images.from = []broker.PeerBytes{{Peer: broker.PeerID(key.ID()), Bytes: 200 << 20}}
