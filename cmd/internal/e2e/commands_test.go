@@ -33,6 +33,9 @@ func (w *world) commands() map[string]command {
 		"boot":      w.boot,
 		"forget":    w.forget,
 		"fetch":     w.fetch,
+		"layout":    w.layout,
+		"hides":     w.hides,
+		"locked":    w.locked,
 	}
 }
 

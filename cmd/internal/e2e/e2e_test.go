@@ -12,6 +12,10 @@
 //	crash|stop|boot WHO      kill -9, SIGTERM or start of "broker", "alpha", "bravo" or "charlie"
 //	forget HOST              restarts an agent without its blocks
 //	fetch URL TEXT           fetches a page on the customer's host until it contains TEXT
+//	layout DIR OUT           makes an OCI layout of the lab's image with the files of DIR on top
+//	hides WHO TEXT           looks for TEXT in every file that "broker" or a host has on its disk, and must not find it;
+//	                         "! hides" must
+//	locked HOST              waits until a host shows no private image or weights any more
 package e2e
 
 import (
