@@ -340,34 +340,6 @@ func (i *images) Ensure(ctx context.Context, w provider.Want, progress func(brok
 	return provider.Image{RootFS: "/", Root: root, Digest: w.Digest, Cmd: []string{"true"}, Workdir: "/", Fetched: got, Release: func() {}, Trace: readFirst}, nil
 }
 
-// unlock opens what is private with the customer's key.
-func (i *images) unlock(ctx context.Context, w provider.Want) error {
-	if !w.Private {
-		return nil
-	}
-	root, err := blockstore.ParseCID(w.Root)
-	if err != nil {
-		return err
-	}
-	key, err := w.Key(ctx)
-	if err == nil && w.Image != "" {
-		var locked *blockstore.LockedImage
-		if locked, err = blockstore.LoadLockedImage(ctx, root, i.blocks); err == nil {
-			var m *blockstore.Image
-			if m, err = locked.Open(key); err == nil {
-				root, key = m.Tree, m.TreeKey
-			}
-		}
-	}
-	if err == nil {
-		var locked *blockstore.LockedTree
-		if locked, err = blockstore.LoadLockedTree(ctx, root, i.blocks); err == nil {
-			_, err = locked.Open(key)
-		}
-	}
-	return err
-}
-
 // readFirst is what every run reads first.
 func readFirst(context.Context) (blockstore.Trace, error) { return blockstore.Trace{7, 8, 0}, nil }
 

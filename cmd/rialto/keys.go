@@ -108,23 +108,20 @@ func (s *session) unlock(ctx context.Context, h home, r record, failed func(erro
 	}
 	ctx = s.start(ctx)
 	s.group.Go(func() error { // ends with the session
-		for had := false; ; had = true {
-			err := s.bring(ctx, keys)
-			if err != nil && ctx.Err() == nil {
-				failed(s.explain(err))
-			}
-			if !had {
-				close(done)
-			}
-			if err != nil {
-				return nil
-			}
+		err := s.bring(ctx, keys)
+		if err != nil && ctx.Err() == nil {
+			failed(s.explain(err))
+		}
+		close(done)
+		for err == nil {
 			select {
 			case <-s.lost:
+				err = s.bring(ctx, keys)
 			case <-ctx.Done():
-				return nil
+				err = ctx.Err()
 			}
 		}
+		return nil // who needs to know was told; the job's end says the rest
 	})
 	return done, nil
 }

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -17,10 +16,39 @@ import (
 	"rialto/broker/api"
 	"rialto/broker/wire"
 	"rialto/p2p/identity"
+	"rialto/provider"
 	"rialto/tunnel"
 	"rialto/tunnel/console"
 	"rialto/tunnel/tunneltest"
 )
+
+// unlock opens what is private with the customer's key.
+func (i *images) unlock(ctx context.Context, w provider.Want) error {
+	if !w.Private {
+		return nil
+	}
+	root, err := blockstore.ParseCID(w.Root)
+	if err != nil {
+		return err
+	}
+	key, err := w.Key(ctx)
+	if err == nil && w.Image != "" {
+		var locked *blockstore.LockedImage
+		if locked, err = blockstore.LoadLockedImage(ctx, root, i.blocks); err == nil {
+			var m *blockstore.Image
+			if m, err = locked.Open(key); err == nil {
+				root, key = m.Tree, m.TreeKey
+			}
+		}
+	}
+	if err == nil {
+		var locked *blockstore.LockedTree
+		if locked, err = blockstore.LoadLockedTree(ctx, root, i.blocks); err == nil {
+			_, err = locked.Open(key)
+		}
+	}
+	return err
+}
 
 // doorman is a host that takes keys, and nothing else.
 type doorman struct {
@@ -124,7 +152,7 @@ func TestSaltIsMadeOnce(t *testing.T) {
 			t.Error("two salts were made")
 		}
 	}
-	if info, err := os.Stat(h.path("salt")); err != nil || runtime.GOOS != "windows" && info.Mode().Perm() != 0o600 {
+	if info, err := os.Stat(h.path("salt")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("salt file: %v, %v", info, err)
 	}
 	if left, err := filepath.Glob(h.path(".new-*")); err != nil || len(left) > 0 {

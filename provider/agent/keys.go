@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"rialto/blockstore"
+	"rialto/provider"
 	"rialto/tunnel/console"
 )
 
@@ -78,6 +79,9 @@ func (k *keyring) forget() {
 	clear(k.keys)
 	k.used = true
 }
+
+// running reports whether the workload's process was started, perhaps by an earlier agent.
+func (w *workload) running() bool { return w.record().State == provider.StateRunning }
 
 // unlock returns how the images get the key of a root: nil for what is public, and for a workload that an earlier agent
 // started, which it was opened for then.

@@ -3,8 +3,8 @@ package agent
 import (
 	"bytes"
 	"encoding/gob"
+	"encoding/hex"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -24,7 +24,8 @@ func (w *world) private() broker.JobSpec {
 	root, weights := blockstore.Sum([]byte("image")), blockstore.Sum([]byte("weights")).String()
 	s.Image, s.Root, s.Digest, s.Private = broker.LocalImage("mine"), root.String(), root.Digest().String(), true
 	s.Weights = []broker.WeightsMount{
-		{Name: "a", Root: weights, Path: "/a", Private: true}, {Name: "b", Root: weights, Path: "/b", Private: true},
+		{Name: "a", Root: weights, Path: "/a", Private: true},
+		{Name: "b", Root: weights, Path: "/b", Private: true},
 		{Name: "c", Root: "bafypublic", Path: "/c"},
 	}
 	return s
@@ -103,7 +104,7 @@ func TestPrivateWorkloadWaitsForItsKeys(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, k := range want {
-			if bytes.Contains(record.Bytes(), k[:]) || strings.Contains(log.String(), k.Base64()) || strings.Contains(log.String(), fmt.Sprint([]byte(k[:]))) {
+			if bytes.Contains(record.Bytes(), k[:]) || strings.Contains(log.String(), k.Base64()) || strings.Contains(log.String(), hex.EncodeToString(k[:])) {
 				t.Error("a key is in the journal or in the log")
 			}
 		}

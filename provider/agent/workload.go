@@ -121,9 +121,6 @@ func (w *workload) update(ctx context.Context, change func(*provider.Record) err
 	return nil
 }
 
-// running reports whether the workload's process was started, perhaps by an earlier agent.
-func (w *workload) running() bool { return w.record().State == provider.StateRunning }
-
 // answer returns the signed answer to the hold.
 func (w *workload) answer() ([]byte, error) {
 	w.mu.Lock()
