@@ -13,11 +13,15 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"rialto/blockstore/mount"
 	"rialto/cmd/internal/lab"
 	"rialto/cmd/internal/lab/blocks"
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == blocks.MountVerb {
+		os.Exit(mount.ServerMain(os.Args[2:]))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {

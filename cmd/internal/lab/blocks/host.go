@@ -16,6 +16,9 @@ import (
 	"rialto/cmd/internal/lab"
 )
 
+// MountVerb is the first argument that makes this program a mount server: see mount.ServerMain. The lab probes with one.
+const MountVerb = "mount-server"
+
 // local is a host's blocks and mounts, in this process but for the mount server.
 type local struct {
 	store  *disk.Store
@@ -44,11 +47,11 @@ func mountsOf(ctx context.Context, l *lab.Lab, dir string, store *disk.Store) (*
 	if err := os.MkdirAll(at, 0o700); err != nil {
 		return nil, err
 	}
-	can, err := mount.Probe(ctx, at)
+	can, err := mount.Probe(ctx, at, os.Args[0], MountVerb)
 	if err != nil {
 		return nil, err
 	}
-	m, err := mount.New(mount.Config{Dir: at, Can: can, Exe: l.Bin("rialto-provider"), Args: []string{"rialto-provider", "mount-server"}})
+	m, err := mount.New(mount.Config{Dir: at, Can: can, Exe: l.Bin("rialto-provider"), Args: []string{"rialto-provider", MountVerb}})
 	if err != nil {
 		return nil, err
 	}
