@@ -270,6 +270,10 @@ func (d *Download) Get(ctx context.Context, ref blockstore.Ref) (blockstore.Bloc
 	ch := make(chan gotten, 1)
 	d.mu.Lock()
 	it := d.item(ref)
+	if it.block.Size() > 0 { // it waits for sink
+		defer d.mu.Unlock()
+		return it.block, nil
+	}
 	if it.done { // sink has or had it: this is another copy
 		sunk := it.sunk || len(it.calls) > 0
 		delete(d.items, ref.CID)
@@ -277,7 +281,7 @@ func (d *Download) Get(ctx context.Context, ref blockstore.Ref) (blockstore.Bloc
 		it.sunk = sunk
 	}
 	it.getters = append(it.getters, ch)
-	d.hasten(it)
+	d.hasten(it, time.Now())
 	d.askHaves(time.Now())
 	d.schedule()
 	d.mu.Unlock()

@@ -7,6 +7,10 @@
 // questions back by CANCEL, and asks by HAVE which blocks are there; the server answers each in its order: the bytes,
 // "not here", "busy, later", "cancelled", or a map. Package wire is the encoding, byte by byte.
 //
+// What was asked for in bulk and becomes urgent is not asked for twice: MOVE on the urgent stream has the server answer
+// there, if it did not send the block yet, and answer "cancelled" on the stream that is not to bring it. So the bytes come
+// once, whichever of both was faster.
+//
 // Blocks are named by their sha256 and not by their number in an image. 32 bytes for 256 KiB to 1 MiB are 0.01 %, and
 // for that the server needs to know no image and keeps no state: it serves whatever it holds.
 //

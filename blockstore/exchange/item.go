@@ -19,10 +19,11 @@ type item struct {
 
 	queued  bool // in queue or urgent
 	flights []*flight
-	inHand  int  // copies that came and were not verified yet
-	counted bool // cost is in the download's out
-	done    bool // nobody wants it any more
-	sunk    bool // sink has it
+	inHand  int              // copies that came and were not verified yet
+	counted bool             // cost is in the download's out
+	done    bool             // nobody wants it any more
+	block   blockstore.Block // for as long as sink does not have it
+	sunk    bool             // sink has it
 
 	holders, lackers int // sources that are known to have it, or not
 }
@@ -55,8 +56,17 @@ type flight struct {
 	source    *source
 	lane      *lane
 	at        time.Time
+	cost      int64
 	cancelled bool
-	again     bool // a hedge
+	again     bool    // a hedge
+	from      *flight // in bulk, that this one moves
+}
+
+// weigh sets how much of the source's window the flight takes.
+func (f *flight) weigh(cost int64) {
+	f.lane.out += cost - f.cost
+	f.source.out += cost - f.cost
+	f.cost = cost
 }
 
 // alive returns the flights that were not taken back.
@@ -88,6 +98,16 @@ func (it *item) at(s *source) bool {
 		}
 	}
 	return false
+}
+
+// asked returns the question for the item to a source whose answer has not come, taken back or not; nil: there is none.
+func (it *item) asked(s *source) *flight {
+	for _, f := range it.flights {
+		if f.source == s {
+			return f
+		}
+	}
+	return nil
 }
 
 // waits reports whether the item has to be asked for.

@@ -52,7 +52,7 @@ func liar(tb testing.TB, has func(n int) int, answer func(blockstore.CID) []byte
 					bits.Set(i)
 				}
 				out = append(out, bits...)
-			case wire.Want:
+			case wire.Want, wire.Move:
 				for _, c := range a.CIDs {
 					p := answer(c)
 					if p == nil {
@@ -97,6 +97,12 @@ func (c *checked) sink(b blockstore.Block) error {
 	}
 	c.seen[b.CID()]++
 	return nil
+}
+
+func (c *checked) has(name blockstore.CID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.seen[name] > 0
 }
 
 func (c *checked) want(t *testing.T, refs []blockstore.Ref) {

@@ -201,26 +201,22 @@ func (d *Download) best(it *item, now time.Time, urgent bool) *source {
 
 // ask asks a source for an item.
 func (d *Download) ask(s *source, l *lane, it *item, now time.Time) {
-	if _, ok := l.flights[it.cid]; ok { // taken back, but not out of the way yet
-		d.unqueue(it)
-		l.flights[it.cid].cancelled = false
+	back := it.asked(s) // taken back, but not out of the way yet
+	d.unqueue(it)
+	if back != nil && (back.lane == l || l != s.lanes[0] || back.lane.stream.Begun(it.cid)) {
+		back.cancelled = false
 		return
 	}
-	d.unqueue(it)
 	if !it.counted {
 		it.counted = true
 		d.out += it.cost
 		d.unsunk++
 	}
-	if s.out == 0 {
-		s.meter.asked(now)
+	if back != nil {
+		d.move(back, now)
+		return
 	}
-	f := &flight{item: it, source: s, lane: l, at: now, again: len(it.flights) > 0}
-	it.flights = append(it.flights, f)
-	l.flights[it.cid] = f
-	l.out += it.cost
-	s.out += it.cost
-	s.wants++
+	d.fly(s, l, it, now)
 	if s.swap != nil {
 		s.swap.want(it)
 	} else {
@@ -228,11 +224,23 @@ func (d *Download) ask(s *source, l *lane, it *item, now time.Time) {
 	}
 }
 
+// fly puts a flight on the books.
+func (d *Download) fly(s *source, l *lane, it *item, now time.Time) *flight {
+	if s.out == 0 {
+		s.meter.asked(now)
+	}
+	f := &flight{item: it, source: s, lane: l, at: now, again: len(it.flights) > 0}
+	it.flights = append(it.flights, f)
+	l.flights[it.cid] = f
+	s.wants++
+	f.weigh(it.cost)
+	return f
+}
+
 // land takes a flight off the books.
 func (d *Download) land(f *flight) {
 	delete(f.lane.flights, f.item.cid)
-	f.lane.out -= f.item.cost
-	f.source.out -= f.item.cost
+	f.weigh(0)
 	f.source.wants--
 	f.item.flights = slices.DeleteFunc(f.item.flights, func(o *flight) bool { return o == f })
 }
@@ -287,17 +295,43 @@ func (d *Download) cancelFlights(it *item, data []byte) {
 	}
 }
 
-// hasten moves an item ahead of all bulk. What is asked for already, but not on its way, is asked for anew.
-func (d *Download) hasten(it *item) {
-	for _, f := range it.flights {
-		if f.cancelled || f.source.swap != nil || f.lane == f.source.lanes[0] || f.lane.stream.Begun(it.cid) {
-			continue
+// hasten moves an item ahead of all bulk: what is asked for already is not asked for again, but moved to the front there.
+// If it is on its way, then nothing happens: it comes once.
+func (d *Download) hasten(it *item, now time.Time) {
+	for _, f := range slices.Clone(it.flights) {
+		if !f.cancelled {
+			d.move(f, now)
 		}
-		f.cancelled = true
-		f.lane.stream.Cancel(it.cid)
 	}
 	d.unqueue(it)
 	d.requeue(it)
+}
+
+// move moves a question to the stream for what is urgent. Whichever of both streams brings the block, the other says that
+// it was cancelled.
+func (d *Download) move(f *flight, now time.Time) {
+	s, it := f.source, f.item
+	if s.swap != nil || f.lane == s.lanes[0] || f.lane.stream.Begun(it.cid) {
+		return
+	}
+	if _, ok := s.lanes[0].flights[it.cid]; ok { // it was moved before, and no answer to that came yet
+		return
+	}
+	f.cancelled = true
+	f.weigh(0)
+	d.fly(s, s.lanes[0], it, now).from = f
+	s.lanes[0].stream.Move(it.cid)
+}
+
+// stay notes that what was to be moved comes where it was asked for first: it was sent before it could be moved.
+func (d *Download) stay(moved *flight) {
+	for _, f := range moved.item.flights {
+		if f == moved.from {
+			f.cancelled = false
+			f.weigh(f.item.cost)
+			f.at = moved.at // it is as urgent as that was
+		}
+	}
 }
 
 // hedge asks somebody else, too, for what takes longer than it should, and at the very end for what an idle peer would
@@ -305,6 +339,7 @@ func (d *Download) hasten(it *item) {
 func (d *Download) hedge(now time.Time) {
 	flying, again := 0, 0
 	var late, lost []*item // lost is what must come from elsewhere, or it does not come
+	var behind []*flight   // urgent, but asked for in bulk: a question for it may have overtaken the first one
 	end := d.pulling == 0 && len(d.queue) == 0 && d.unsunk <= max(2, d.total/50)
 	for _, s := range d.sources {
 		s.overdue = false
@@ -329,10 +364,16 @@ func (d *Download) hedge(now time.Time) {
 				}
 				if age > 4*limit || age > limit && len(it.getters) > 0 {
 					lost = append(lost, it)
+					behind = append(behind, f)
 				} else if age > limit || end && age > limit/4 && d.sooner(it, f, age, now) {
 					late = append(late, it)
 				}
 			}
+		}
+	}
+	for _, f := range behind {
+		if len(f.item.getters) > 0 {
+			d.move(f, now)
 		}
 	}
 	byAge := func(a, b *item) int { return a.since.Compare(b.since) }

@@ -112,7 +112,7 @@ func (d *Download) verify(a *arrival) bool {
 		d.schedule()
 		return false
 	}
-	a.block = b
+	a.block, it.block = b, b
 	d.sinking++
 	return true
 }
@@ -120,6 +120,7 @@ func (d *Download) verify(a *arrival) bool {
 // sank notes that sink has an item.
 func (d *Download) sank(it *item) {
 	d.uncount(it)
+	it.block = blockstore.Block{}
 	if it.sunk = true; len(it.calls) > 0 {
 		d.room.Release(1)
 	}

@@ -283,6 +283,7 @@ func (d *Download) reply(s *source, l *lane, r fast.Reply) {
 	case wire.Busy:
 		s.busy = now.Add(time.Duration(r.Value) * time.Millisecond)
 	default: // CANCELLED; MAP was above
+		d.stay(f)
 	}
 	if s.out == 0 {
 		s.meter.idle()

@@ -77,9 +77,14 @@ func Open(ctx context.Context, h host.Host, p peer.ID) (*Lane, error) {
 // Close ends the stream.
 func (l *Lane) Close() { _ = l.stream.Reset() }
 
-// Want asks for a block. The caller has no more than MaxPending wanted that were not replied to.
+// Want asks for a block. The caller has no more than MaxPending wanted or moved that were not replied to.
 func (l *Lane) Want(c blockstore.CID) {
 	l.ask(wire.Want, c)
+}
+
+// Move asks for a block that is wanted on another lane to the same peer, which then answers on one of both.
+func (l *Lane) Move(c blockstore.CID) {
+	l.ask(wire.Move, c)
 }
 
 // Cancel takes a want back. It is replied to all the same, by CANCELLED or by what it got before.
@@ -103,7 +108,7 @@ func (l *Lane) ask(kind wire.AskType, c blockstore.CID) {
 	} else {
 		l.unsent = append(l.unsent, unsent{kind, []blockstore.CID{c}})
 	}
-	if kind == wire.Want {
+	if kind != wire.Cancel {
 		l.await(waiting{cid: c})
 	} else {
 		l.poke()

@@ -193,6 +193,59 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// TestMove moves blocks that wait on one stream to another: each is sent once, on the other stream if it was not sent
+// before, and both streams answer for it.
+func TestMove(t *testing.T) {
+	const n = 100
+	store := new(blockstore.Memory)
+	cids := blocks(t, store, n, 100_000)
+	var sent atomic.Int64
+	h, p := serve(t, &Server{Store: store, Sent: func(peer.ID, int) { sent.Add(1) }})
+	bulk, urgent := raw(t, h, p), raw(t, h, p)
+	var came [n]int
+	read := func(stream network.Stream, i int) (data bool) {
+		t.Helper()
+		a, err := wire.ReadAnswer(stream, began)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := make([]byte, a.Follow())
+		if _, err := io.ReadFull(stream, body); err != nil {
+			t.Fatal(err)
+		}
+		if a.Type == wire.Data && blockstore.Sum(body) == cids[i] {
+			came[i]++
+		} else if a.Type != wire.Cancelled {
+			t.Errorf("block %d: an answer of type %d", i, a.Type)
+		}
+		return a.Type == wire.Data
+	}
+	bulk.Write(wire.AppendAsk(nil, wire.Want, cids))
+	read(bulk, 0) // so that all are asked for
+	last := slices.Clone(cids[n-1:])
+	urgent.Write(wire.AppendAsk(nil, wire.Move, append(last, cids[0], blockstore.CID{7})))
+	if !read(urgent, n-1) {
+		t.Error("the last of 10 MB was not moved")
+	}
+	if read(urgent, 0) {
+		t.Error("a block that had come was moved")
+	}
+	if read(urgent, 0) {
+		t.Error("a block that nobody asked for was moved")
+	}
+	for i := 1; i < n; i++ {
+		read(bulk, i)
+	}
+	for i, times := range came {
+		if times != 1 {
+			t.Errorf("block %d came %d times", i, times)
+		}
+	}
+	if got := sent.Load(); got != n {
+		t.Errorf("%d blocks were sent, want %d", got, n)
+	}
+}
+
 // lane opens one to a server that is a function.
 func lane(t *testing.T, server func(network.Stream)) *Lane {
 	t.Helper()

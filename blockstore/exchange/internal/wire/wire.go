@@ -8,15 +8,18 @@
 //	1 WANT    send these blocks, in this order; N is 1 to 256
 //	2 CANCEL  do not send these, if they were not sent yet; N is 1 to 256
 //	3 HAVE    which of these are there? N is 1 to 2048
+//	4 MOVE    send these here, which were wanted on another of the client's streams and were not sent yet; N is 1 to 256
 //
-// From the server, one answer for each block wanted and one for each HAVE, in the order in which they were asked:
+// From the server, one answer for each block wanted or moved and one for each HAVE, in the order in which they were
+// asked:
 //
 //	TYPE(1)  V(4)
 //
 //	1 DATA       V bytes follow, 1 to 1 MiB: the block
 //	2 ABSENT     V is 0: the block is not here
 //	3 BUSY       V is 0 to 60000: the block is not sent now; ask again after V ms
-//	4 CANCELLED  V is 0
+//	4 CANCELLED  V is 0: it was taken back, or moved to another stream; of a block that was to be moved here, it does
+//	             not wait on another stream: its answer is on its way there, or was never asked for
 //	5 MAP        V bits follow, as many as were asked for, in ⌈V/8⌉ bytes. The first block is the highest bit of
 //	             the first byte; 1 is "here". Bits to spare are 0.
 //
@@ -35,7 +38,7 @@ import (
 
 // Bounds of a frame.
 const (
-	MaxNames  = 256          // in WANT and CANCEL
+	MaxNames  = 256          // in WANT, CANCEL and MOVE
 	MaxAsked  = 2048         // in HAVE
 	MaxRetry  = 60_000       // ms in BUSY
 	nameBytes = 32           // a sha256
@@ -52,6 +55,7 @@ const (
 	Want   AskType = 1
 	Cancel AskType = 2
 	Have   AskType = 3
+	Move   AskType = 4
 )
 
 // AnswerType is what an answer is.
@@ -77,7 +81,7 @@ type Ask struct {
 
 func (t AskType) most() int {
 	switch t {
-	case Want, Cancel:
+	case Want, Cancel, Move:
 		return MaxNames
 	case Have:
 		return MaxAsked

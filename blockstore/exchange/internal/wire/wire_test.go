@@ -21,7 +21,7 @@ func names(n int) []blockstore.CID {
 }
 
 func TestAsk(t *testing.T) {
-	for _, want := range []Ask{{Want, names(1)}, {Want, names(MaxNames)}, {Cancel, names(7)}, {Have, names(MaxAsked)}} {
+	for _, want := range []Ask{{Want, names(1)}, {Want, names(MaxNames)}, {Cancel, names(7)}, {Have, names(MaxAsked)}, {Move, names(MaxNames)}} {
 		got, err := ReadAsk(bytes.NewReader(AppendAsk(nil, want.Type, want.CIDs)), begun)
 		if err != nil || got.Type != want.Type || !slices.Equal(got.CIDs, want.CIDs) {
 			t.Errorf("%d of type %d: got %d of type %d, %v", len(want.CIDs), want.Type, len(got.CIDs), got.Type, err)
@@ -39,10 +39,11 @@ func TestBadAsk(t *testing.T) {
 		{"nothing", nil, io.EOF},
 		{"a type alone", whole[:1], io.ErrUnexpectedEOF},
 		{"cut", whole[:len(whole)-1], io.ErrUnexpectedEOF},
-		{"unknown type", AppendAsk(nil, 4, names(1)), ErrFrame},
+		{"unknown type", AppendAsk(nil, 5, names(1)), ErrFrame},
 		{"type 0", AppendAsk(nil, 0, names(1)), ErrFrame},
 		{"no names", AppendAsk(nil, Want, nil), ErrFrame},
 		{"too many wants", AppendAsk(nil, Want, names(MaxNames+1)), ErrFrame},
+		{"too many moved", AppendAsk(nil, Move, names(MaxNames+1)), ErrFrame},
 		{"too many asked", AppendAsk(nil, Have, names(MaxAsked+1)), ErrFrame},
 	}
 	for _, tc := range tests {
@@ -97,6 +98,7 @@ func TestBits(t *testing.T) {
 func FuzzAsk(f *testing.F) {
 	f.Add(AppendAsk(nil, Want, names(3)))
 	f.Add(AppendAsk(nil, Cancel, names(1)))
+	f.Add(AppendAsk(nil, Move, names(2)))
 	f.Add(AppendAsk(AppendAsk(nil, Have, names(9)), Want, names(2)))
 	f.Fuzz(func(t *testing.T, p []byte) {
 		r := bytes.NewReader(p)
