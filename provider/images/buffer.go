@@ -98,6 +98,22 @@ func (b *buffer) put(ctx context.Context, block blockstore.Block) error {
 	return b.await(ctx, block.CID())
 }
 
+// hasten has a block stored before all that is queued, and reports whether there is one that is not stored yet.
+func (b *buffer) hasten(c blockstore.CID) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, waiting := b.waiting[c]; !waiting {
+		return false
+	}
+	i := slices.IndexFunc(b.queue, func(o blockstore.Block) bool { return o.CID() == c })
+	if i > 0 { // else it is the next one, or being stored
+		block := b.queue[i]
+		copy(b.queue[1:i+1], b.queue[:i])
+		b.queue[0] = block
+	}
+	return true
+}
+
 // await returns when a block is in the store. It fails when none is added any more.
 func (b *buffer) await(ctx context.Context, c blockstore.CID) error {
 	for {

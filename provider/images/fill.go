@@ -208,6 +208,15 @@ func (f *fill) Get(ctx context.Context, c blockstore.CID) (blockstore.Block, err
 
 // bring fetches one block that somebody waits for.
 func (f *fill) bring(ctx context.Context, ref blockstore.Ref) error {
+	// It may have come, and wait for the disk, or be there since the caller looked.
+	if to := f.store(); to.hasten(ref.CID) { //nolint:contextcheck // the buffer outlives who asks first
+		if err := to.await(ctx, ref.CID); err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+	if here, err := (room{f}).Has(ctx, ref.CID); here || err != nil {
+		return err
+	}
 	b, err := f.fromPeers(ctx, ref)
 	if err == nil {
 		f.meter.peers(int64(b.Size()))

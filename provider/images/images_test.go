@@ -550,6 +550,39 @@ func TestTraceLeads(t *testing.T) {
 	}
 }
 
+// TestReadWhileItComes has a container read what the bulk is bringing at that time, behind it and ahead of it. No block is
+// fetched twice, wherever it is: asked for, on its way, or waiting for the disk.
+func TestReadWhileItComes(t *testing.T) {
+	const size = 60 << 20
+	s := openShop(t)
+	w := s.push(t, "app", map[string][]byte{"big": random(1, size)})
+	a, b := newHost(t, nil), newHost(t, nil)
+	w.Root, w.Sources = ensure(t, a, w).Root, []broker.BlockSource{a.source()}
+	blocks := treeOf(t, a, w.Root).Blocks
+	for i := range blocks {
+		w.Trace = append(w.Trace, uint32(i))
+	}
+	img := ensure(t, b, w)
+	b.mounts.mu.Lock()
+	source := b.mounts.shown[img.RootFS].source
+	b.mounts.mu.Unlock()
+	var readers sync.WaitGroup
+	for part := range slices.Chunk(blocks, 10) {
+		readers.Go(func() {
+			for _, ref := range part {
+				if _, err := source.Block(t.Context(), ref); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	readers.Wait()
+	b.awaitHeld(t, 1)
+	if sent, most := a.x.Stats().ServedBytes, int64(size*103/100); sent > most {
+		t.Errorf("the peer sent %d bytes of %d, want at most %d", sent, size, most)
+	}
+}
+
 func find(t *testing.T, tree *blockstore.Tree, path string) int {
 	t.Helper()
 	for i := range tree.Nodes {
