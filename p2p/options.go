@@ -58,7 +58,7 @@ func options(c Config, manager network.ResourceManager, tell func([]multiaddr.Mu
 		libp2p.Transport(tcp.NewTCPTransport),
 		libp2p.Transport(quic.NewTransport),
 		// Every peer is ours and speaks TLS, which is faster here than Noise (709 to 603 MB/s measured).
-		libp2p.Security(libp2ptls.ID, libp2ptls.New),
+		libp2p.Security(libp2ptls.ID, newSecure),
 		libp2p.Muxer(yamux.ID, &mux),
 		libp2p.SwarmOpts(swarm.WithDialRanker(tcpFirst)),
 		libp2p.ResourceManager(manager),
