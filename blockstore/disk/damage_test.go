@@ -88,6 +88,22 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 		}
 		wantForgotten(t, s, blocks)
 	})
+	t.Run("verify", func(t *testing.T) {
+		s, blocks, _ := flipped(t)
+		good := storetest.Block(t, "good", 100_000)
+		if err := errors.Join(s.Put(t.Context(), good), s.Verify(t.Context(), good.CID())); err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range blocks {
+			if err := s.Verify(t.Context(), b.CID()); !errors.Is(err, blockstore.ErrMismatch) {
+				t.Fatalf("verify of a damaged block: %v", err)
+			}
+			if err := s.Verify(t.Context(), b.CID()); !errors.Is(err, blockstore.ErrNotFound) {
+				t.Fatalf("once more: %v", err)
+			}
+		}
+		wantForgotten(t, s, blocks)
+	})
 	t.Run("read", func(t *testing.T) {
 		s, blocks, at := flipped(t)
 		for i, b := range blocks {

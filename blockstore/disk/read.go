@@ -73,6 +73,22 @@ func (s *Store) Get(ctx context.Context, c blockstore.CID) (blockstore.Block, er
 	return b, err
 }
 
+// Verify reads a block and hashes it, as Get does, and keeps nothing of it.
+func (s *Store) Verify(ctx context.Context, c blockstore.CID) error {
+	return s.read(ctx, "verify", c, func(p *pack, e entry) error {
+		buf := blockPool.Get().(*[blockstore.MaxBlock]byte) //nolint:forcetypeassert // the pool has nothing else
+		defer blockPool.Put(buf)
+		data := buf[:e.at.size]
+		if err := readFull(p, data, e.at.offset()); err != nil {
+			return err
+		}
+		if blockstore.Sum(data) != c {
+			return blockstore.ErrMismatch
+		}
+		return nil
+	})
+}
+
 // ReadAt reads a part of a block and checks each 64 KiB that it touches against its crc32c. Damage
 // and errors are as in Get.
 func (s *Store) ReadAt(ctx context.Context, c blockstore.CID, p []byte, off int) (n int, err error) {
@@ -153,6 +169,11 @@ func readFull(pk *pack, p []byte, off int64) error {
 //
 //nolint:gochecknoglobals // shared by all stores
 var chunkPool = sync.Pool{New: func() any { return new([chunkSize]byte) }}
+
+// blockPool has buffers for blocks that nobody keeps.
+//
+//nolint:gochecknoglobals // shared by all stores
+var blockPool = sync.Pool{New: func() any { return new([blockstore.MaxBlock]byte) }}
 
 // readChunks fills p with the block's bytes from off on, whole checked chunks at a time. It returns
 // how many bytes were good.

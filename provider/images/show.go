@@ -298,7 +298,7 @@ func (f *fill) Block(ctx context.Context, ref blockstore.Ref) (mount.Place, erro
 func (f *fill) place(ctx context.Context, c blockstore.CID) (mount.Place, error) {
 	store := f.images.cfg.Store
 	if !f.stored(c) {
-		if _, err := store.Get(ctx, c); err != nil {
+		if err := store.Verify(ctx, c); err != nil {
 			if errors.Is(err, blockstore.ErrMismatch) {
 				f.images.mu.Lock()
 				f.images.damage[c] = struct{}{}

@@ -75,7 +75,7 @@ func (l *local) Locate(ctx context.Context, ref blockstore.Ref) (mount.Place, er
 
 // Block implements mount.Source, as an agent's host does: a block is compared with its name before a container gets it.
 func (l *local) Block(ctx context.Context, ref blockstore.Ref) (mount.Place, error) {
-	if _, err := l.store.Get(ctx, ref.CID); err != nil {
+	if err := l.store.Verify(ctx, ref.CID); err != nil {
 		return mount.Place{}, err
 	}
 	at, err := l.store.Locate(ctx, ref.CID)
