@@ -49,6 +49,8 @@ func (m *Mounts) session(ctx context.Context) error {
 
 // feed is the connection on which blocks are announced.
 type feed struct {
+	forward *forward
+
 	mu    sync.Mutex
 	c     *net.UnixConn
 	files map[string]uint32
@@ -75,7 +77,7 @@ func (f *feed) fail(root, c blockstore.CID, reason error) error {
 
 // serve returns when the connection ends.
 func (m *Mounts) serve(ctx context.Context, c *net.UnixConn, r *bufio.Reader) error {
-	f := &feed{c: c, files: make(map[string]uint32)}
+	f := &feed{forward: newForward(), c: c, files: make(map[string]uint32)}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
@@ -94,9 +96,11 @@ func (m *Mounts) serve(ctx context.Context, c *net.UnixConn, r *bufio.Reader) er
 			err = fmt.Errorf("unexpected %T from the mount server", msg)
 			break
 		}
+		m.lookAhead(ctx, f, want)
 		answers.Go(func() error { return m.answer(actx, f, want) })
 	}
 	cancel()
+	f.forward.running.Wait()
 	return errors.Join(err, answers.Wait(), ahead.Wait())
 }
 
@@ -106,6 +110,14 @@ func (m *Mounts) answer(ctx context.Context, f *feed, want *wire.Want) error {
 	src, err := m.source(patient, want.Root)
 	if err != nil {
 		return nil // another tree that has the block may know better
+	}
+	now, end := f.forward.answer(want.Ref.CID)
+	defer end()
+	if now != nil {
+		<-now.done // which ends with ctx at the latest
+		if now.announced {
+			return nil
+		}
 	}
 	p, err := src.Block(patient, want.Ref)
 	if err == nil && !p.Verified {

@@ -28,6 +28,7 @@ type Source interface {
 // origin is a tree's source.
 type origin struct {
 	Source
+	refs  []blockstore.Ref
 	ended chan struct{} // closed when the tree was unmounted: nothing is fetched any more for who has files open still
 }
 
@@ -78,7 +79,7 @@ type hint struct {
 // use has a tree's blocks come from a source from now on.
 func (m *Mounts) use(root blockstore.CID, src Source, refs []blockstore.Ref) {
 	m.mu.Lock()
-	m.sources[root] = origin{src, make(chan struct{})}
+	m.sources[root] = origin{src, refs, make(chan struct{})}
 	close(m.changed)
 	m.changed = make(chan struct{})
 	m.mu.Unlock()
