@@ -11,7 +11,7 @@ LDFLAGS := -s -w
 export CGO_CFLAGS := -O2 -g -Wno-deprecated-declarations
 # What a bare Debian 12 lacks: to build runc and the agent, to run the lab, and to measure the rivals.
 PACKAGES := gcc libc6-dev libseccomp-dev pkg-config git iproute2 util-linux procps debootstrap docker-registry
-RIVALS := skopeo umoci iperf3
+RIVALS := skopeo umoci iperf3 nginx-light
 
 .PHONY: build
 build: bin/rialto bin/rialto-broker bin/rialto-provider bin/runc ## Build the three programs and runc into bin/
@@ -95,7 +95,7 @@ bench/blocks: deps/bench build ## Blocks: mounts, exchange, store, cold starts; 
 	@: >.cache/blocks.txt; bench() { "$$@" >>.cache/blocks.txt 2>&1 || { echo "a Go benchmark failed; its figures are left out:"; tail -5 .cache/blocks.txt; }; }; \
 	  for p in exchange disk; do go test -c -o .cache/$$p.test ./blockstore/$$p; done; \
 	  for i in 1 2 3; do \
-	    bench .cache/exchange.test -test.run='^$$' -test.benchtime=1x -test.count=2 -test.bench='^BenchmarkFetch$$/^rtt=0s$$/^(fast|bitswap|stock|tcp)$$'; \
+	    bench .cache/exchange.test -test.run='^$$' -test.benchtime=1x -test.count=2 -test.bench='^BenchmarkFetch$$/^rtt=0s$$/^(fast|bitswap|stock|nginx|nginxTLS|tcp)$$'; \
 	    bench .cache/exchange.test -test.run='^$$' -test.benchtime=1x -test.bench='^BenchmarkFetch$$/^rtt=50ms$$/^(fast|bitswap|tcp)$$'; \
 	    bench .cache/disk.test -test.run='^$$' -test.benchtime=6x -test.bench='^BenchmarkPut$$/^(store|two_callers|badger|file)$$'; \
 	  done; \

@@ -76,11 +76,15 @@ func tcpAddr(tb testing.TB, n exchange.Peer) string {
 }
 
 // BenchmarkFetch moves blocks from one server to one client in this process, both ends' CPU time included: the fast
-// path, Bitswap as we tune it, boxo with its defaults, and TCP alone (hashed on loopback) as the limit. Behind 50 ms there
-// is a line of 1 Gbit/s.
+// path, Bitswap as we tune it, boxo with its defaults, and TCP alone (hashed on loopback) as the limit; without a delay also
+// nginx, in a process of its own, that sends a file which is hashed. Behind 50 ms there is a line of 1 Gbit/s. What was
+// received is not stored: BenchmarkPut has what that takes.
 func BenchmarkFetch(b *testing.B) {
 	for _, rtt := range []time.Duration{0, 50 * time.Millisecond} {
-		for _, kind := range []string{"fast", "fast256K", "bitswap", "stock", "tcp"} {
+		for _, kind := range []string{"fast", "fast256K", "bitswap", "stock", "tcp", "nginx", "nginxTLS"} {
+			if rtt > 0 && strings.HasPrefix(kind, "nginx") {
+				continue
+			}
 			b.Run(fmt.Sprintf("rtt=%v/%s", rtt, kind), func(b *testing.B) { benchFetch(b, kind, rtt) })
 		}
 	}
@@ -104,6 +108,9 @@ func benchFetch(b *testing.B, kind string, rtt time.Duration) {
 		return
 	case kind == "tcp":
 		benchTCP(b, blocks)
+		return
+	case strings.HasPrefix(kind, "nginx"):
+		benchNginx(b, blocks, kind == "nginxTLS")
 		return
 	}
 	store := new(blockstore.Memory)

@@ -80,6 +80,8 @@ func (g gobench) wire(r *report) {
 	rate("fast", "fastpath_mbps", "fast path: TLS, verified")
 	rate("bitswap", "bitswap_mbps", "Bitswap as we tune it")
 	rate("stock", "", "boxo with its defaults")
+	rate("nginxTLS", "", "rival: nginx over TLS 1.3, one file, hashed")
+	rate("nginx", "", "rival: nginx over HTTP with sendfile, hashed; plain")
 	rate("tcp", "", "limit: plain TCP and sha256")
 	link := func(row, key, name string) {
 		v, cost, ok := g.best("BenchmarkFetch/rtt=50ms/"+row, "link50_ratio", false, "CPU-s/GB")
