@@ -1,0 +1,189 @@
+package book
+
+import (
+	"fmt"
+	"math"
+)
+
+// Job is what ranking by expected cost needs to know. Amounts are nanodollars, times seconds, sizes bytes. Zero fields
+// add nothing to the cost. Slices and map are read only, and may be shared by queries. Slices by model or region may be
+// shorter than there are numbers.
+//
+// What a job is expected to cost on an offer is
+//
+//	run    = Work / (Speed · GPUs^Scaling · κ)            κ = Score / Median within 0.5…1.1
+//	start  = Setup + Reach + Before·missing/rate + Load/min(disk, PCIe)
+//	rate   = min(Down, disk bandwidth, Supply)            missing = Bytes · (1 − share that the host holds)
+//	E      = run/C · (1/λ + R) · (exp(λ·C) − 1)           C = Checkpoint, or run without; R = start + Restore
+//	cost   = price·GPUs·(E + BilledStart·start) + storage·(E + start) + traffic in·missing + traffic out·Out
+//	       + Nearby·E + Waiting·start + Lateness·max(0, start + E − Deadline)
+//
+// E is the expected time to finish under failures that come at a rate of λ and send the job back to its last
+// checkpoint: the renewal argument of Duda (1983). Rates that an offer does not state count as the least that it could
+// state, so that silence is never better than a word.
+type Job struct {
+	Work       float64   // of the run on one GPU of speed 1
+	Speed      []float64 // by model; nil or zero: 1
+	Scaling    float64   // 0: more GPUs do not make it faster; 1: they do in proportion
+	Median     []float64 // by model: the score of a usual offer; nil or zero: scores say nothing
+	Checkpoint float64   // between checkpoints; zero: none
+	Restore    float64   // from a checkpoint
+
+	Setup       float64           // the part of the start that is equal everywhere
+	Reach       []float64         // by region: the part of the start that distance costs
+	Bytes       float64           // image and weights
+	Held        map[uint32]uint16 // by host: the share of Bytes that it has, of 65,535
+	Before      float64           // 0…1: the share of what is missing that is needed before the start
+	Supply      float64           // bytes per second that those who hold them can send; zero: no limit
+	Load        float64           // bytes to load into the GPUs before the start
+	BilledStart float64           // 0…1: the share of the start that is billed
+
+	Storage  float64   // GiB kept while it runs
+	Out      float64   // bytes sent to the internet
+	Nearby   []float64 // by region: nanodollars that an hour of run there is worse
+	Waiting  float64   // nanodollars per second until it starts
+	Lateness float64   // nanodollars per second after Deadline
+	Deadline float64   // from now
+}
+
+// limits of numbers in a job, so that no cost overflows.
+const maxNumber = 1e18
+
+func (j *Job) check() error {
+	bad := func(name string, v, most float64) error {
+		if !(v >= 0 && v <= most) { // also NaN
+			return fmt.Errorf("%w: job's %s is %g, not 0…%g", ErrQuery, name, v, most)
+		}
+		return nil
+	}
+	for _, f := range []struct {
+		name    string
+		v, most float64
+	}{
+		{"work", j.Work, maxNumber},
+		{"scaling", j.Scaling, 1},
+		{"checkpoint", j.Checkpoint, maxNumber},
+		{"restore", j.Restore, maxNumber},
+		{"setup", j.Setup, maxNumber},
+		{"bytes", j.Bytes, maxNumber},
+		{"share before the start", j.Before, 1},
+		{"supply", j.Supply, maxNumber},
+		{"load", j.Load, maxNumber},
+		{"billed share of the start", j.BilledStart, 1},
+		{"storage", j.Storage, maxNumber},
+		{"bytes out", j.Out, maxNumber},
+		{"price of waiting", j.Waiting, maxNumber},
+		{"price of lateness", j.Lateness, maxNumber},
+		{"deadline", j.Deadline, maxNumber},
+	} {
+		if err := bad(f.name, f.v, f.most); err != nil {
+			return err
+		}
+	}
+	for name, by := range map[string][]float64{
+		"speed": j.Speed, "median": j.Median, "reach": j.Reach, "price of distance": j.Nearby,
+	} {
+		if len(by) > MaxModel+1 {
+			return fmt.Errorf("%w: job's %s has %d entries", ErrQuery, name, len(by))
+		}
+		for _, v := range by {
+			if err := bad(name, v, maxNumber); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// plan is what a job costs on any offer of a cell.
+type plan struct {
+	gpus   float64
+	run    float64 // hours with κ = 1
+	median float64
+	// No offer of the cell costs less than price·slope + base.
+	slope, base float64
+}
+
+// Bounds of κ: how much a score may change the run time that is expected.
+const (
+	leastKappa = 0.5
+	mostKappa  = 1.1
+)
+
+const (
+	hour = 3600
+	// slack covers the rounding of a cost against that of its bound.
+	slack = 1 - 1e-12
+)
+
+func (j *Job) plan(model uint16, gpus uint8) plan {
+	speed := at(j.Speed, int(model))
+	if speed == 0 {
+		speed = 1
+	}
+	p := plan{gpus: float64(gpus), run: j.Work / speed / hour, median: at(j.Median, int(model))}
+	if j.Scaling > 0 {
+		p.run /= math.Pow(p.gpus, j.Scaling)
+	}
+	run := p.run
+	if p.median > 0 {
+		run /= mostKappa
+	}
+	p.slope = slack * p.gpus * (run + j.BilledStart*j.Setup/hour)
+	p.base = slack * (j.Waiting*j.Setup + j.Lateness*max(0, j.Setup+run*hour-j.Deadline))
+	return p
+}
+
+// cost returns what the job is expected to cost on an offer of the plan's cell, in nanodollars.
+func (j *Job) cost(p *plan, r *Record) float64 {
+	run := p.run
+	if p.median > 0 {
+		run /= min(max(float64(r.Score)/p.median, leastKappa), mostKappa)
+	}
+	start := j.Setup + at(j.Reach, int(r.Region))
+	missing := j.Bytes
+	disk := 1e6 * float64(max(r.DiskBandwidth, 1))
+	if missing > 0 {
+		if held := j.Held[r.Host]; held > 0 {
+			missing *= float64(math.MaxUint16-held) / math.MaxUint16
+		}
+		rate := min(125_000*float64(max(r.Down, 1)), disk)
+		if j.Supply > 0 {
+			rate = min(rate, j.Supply)
+		}
+		start += j.Before * missing / rate
+	}
+	if j.Load > 0 {
+		start += j.Load / min(disk, 1e6*float64(max(r.PCIe, 1)))
+	}
+	begin := start / hour
+	expected := run
+	if r.Hazard > 0 && run > 0 {
+		hazard := 1e-5 * float64(r.Hazard)
+		between := run
+		if j.Checkpoint > 0 {
+			between = min(run, j.Checkpoint/hour)
+		}
+		// Past 100 the job never ends there; its cost need not be exact then, only finite.
+		expected = run / between * (1/hazard + begin + j.Restore/hour) * math.Expm1(min(hazard*between, 100))
+		expected = max(expected, run) // a rounding below
+	}
+	return float64(r.Price)*p.gpus*(expected+j.BilledStart*begin) +
+		100*float64(r.StoragePrice)*j.Storage*(expected+begin) +
+		1e4*(float64(r.DownPrice)*missing+float64(r.UpPrice)*j.Out)/1e9 +
+		at(j.Nearby, int(r.Region))*expected +
+		j.Waiting*start + j.Lateness*max(0, start+expected*hour-j.Deadline)
+}
+
+// Cost returns what the job is expected to cost on an offer, in nanodollars.
+func (j *Job) Cost(r *Record) float64 {
+	p := j.plan(r.Model, r.GPUs)
+	return j.cost(&p, r)
+}
+
+func at(by []float64, i int) float64 {
+	if i < len(by) {
+		return by[i]
+	}
+	return 0
+}

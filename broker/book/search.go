@@ -1,0 +1,335 @@
+package book
+
+import (
+	"math/bits"
+	"slices"
+
+	"rialto/pricing"
+)
+
+// Hit is an offer that matches.
+type Hit struct {
+	Slot  Slot
+	Price pricing.Rate // nanodollars per GPU-hour
+	Cost  float64      // the job's, in nanodollars; without a job the price
+}
+
+// Result is the answer to a query.
+type Result struct {
+	Hits    []Hit // the cheapest, by cost and then by slot
+	Leaves  int   // that were looked at
+	Records int   // likewise
+	Partial bool  // the budget was used before the answer was certain: hits match, and cheaper ones may be missing
+}
+
+// Search returns the q.K cheapest offers that match. It fails with [ErrQuery].
+func (x *Index) Search(q *Query) (Result, error) {
+	if err := q.check(); err != nil {
+		return Result{}, err
+	}
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.search(q), nil
+}
+
+func (x *Index) search(q *Query) Result {
+	w := x.walker(q)
+	defer x.walkers.Put(w)
+	t := &top{walk: w, job: q.Job, k: q.K}
+	w.start(0, rankCost)
+	w.run(t)
+	return Result{Hits: t.hits, Leaves: w.leaves, Records: w.records, Partial: w.partial}
+}
+
+// Reserve rents the cheapest offer that matches; q.K is not read. Not ok means that there is none, or none within the
+// budget if the result is partial. It fails with [ErrQuery].
+func (x *Index) Reserve(q *Query) (res Result, ok bool, err error) {
+	one := *q
+	one.K = 1
+	if err := one.check(); err != nil {
+		return Result{}, false, err
+	}
+	x.writing.Lock() // so the offer is still there when the search has found it, and other searches go on meanwhile
+	defer x.writing.Unlock()
+	if res, err = x.Search(&one); err != nil || len(res.Hits) == 0 {
+		return res, false, err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	s := res.Hits[0].Slot
+	x.leave(s, x.pages.record(s))
+	return res, true, nil
+}
+
+// walker visits the leaves that a query needs in order of the least that their slots can cost.
+type walker struct {
+	x       *Index
+	q       *Query
+	program program
+	cursors []cursor
+	heap    []head
+	leaves  int
+	records int
+	partial bool
+}
+
+// cursor is how far a ladder was walked.
+type cursor struct {
+	dir    []entry
+	i      int
+	narrow bool
+	cell   *cell
+	plan   plan
+}
+
+// head orders the cursors: by the least cost of what they have left, then by slot.
+type head struct {
+	bound float64
+	slot  Slot
+	at    uint32
+}
+
+func (a head) less(b head) bool { return a.bound < b.bound || a.bound == b.bound && a.slot < b.slot }
+
+// goal is what a walk is for.
+type goal interface {
+	// beaten reports whether nothing that costs at least so much is wanted any more; at equal cost slots below s are
+	// not left.
+	beaten(bound float64, s Slot) bool
+	// visit looks at slots of a leaf and reports whether the rest of the ladder is not wanted.
+	visit(c *cursor, slots []Slot, m mask) bool
+}
+
+func (x *Index) walker(q *Query) *walker {
+	w, _ := x.walkers.Get().(*walker)
+	if w == nil {
+		w = new(walker)
+	}
+	w.x, w.q = x, q
+	w.cursors, w.heap = w.cursors[:0], w.heap[:0]
+	w.leaves, w.records, w.partial = 0, 0, false
+	return w
+}
+
+// rank is by what a walk orders offers.
+type rank uint8
+
+const (
+	rankCost  rank = iota // the job's cost, or the price
+	rankTotal             // the price of all GPUs
+)
+
+// maxNarrow is how many ladders by region are walked rather than those of all regions.
+const maxNarrow = 128
+
+// start finds the ladders to walk. Slots on sites with fewer live ones than siblings may be passed over.
+func (w *walker) start(siblings int, by rank) {
+	q, x := w.q, w.x
+	if slices.ContainsFunc(q.Bounds, func(b Bound) bool { return b.Min > b.Max }) {
+		return
+	}
+	w.program.compile(q, siblings, &x.census)
+	regions := q.Regions.Len()
+	if len(q.Models) == 0 {
+		for m := range x.cells.models {
+			w.model(uint16(m), by)
+		}
+	}
+	for i, m := range q.Models {
+		if int(m) < len(x.cells.models) && !slices.Contains(q.Models[:i], m) {
+			w.model(m, by)
+		}
+	}
+	if regions > 0 && regions*len(w.cursors) <= maxNarrow {
+		w.regional()
+	}
+	for i := range w.cursors {
+		w.heap = append(w.heap, head{at: uint32(i)})
+		w.bound(&w.heap[i])
+	}
+	for i := len(w.heap)/2 - 1; i >= 0; i-- {
+		w.sift(i)
+	}
+}
+
+// model adds cursors for a model's cells.
+func (w *walker) model(m uint16, by rank) {
+	for _, c := range w.x.cells.models[m] {
+		if len(c.all.dir) == 0 || w.q.GPUs != (Set{}) && !w.q.GPUs.Has(c.gpus) || !c.mayMatch(w.q.Bounds) {
+			continue
+		}
+		cur := cursor{dir: c.all.dir, cell: c}
+		switch {
+		case by == rankTotal:
+			cur.plan.slope = float64(c.gpus)
+		case w.q.Job != nil:
+			cur.plan = w.q.Job.plan(c.model, c.gpus)
+		default:
+			cur.plan.slope = 1
+		}
+		w.cursors = append(w.cursors, cur)
+	}
+}
+
+// mayMatch reports whether the cell's levels let anything through.
+func (c *cell) mayMatch(bounds []Bound) bool {
+	for i := range bounds {
+		b := &bounds[i]
+		s := &scales[b.Attribute]
+		if s.level(b.Min) > uint32(c.highest[b.Attribute]) || s.level(b.Max) < uint32(c.lowest[b.Attribute]) {
+			return false
+		}
+	}
+	return true
+}
+
+// regional replaces each cursor by those of its cell's ladders in the query's regions.
+func (w *walker) regional() {
+	n := len(w.cursors)
+	for i := range n {
+		c := w.cursors[i]
+		for j, word := range w.q.Regions {
+			for ; word != 0; word &= word - 1 {
+				l := c.cell.regions[j<<6+bits.TrailingZeros64(word)]
+				if l != nil && len(l.dir) > 0 {
+					c.dir, c.narrow = l.dir, true
+					w.cursors = append(w.cursors, c)
+				}
+			}
+		}
+	}
+	w.cursors = slices.Delete(w.cursors, 0, n)
+}
+
+// bound sets a head to the least that its cursor has left.
+func (w *walker) bound(h *head) {
+	c := &w.cursors[h.at]
+	e := &c.dir[c.i]
+	h.bound, h.slot = float64(e.first.price)*c.plan.slope+c.plan.base, e.first.slot
+	if w.q.Job != nil {
+		h.slot = 0 // at equal bounds, costs order as they like
+	}
+}
+
+// sift moves a head down to where it belongs.
+func (w *walker) sift(i int) {
+	h := w.heap[i]
+	for {
+		j := 2*i + 1
+		if j >= len(w.heap) {
+			break
+		}
+		if j+1 < len(w.heap) && w.heap[j+1].less(w.heap[j]) {
+			j++
+		}
+		if !w.heap[j].less(h) {
+			break
+		}
+		w.heap[i] = w.heap[j]
+		i = j
+	}
+	w.heap[i] = h
+}
+
+// run walks until the goal is reached, nothing is left, or the budget is used.
+func (w *walker) run(g goal) {
+	limit := w.q.MaxPrice
+	for len(w.heap) > 0 && !w.partial && !g.beaten(w.heap[0].bound, w.heap[0].slot) {
+		h := &w.heap[0]
+		c := &w.cursors[h.at]
+		e := &c.dir[c.i]
+		if limit > 0 && e.first.price > limit {
+			w.pop()
+			continue
+		}
+		if w.partial = w.leaves == MaxLeaves || w.records >= MaxRecords; w.partial {
+			return
+		}
+		w.leaves++
+		c.i++
+		var m mask
+		var slots []Slot
+		if c.narrow {
+			l := w.x.narrow.at(e.leaf)
+			m, slots = l.match(&w.program, int(e.n)), l.slots[:]
+		} else {
+			l := w.x.wide.at(e.leaf)
+			m, slots = l.match(&w.program, int(e.n)), l.slots[:]
+		}
+		if m != (mask{}) && g.visit(c, slots, m) || c.i == len(c.dir) {
+			w.pop()
+			continue
+		}
+		w.bound(h)
+		w.sift(0)
+	}
+}
+
+// pop drops the first cursor.
+func (w *walker) pop() {
+	n := len(w.heap) - 1
+	w.heap[0] = w.heap[n]
+	w.heap = w.heap[:n]
+	if n > 0 {
+		w.sift(0)
+	}
+}
+
+// top is the goal of the k cheapest.
+type top struct {
+	walk *walker
+	job  *Job
+	k    int
+	hits []Hit
+}
+
+func (t *top) beaten(bound float64, s Slot) bool {
+	if len(t.hits) < t.k {
+		return false
+	}
+	last := &t.hits[t.k-1]
+	return last.Cost < bound || last.Cost == bound && last.Slot < s
+}
+
+func (t *top) visit(c *cursor, slots []Slot, m mask) bool {
+	w := t.walk
+	for i, word := range m {
+		for ; word != 0; word &= word - 1 {
+			s := slots[i<<6+bits.TrailingZeros64(word)]
+			r := w.x.pages.record(s)
+			w.records++
+			first := s
+			if t.job != nil {
+				first = 0
+			}
+			price := float64(r.Price)
+			if w.q.MaxPrice > 0 && r.Price > w.q.MaxPrice || t.beaten(price*c.plan.slope+c.plan.base, first) {
+				return true
+			}
+			if !w.q.matches(r) {
+				continue
+			}
+			if t.job != nil {
+				t.add(Hit{Slot: s, Price: r.Price, Cost: t.job.cost(&c.plan, r)})
+			} else {
+				t.add(Hit{Slot: s, Price: r.Price, Cost: price})
+			}
+		}
+	}
+	return false
+}
+
+// add keeps a hit if it is among the k cheapest.
+func (t *top) add(h Hit) {
+	if t.beaten(h.Cost, h.Slot) {
+		return
+	}
+	if len(t.hits) == t.k {
+		t.hits = t.hits[:t.k-1]
+	}
+	i := len(t.hits)
+	for i > 0 && (t.hits[i-1].Cost > h.Cost || t.hits[i-1].Cost == h.Cost && t.hits[i-1].Slot > h.Slot) {
+		i--
+	}
+	t.hits = slices.Insert(t.hits, i, h)
+}
