@@ -75,7 +75,7 @@ func (g *gang) visit(c *cursor, slots []Slot, m mask) bool {
 			if w.q.MaxPrice > 0 && r.Price > w.q.MaxPrice || g.beaten(float64(r.Price)*c.plan.slope, 0) {
 				return true
 			}
-			if _, ok := g.seen[r.Site]; ok || r.Site == 0 || !w.q.matches(r) {
+			if _, ok := g.seen[r.Site]; ok || r.Site == 0 || !w.q.Matches(r) {
 				continue
 			}
 			g.seen[r.Site] = struct{}{}
@@ -99,7 +99,7 @@ func (g *gang) site(st *site) {
 			return
 		}
 		pg, j := w.x.pages.at(i)
-		if r := &pg.records[j]; w.q.matches(r) {
+		if r := &pg.records[j]; w.q.Matches(r) {
 			g.found = append(g.found, member{int64(r.Price) * int64(r.GPUs), w.x.pages.slot(i)})
 		}
 		w.records++

@@ -20,6 +20,8 @@ type history struct {
 	n     naive
 	now   int64
 	slots []Slot // all that ever were, also the gone ones
+
+	models, regions int
 }
 
 // few returns a number that is often small and sometimes at the end of its range, so that many are equal.
@@ -48,7 +50,7 @@ func (h *history) record() Record {
 	return Record{
 		Price: price, Site: r.Uint32N(8), Host: r.Uint32N(20),
 		VRAM: few(r, 1<<32-1), RAM: few(r, 1<<32-1), Disk: few(r, 1<<32-1), Unreliability: few(r, 1_000_000),
-		Model: uint16(r.IntN(3)), Flags: Flags(r.Uint32() | r.Uint32() | r.Uint32()), Region: uint8(r.IntN(4)), GPUs: uint8(1 << r.IntN(2)),
+		Model: uint16(r.IntN(h.models)), Flags: Flags(r.Uint32() | r.Uint32() | r.Uint32()), Region: uint8(r.IntN(h.regions)), GPUs: uint8(1 << r.IntN(2)),
 		Capability: uint8(few(r, 255)), CUDA: uint8(few(r, 255)),
 		Cores: uint16(few(r, 1<<16-1)), DiskBandwidth: uint16(few(r, 1<<16-1)), Down: uint16(few(r, 1<<16-1)),
 		Up: uint16(few(r, 1<<16-1)), PCIe: uint16(few(r, 1<<16-1)), Ports: uint16(few(r, 1<<16-1)),
@@ -73,6 +75,9 @@ func (h *history) query() *Query {
 	}
 	if r.IntN(2) == 0 {
 		q.Regions = SetOf(about.Region, uint8(r.IntN(256)))
+		for range r.IntN(6) {
+			q.Regions[0] |= 1 << r.IntN(h.regions)
+		}
 	}
 	if r.IntN(8) == 0 {
 		q.Regions = Set{1<<63 - 2, 1, 2, 1 << 63}
@@ -281,6 +286,11 @@ func (h *history) reserve() {
 func runHistory(t *rapid.T) {
 	h := &history{T: t, x: New(), n: naive{make(map[Slot]*naiveOffer)}, now: 1000}
 	h.rng = rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
+	// Many models with many regions are more ladders than a walk by region takes.
+	h.models, h.regions = 3, 4
+	if rapid.Bool().Draw(t, "many models") {
+		h.models, h.regions = 40, 12
+	}
 	// A crowd in few cells splits and merges leaves; a small market is easier to read when it fails.
 	h.insert(rapid.SampledFrom([]int{5, 100, 1500}).Draw(t, "offers"))
 	steps := rapid.IntRange(1, 60).Draw(t, "steps")

@@ -91,8 +91,8 @@ func (q *Query) check() error {
 	return nil
 }
 
-// matches reports whether a record satisfies the query.
-func (q *Query) matches(r *Record) bool {
+// Matches reports whether a record satisfies the query.
+func (q *Query) Matches(r *Record) bool {
 	if q.MaxPrice > 0 && r.Price > q.MaxPrice || r.Flags&q.With != q.With || r.Flags&q.Without != 0 ||
 		q.Regions != (Set{}) && !q.Regions.Has(r.Region) {
 		return false

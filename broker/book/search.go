@@ -306,7 +306,7 @@ func (t *top) visit(c *cursor, slots []Slot, m mask) bool {
 			if w.q.MaxPrice > 0 && r.Price > w.q.MaxPrice || t.beaten(price*c.plan.slope+c.plan.base, first) {
 				return true
 			}
-			if !w.q.matches(r) {
+			if !w.q.Matches(r) {
 				continue
 			}
 			if t.job != nil {
