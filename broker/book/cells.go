@@ -9,8 +9,9 @@ import (
 type cell struct {
 	model   uint16
 	gpus    uint8
+	live    int // slots
 	all     ladder
-	regions [256]*ladder
+	regions *[256]ladder // nil in a small cell, whose few leaves are read as fast
 	// The levels of all that was ever in the cell are between these, so a cell whose GPUs are too small is passed over.
 	lowest, highest [attributes]uint8
 }
@@ -37,11 +38,50 @@ func (cs *cells) of(model uint16, gpus uint8) *cell {
 	return c
 }
 
-func (c *cell) region(r uint8) *ladder {
-	if c.regions[r] == nil {
-		c.regions[r] = new(ladder)
+// A cell has ladders by region from splitCell slots on, until it has less than half of them.
+const splitCell = 4096
+
+// enterCell puts a live slot into the ladders of its cell.
+func (x *Index) enterCell(c *cell, k key, region uint8, bits row) {
+	x.wide.insert(&c.all, k, bits)
+	c.live++
+	switch {
+	case c.regions != nil:
+		x.narrow.insert(&c.regions[region], k, bits)
+	case c.live >= x.splitCell:
+		c.regions = new([256]ladder)
+		for _, e := range c.all.dir {
+			for _, s := range x.wide.at(e.leaf).slots[:e.n] {
+				r := x.pages.record(s)
+				x.narrow.insert(&c.regions[r.Region], key{r.Price, s}, encode(r, x.levelOf(r)))
+			}
+		}
 	}
-	return c.regions[r]
+}
+
+func (x *Index) leaveCell(c *cell, k key, region uint8) {
+	x.wide.remove(&c.all, k)
+	c.live--
+	switch {
+	case c.regions == nil:
+	case c.live < x.splitCell/2:
+		for i := range c.regions {
+			x.narrow.drop(&c.regions[i])
+		}
+		c.regions = nil
+	default:
+		x.narrow.remove(&c.regions[region], k)
+	}
+}
+
+// flip changes the row of a live slot.
+func (x *Index) flip(s Slot, r *Record, diff row) {
+	c := x.cells.of(r.Model, r.GPUs)
+	k := key{r.Price, s}
+	x.wide.flip(&c.all, k, diff)
+	if c.regions != nil {
+		x.narrow.flip(&c.regions[r.Region], k, diff)
+	}
 }
 
 // widen makes sure that a record's levels are within the cell's.

@@ -286,6 +286,7 @@ func (h *history) reserve() {
 func runHistory(t *rapid.T) {
 	h := &history{T: t, x: New(), n: naive{make(map[Slot]*naiveOffer)}, now: 1000}
 	h.rng = rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
+	h.x.splitCell = rapid.SampledFrom([]int{1, 30, splitCell}).Draw(t, "split")
 	// Many models with many regions are more ladders than a walk by region takes.
 	h.models, h.regions = 3, 4
 	if rapid.Bool().Draw(t, "many models") {
@@ -325,10 +326,12 @@ func check(t *rapid.T, x *Index) {
 	for _, m := range x.cells.models {
 		for _, c := range m {
 			inWide += checkLadder(t, x, &x.wide, &c.all)
-			for _, l := range c.regions {
-				if l != nil {
-					inNarrow += checkLadder(t, x, &x.narrow, l)
-				}
+			if c.regions == nil {
+				inNarrow += c.live
+				continue
+			}
+			for i := range c.regions {
+				inNarrow += checkLadder(t, x, &x.narrow, &c.regions[i])
 			}
 		}
 	}

@@ -31,12 +31,13 @@ type Index struct {
 	sites  sites
 	census census
 
-	walkers sync.Pool
+	walkers   sync.Pool
+	splitCell int // see the constant; tests have smaller ones
 }
 
 // New returns an empty index.
 func New() *Index {
-	x := new(Index)
+	x := &Index{splitCell: splitCell}
 	x.wide.pages, x.narrow.pages = &x.pages, &x.pages
 	return x
 }
@@ -197,10 +198,8 @@ func (x *Index) replace(s Slot, st status, r, to *Record) error {
 		*r = *to
 		x.census.count(r, 1)
 		if diff := (row{was[0] ^ is[0], was[1] ^ is[1]}); diff != (row{}) {
-			c := x.cells.of(r.Model, r.GPUs)
-			c.widen(r)
-			x.wide.flip(&c.all, key{r.Price, s}, diff)
-			x.narrow.flip(c.regions[r.Region], key{r.Price, s}, diff)
+			x.cells.of(r.Model, r.GPUs).widen(r)
+			x.flip(s, r, diff)
 		}
 	default:
 		x.leave(s, r)
@@ -215,19 +214,14 @@ func (x *Index) enter(s Slot, r *Record) {
 	bits := encode(r, x.link(s, r))
 	c := x.cells.of(r.Model, r.GPUs)
 	c.widen(r)
-	k := key{r.Price, s}
-	x.wide.insert(&c.all, k, bits)
-	x.narrow.insert(c.region(r.Region), k, bits)
+	x.enterCell(c, key{r.Price, s}, r.Region, bits)
 	x.census.count(r, 1)
 	x.setStatus(s, live)
 }
 
 // leave makes a live slot a rented one.
 func (x *Index) leave(s Slot, r *Record) {
-	c := x.cells.of(r.Model, r.GPUs)
-	k := key{r.Price, s}
-	x.wide.remove(&c.all, k)
-	x.narrow.remove(c.regions[r.Region], k)
+	x.leaveCell(x.cells.of(r.Model, r.GPUs), key{r.Price, s}, r.Region)
 	x.census.count(r, -1)
 	x.setStatus(s, rented)
 	x.unlink(s, r)

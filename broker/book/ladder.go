@@ -181,6 +181,16 @@ func (t *tree[T, L]) merge(l *ladder, i int) {
 	}
 }
 
+// drop empties a ladder.
+func (t *tree[T, L]) drop(l *ladder) {
+	for _, e := range l.dir {
+		var zero T
+		*t.at(e.leaf) = zero
+		t.release(e.leaf)
+	}
+	l.dir = nil
+}
+
 // flip changes the bits of a slot that is in the ladder.
 func (t *tree[T, L]) flip(l *ladder, k key, diff row) {
 	i, pos := t.locate(l, k)

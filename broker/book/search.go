@@ -35,7 +35,7 @@ func (x *Index) Search(q *Query) (Result, error) {
 func (x *Index) search(q *Query) Result {
 	w := x.walker(q)
 	defer x.walkers.Put(w)
-	t := &top{walk: w, job: q.Job, k: q.K}
+	t := &top{walk: w, job: q.Job, k: q.K, hits: make([]Hit, 0, min(q.K, 32))}
 	w.start(0, rankCost)
 	w.run(t)
 	return Result{Hits: t.hits, Leaves: w.leaves, Records: w.records, Partial: w.partial}
@@ -71,6 +71,7 @@ type walker struct {
 	leaves  int
 	records int
 	partial bool
+	fetched pricing.Rate // keeps what fetch reads from being optimised away
 }
 
 // cursor is how far a ladder was walked.
@@ -129,7 +130,6 @@ func (w *walker) start(siblings int, by rank) {
 		return
 	}
 	w.program.compile(q, siblings, &x.census)
-	regions := q.Regions.Len()
 	if len(q.Models) == 0 {
 		for m := range x.cells.models {
 			w.model(uint16(m), by)
@@ -140,7 +140,7 @@ func (w *walker) start(siblings int, by rank) {
 			w.model(m, by)
 		}
 	}
-	if regions > 0 && regions*len(w.cursors) <= maxNarrow {
+	if q.Regions != (Set{}) {
 		w.regional()
 	}
 	for i := range w.cursors {
@@ -183,15 +183,27 @@ func (c *cell) mayMatch(bounds []Bound) bool {
 	return true
 }
 
-// regional replaces each cursor by those of its cell's ladders in the query's regions.
+// regional replaces the cursors of large cells by those of their ladders in the query's regions, unless these are many.
 func (w *walker) regional() {
+	large := 0
+	for i := range w.cursors {
+		if w.cursors[i].cell.regions != nil {
+			large++
+		}
+	}
+	if large == 0 || large*w.q.Regions.Len() > maxNarrow {
+		return
+	}
 	n := len(w.cursors)
 	for i := range n {
 		c := w.cursors[i]
+		if c.cell.regions == nil {
+			w.cursors = append(w.cursors, c)
+			continue
+		}
 		for j, word := range w.q.Regions {
 			for ; word != 0; word &= word - 1 {
-				l := c.cell.regions[j<<6+bits.TrailingZeros64(word)]
-				if l != nil && len(l.dir) > 0 {
+				if l := &c.cell.regions[j<<6+bits.TrailingZeros64(word)]; len(l.dir) > 0 {
 					c.dir, c.narrow = l.dir, true
 					w.cursors = append(w.cursors, c)
 				}
@@ -293,6 +305,7 @@ func (t *top) beaten(bound float64, s Slot) bool {
 
 func (t *top) visit(c *cursor, slots []Slot, m mask) bool {
 	w := t.walk
+	w.fetch(slots, m, t.k+2-len(t.hits))
 	for i, word := range m {
 		for ; word != 0; word &= word - 1 {
 			s := slots[i<<6+bits.TrailingZeros64(word)]
@@ -317,6 +330,19 @@ func (t *top) visit(c *cursor, slots []Slot, m mask) bool {
 		}
 	}
 	return false
+}
+
+// fetch reads the first n records of a leaf that are about to be looked at, so that the processor waits for all of them
+// at once and not for one after the other.
+func (w *walker) fetch(slots []Slot, m mask, n int) {
+	var sum pricing.Rate
+	for i, word := range m {
+		for ; word != 0 && n > 0; word &= word - 1 {
+			sum += w.x.pages.record(slots[i<<6+bits.TrailingZeros64(word)]).Price
+			n--
+		}
+	}
+	w.fetched += sum
 }
 
 // add keeps a hit if it is among the k cheapest.

@@ -74,11 +74,7 @@ func (x *Index) relevel(st *site, l uint8) {
 	st.level = l
 	for i := st.first; i != 0; {
 		pg, j := x.pages.at(i)
-		r := &pg.records[j]
-		c := x.cells.of(r.Model, r.GPUs)
-		k := key{r.Price, x.pages.slot(i)}
-		x.wide.flip(&c.all, k, diff)
-		x.narrow.flip(c.regions[r.Region], k, diff)
+		x.flip(x.pages.slot(i), &pg.records[j], diff)
 		i = pg.next[j]
 	}
 }
