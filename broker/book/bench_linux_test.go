@@ -160,7 +160,7 @@ func BenchmarkRanked(b *testing.B) {
 			r := rand.New(rand.NewPCG(4, 5))
 			var jobs []*book.Job
 			for range 200 {
-				jobs = append(jobs, m.Job(r))
+				jobs = append(jobs, m.Job(r, m.slots))
 			}
 			qs := m.queries(10_000, &c.class)
 			for i, q := range qs {

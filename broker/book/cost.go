@@ -13,7 +13,7 @@ import (
 //
 //	run    = Work / (Speed · GPUs^Scaling · κ)            κ = Score / Median within 0.5…1.1
 //	start  = Setup + Reach + Before·missing/rate + Load/min(disk, PCIe)
-//	rate   = min(Down, disk bandwidth, Supply)            missing = Bytes · (1 − share that the host holds)
+//	rate   = min(Down, disk bandwidth, Supply)            missing = Bytes · (1 − share held)
 //	E      = run/C · (1/λ + R) · (exp(λ·C) − 1)           C = Checkpoint, or run without; R = start + Restore
 //	cost   = price·GPUs·(E + BilledStart·start) + storage·(E + start) + traffic in·missing + traffic out·Out
 //	       + Nearby·E + Waiting·start + Lateness·max(0, start + E − Deadline)
@@ -29,14 +29,14 @@ type Job struct {
 	Checkpoint float64   // between checkpoints; zero: none
 	Restore    float64   // from a checkpoint
 
-	Setup       float64           // the part of the start that is equal everywhere
-	Reach       []float64         // by region: the part of the start that distance costs
-	Bytes       float64           // image and weights
-	Held        map[uint32]uint16 // by host: the share of Bytes that it has, of 65,535
-	Before      float64           // 0…1: the share of what is missing that is needed before the start
-	Supply      float64           // bytes per second that those who hold them can send; zero: no limit
-	Load        float64           // bytes to load into the GPUs before the start
-	BilledStart float64           // 0…1: the share of the start that is billed
+	Setup       float64         // the part of the start that is equal everywhere
+	Reach       []float64       // by region: the part of the start that distance costs
+	Bytes       float64         // image and weights
+	Held        map[Slot]uint16 // the share of Bytes that is there already, of 65,535; fastest up to MaxHeld
+	Before      float64         // 0…1: the share of what is missing that is needed before the start
+	Supply      float64         // bytes per second that those who hold them can send; zero: no limit
+	Load        float64         // bytes to load into the GPUs before the start
+	BilledStart float64         // 0…1: the share of the start that is billed
 
 	Storage  float64   // GiB kept while it runs
 	Out      float64   // bytes sent to the internet
@@ -95,6 +95,18 @@ func (j *Job) check() error {
 	return nil
 }
 
+// MaxHeld is how many holders of a job's bytes a search looks at before all others.
+const MaxHeld = 1024
+
+// first reports whether holders are looked at first.
+func (j *Job) first() bool { return len(j.Held) <= MaxHeld }
+
+// Cost returns what the job is expected to cost on an offer, in nanodollars.
+func (j *Job) Cost(s Slot, r *Record) float64 {
+	p := j.plan(r.Model, r.GPUs)
+	return j.cost(&p, r, j.Held[s])
+}
+
 // plan is what a job costs on any offer of a cell.
 type plan struct {
 	gpus   float64
@@ -102,6 +114,8 @@ type plan struct {
 	median float64
 	// No offer of the cell costs less than price·slope + base.
 	slope, base float64
+	// The least of what is in base: seconds of fetching and loading before the start, the price of traffic.
+	fetch, load, traffic float64
 }
 
 // Bounds of κ: how much a score may change the run time that is expected.
@@ -111,9 +125,12 @@ const (
 )
 
 const (
-	hour = 3600
+	hour     = 3600
+	mbit     = 1e6 / 8 // bytes
+	megabyte = 1e6
+	perByte  = 1e4 / 1e9 // nanodollars, for a unit of DownPrice or UpPrice
 	// slack covers the rounding of a cost against that of its bound.
-	slack = 1 - 1e-12
+	slack = 1e-9
 )
 
 func (j *Job) plan(model uint16, gpus uint8) plan {
@@ -125,36 +142,92 @@ func (j *Job) plan(model uint16, gpus uint8) plan {
 	if j.Scaling > 0 {
 		p.run /= math.Pow(p.gpus, j.Scaling)
 	}
+	return p
+}
+
+// bound sets the least that a plan's cell can cost.
+func (j *Job) bound(p *plan, c *cell) {
 	run := p.run
 	if p.median > 0 {
 		run /= mostKappa
 	}
-	p.slope = slack * p.gpus * (run + j.BilledStart*j.Setup/hour)
-	p.base = slack * (j.Waiting*j.Setup + j.Lateness*max(0, j.Setup+run*hour-j.Deadline))
-	return p
+	most := func(a Attribute) float64 { return float64(max(scales[a].most(c.highest[a]), 1)) }
+	disk := megabyte * most(DiskBandwidth)
+	if j.first() { // whoever holds something is known already
+		rate := min(mbit*most(Down), disk)
+		if j.Supply > 0 {
+			rate = min(rate, j.Supply)
+		}
+		p.fetch = j.Before * j.Bytes / rate
+		p.traffic = perByte * float64(scales[DownPrice].least(c.lowest[DownPrice])) * j.Bytes
+	}
+	p.load = j.Load / min(disk, megabyte*most(PCIe))
+	start := j.Setup + p.fetch + p.load
+	p.slope = (1 - slack) * p.gpus * (run + j.BilledStart*start/hour)
+	p.base = (1 - slack) * (j.Waiting*start + p.traffic + j.Lateness*max(0, start+run*hour-j.Deadline))
 }
 
-// cost returns what the job is expected to cost on an offer of the plan's cell, in nanodollars.
-func (j *Job) cost(p *plan, r *Record) float64 {
+// limit makes the program that passes all slots of a leaf that may cost less than the k-th best: none costs less per
+// GPU-hour than price. Each attribute is given all the room that the least of all others leaves.
+func (j *Job) limit(out *program, p *plan, price, best float64) {
+	out.n = 0
+	// A second of start costs:
+	second := price*p.gpus*j.BilledStart/hour + j.Waiting
+	// What is left when everything is the least that it can be:
+	room := (best - price*p.slope - p.base) + slack*best
+	if !(room > 0) || math.IsInf(room, 0) {
+		return
+	}
+	atLeast := func(a Attribute, v float64) {
+		if v > 1 {
+			s := &scales[a]
+			if l := s.level(uint32(min(v, Unbounded))); l > 0 {
+				out.compare(atLeast, s, l, 0)
+			}
+		}
+	}
+	if bytes := j.Before * j.Bytes; bytes > 0 && j.first() {
+		rate := bytes / (p.fetch + room/second)
+		atLeast(Down, (1-slack)*rate/mbit)
+		atLeast(DiskBandwidth, (1-slack)*rate/megabyte)
+	}
+	if j.Load > 0 {
+		rate := j.Load / (p.load + room/second)
+		atLeast(DiskBandwidth, (1-slack)*rate/megabyte)
+		atLeast(PCIe, (1-slack)*rate/megabyte)
+	}
+	if j.Bytes > 0 && j.first() {
+		s := &scales[DownPrice]
+		most := (1 + slack) * (p.traffic + room) / (perByte * j.Bytes)
+		if l := s.level(uint32(min(most, Unbounded))) + 1; l < 1<<s.bits {
+			out.compare(below, s, l, 0)
+		}
+	}
+	if rent := price * p.gpus * p.run; p.median > 0 && rent > 0 {
+		if kappa := rent / (rent/mostKappa + room); kappa > leastKappa {
+			atLeast(Score, (1-slack)*kappa*p.median)
+		}
+	}
+}
+
+// cost returns what the job is expected to cost on an offer of the plan's cell that holds a share of its bytes.
+func (j *Job) cost(p *plan, r *Record, held uint16) float64 {
 	run := p.run
 	if p.median > 0 {
 		run /= min(max(float64(r.Score)/p.median, leastKappa), mostKappa)
 	}
 	start := j.Setup + at(j.Reach, int(r.Region))
-	missing := j.Bytes
-	disk := 1e6 * float64(max(r.DiskBandwidth, 1))
+	missing := j.Bytes * float64(math.MaxUint16-held) / math.MaxUint16
+	disk := megabyte * float64(max(r.DiskBandwidth, 1))
 	if missing > 0 {
-		if held := j.Held[r.Host]; held > 0 {
-			missing *= float64(math.MaxUint16-held) / math.MaxUint16
-		}
-		rate := min(125_000*float64(max(r.Down, 1)), disk)
+		rate := min(mbit*float64(max(r.Down, 1)), disk)
 		if j.Supply > 0 {
 			rate = min(rate, j.Supply)
 		}
 		start += j.Before * missing / rate
 	}
 	if j.Load > 0 {
-		start += j.Load / min(disk, 1e6*float64(max(r.PCIe, 1)))
+		start += j.Load / min(disk, megabyte*float64(max(r.PCIe, 1)))
 	}
 	begin := start / hour
 	expected := run
@@ -166,19 +239,13 @@ func (j *Job) cost(p *plan, r *Record) float64 {
 		}
 		// Past 100 the job never ends there; its cost need not be exact then, only finite.
 		expected = run / between * (1/hazard + begin + j.Restore/hour) * math.Expm1(min(hazard*between, 100))
-		expected = max(expected, run) // a rounding below
+		expected = max(expected, run) // of a product that was rounded down
 	}
 	return float64(r.Price)*p.gpus*(expected+j.BilledStart*begin) +
 		100*float64(r.StoragePrice)*j.Storage*(expected+begin) +
-		1e4*(float64(r.DownPrice)*missing+float64(r.UpPrice)*j.Out)/1e9 +
+		perByte*(float64(r.DownPrice)*missing+float64(r.UpPrice)*j.Out) +
 		at(j.Nearby, int(r.Region))*expected +
 		j.Waiting*start + j.Lateness*max(0, start+expected*hour-j.Deadline)
-}
-
-// Cost returns what the job is expected to cost on an offer, in nanodollars.
-func (j *Job) Cost(r *Record) float64 {
-	p := j.plan(r.Model, r.GPUs)
-	return j.cost(&p, r)
 }
 
 func at(by []float64, i int) float64 {

@@ -66,8 +66,9 @@ func (g *gang) beaten(bound float64, _ Slot) bool {
 	return int64(g.n)*int64(bound) >= g.total // bounds are whole, and below 2^51
 }
 
-func (g *gang) visit(c *cursor, slots []Slot, m mask) bool {
+func (g *gang) visit(c *cursor, e *entry, m mask) bool {
 	w := g.walk
+	slots := w.slots(c, e)
 	for i, word := range m {
 		for ; word != 0; word &= word - 1 {
 			r := w.x.pages.record(slots[i<<6+bits.TrailingZeros64(word)])

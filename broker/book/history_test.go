@@ -121,10 +121,11 @@ func (h *history) job() *Job {
 		Work: some(1e5), Speed: by(3, 2), Scaling: r.Float64(), Median: by(3, 500), Checkpoint: some(1e4), Restore: some(100),
 		Setup: some(10), Reach: by(4, 1), Bytes: some(1e11), Before: r.Float64(), Supply: some(1e9), Load: some(1e10),
 		BilledStart: r.Float64(), Storage: some(100), Out: some(1e10), Nearby: by(4, 1e8), Waiting: some(1e6),
-		Lateness: some(1e6), Deadline: some(1e5), Held: make(map[uint32]uint16),
+		Lateness: some(1e6), Deadline: some(1e5), Held: make(map[Slot]uint16),
 	}
-	for range r.IntN(10) {
-		j.Held[r.Uint32N(20)] = uint16(r.IntN(1 << 16))
+	for range []int{0, 3, 30, 2 * MaxHeld}[r.IntN(4)] {
+		s, _ := h.any() // also slots that are gone
+		j.Held[s] = uint16(r.IntN(1 << 16))
 	}
 	return j
 }

@@ -18,12 +18,12 @@ type narrow struct {
 type leaf[T any] interface {
 	*T
 	arrays() (slots []Slot, codes []uint32)
-	insert(pos int, r row)        // makes room in the planes at pos and puts the row there
-	remove(pos int)               // closes the planes over pos
-	flip(pos int, diff row)       // changes the bits of one slot
-	cut(from int, to *T)          // moves the planes' bits from there on to the start of an empty leaf
-	join(n int, from *T)          // puts another's bits behind the first n
-	match(p *program, n int) mask // which of the first n slots pass
+	insert(pos int, r row)         // makes room in the planes at pos and puts the row there
+	remove(pos int)                // closes the planes over pos
+	flip(pos int, diff row)        // changes the bits of one slot
+	cut(from int, to *T)           // moves the planes' bits from there on to the start of an empty leaf
+	join(n int, from *T)           // puts another's bits behind the first n
+	match(p *program, m mask) mask // which slots of m pass
 }
 
 // mask has a bit for each slot of a leaf.

@@ -15,7 +15,7 @@ type scale struct {
 const (
 	siteBits    = 4
 	regionBits  = 8
-	numberRows  = 6 + 7 + 7 + 6 + 6 + 7 + 6 + 6 + 7 + 5 + 6 + 6 + 6 + 7
+	numberRows  = 6 + 7 + 7 + 6 + 6 + 7 + 6 + 6 + 7 + 5 + 6 + 6 + 6 + 7 + 6
 	siteRow     = numberRows
 	flagRow     = siteRow + siteBits
 	regionRow   = flagRow + flagCount
@@ -58,6 +58,10 @@ func scaleOf(a Attribute) scale {
 		return scale{75, 6, 2, 0}
 	case Score:
 		return scale{81, 7, 3, 0}
+	case DownPrice:
+		return scale{88, 6, 2, 0}
+	case UpPrice, StoragePrice, Hazard: // without planes: only records are asked
+		return scale{plane: numberRows}
 	case attributes:
 	}
 	return scale{}
@@ -84,6 +88,26 @@ func (s scale) level(v uint32) uint32 {
 		return 0
 	}
 	return min(l-s.base, 1<<s.bits-1)
+}
+
+// least returns the least value of a level, and most the greatest.
+func (s scale) least(l uint8) uint32 {
+	if l == 0 {
+		return 0
+	}
+	v := uint32(l) + s.base
+	if v < 2<<s.sub {
+		return v
+	}
+	shift := v>>s.sub - 1
+	return (v - shift<<s.sub) << shift
+}
+
+func (s scale) most(l uint8) uint32 {
+	if uint32(l) >= 1<<s.bits-1 {
+		return Unbounded
+	}
+	return s.least(l+1) - 1
 }
 
 // row is a record as the bits of the planes, without its site level.

@@ -26,7 +26,7 @@ func (n *naive) search(q *Query) (hits []Hit) {
 		}
 		h := Hit{Slot: s, Price: o.Price, Cost: float64(o.Price)}
 		if q.Job != nil {
-			h.Cost = q.Job.Cost(&o.Record)
+			h.Cost = q.Job.Cost(s, &o.Record)
 		}
 		hits = append(hits, h)
 	}

@@ -109,8 +109,7 @@ func (c *census) above(a Attribute, l uint32) (n int32) {
 	return n
 }
 
-func (l *wide) match(p *program, n int) mask {
-	m := low(n)
+func (l *wide) match(p *program, m mask) mask {
 	for i := range p.steps[:p.n] {
 		s := &p.steps[i]
 		v := l.planes[s.plane]
@@ -160,8 +159,8 @@ func (l *wide) within(p *program, m mask) (out mask) {
 }
 
 // match leaves the region to who chose the ladder.
-func (l *narrow) match(p *program, n int) mask {
-	m := uint64(1)<<n - 1
+func (l *narrow) match(p *program, of mask) mask {
+	m := of[0]
 	for i := range p.steps[:p.n] {
 		s := &p.steps[i]
 		switch s.kind {

@@ -50,6 +50,10 @@ const (
 	Ports                          // ports that can be opened
 	Hours                          // whole hours that the offer will stand
 	Score                          // benchmark, in the caller's unit
+	DownPrice                      // these as in the record
+	UpPrice
+	StoragePrice
+	Hazard
 	attributes
 )
 
@@ -131,6 +135,14 @@ func (r *Record) Value(a Attribute) uint32 {
 		return uint32(r.Hours)
 	case Score:
 		return uint32(r.Score)
+	case DownPrice:
+		return uint32(r.DownPrice)
+	case UpPrice:
+		return uint32(r.UpPrice)
+	case StoragePrice:
+		return uint32(r.StoragePrice)
+	case Hazard:
+		return uint32(r.Hazard)
 	case attributes:
 	}
 	return 0

@@ -36,6 +36,7 @@ func (x *Index) search(q *Query) Result {
 	w := x.walker(q)
 	defer x.walkers.Put(w)
 	t := &top{walk: w, job: q.Job, k: q.K, hits: make([]Hit, 0, min(q.K, 32))}
+	t.holders()
 	w.start(0, rankCost)
 	w.run(t)
 	return Result{Hits: t.hits, Leaves: w.leaves, Records: w.records, Partial: w.partial}
@@ -66,6 +67,7 @@ type walker struct {
 	x       *Index
 	q       *Query
 	program program
+	limits  program // of a leaf, from what the k-th best costs
 	cursors []cursor
 	heap    []head
 	leaves  int
@@ -98,7 +100,7 @@ type goal interface {
 	// not left.
 	beaten(bound float64, s Slot) bool
 	// visit looks at slots of a leaf and reports whether the rest of the ladder is not wanted.
-	visit(c *cursor, slots []Slot, m mask) bool
+	visit(c *cursor, e *entry, m mask) bool
 }
 
 func (x *Index) walker(q *Query) *walker {
@@ -164,6 +166,7 @@ func (w *walker) model(m uint16, by rank) {
 			cur.plan.slope = float64(c.gpus)
 		case w.q.Job != nil:
 			cur.plan = w.q.Job.plan(c.model, c.gpus)
+			w.q.Job.bound(&cur.plan, c)
 		default:
 			cur.plan.slope = 1
 		}
@@ -259,22 +262,30 @@ func (w *walker) run(g goal) {
 		}
 		w.leaves++
 		c.i++
-		var m mask
-		var slots []Slot
-		if c.narrow {
-			l := w.x.narrow.at(e.leaf)
-			m, slots = l.match(&w.program, int(e.n)), l.slots[:]
-		} else {
-			l := w.x.wide.at(e.leaf)
-			m, slots = l.match(&w.program, int(e.n)), l.slots[:]
-		}
-		if m != (mask{}) && g.visit(c, slots, m) || c.i == len(c.dir) {
+		m := w.match(c, e, &w.program, low(int(e.n)))
+		if m != (mask{}) && g.visit(c, e, m) || c.i == len(c.dir) {
 			w.pop()
 			continue
 		}
 		w.bound(h)
 		w.sift(0)
 	}
+}
+
+// match returns the slots of a leaf's mask that pass a program.
+func (w *walker) match(c *cursor, e *entry, p *program, m mask) mask {
+	if c.narrow {
+		return w.x.narrow.at(e.leaf).match(p, m)
+	}
+	return w.x.wide.at(e.leaf).match(p, m)
+}
+
+// slots returns the slots of a leaf.
+func (w *walker) slots(c *cursor, e *entry) []Slot {
+	if c.narrow {
+		return w.x.narrow.at(e.leaf).slots[:]
+	}
+	return w.x.wide.at(e.leaf).slots[:]
 }
 
 // pop drops the first cursor.
@@ -285,77 +296,4 @@ func (w *walker) pop() {
 	if n > 0 {
 		w.sift(0)
 	}
-}
-
-// top is the goal of the k cheapest.
-type top struct {
-	walk *walker
-	job  *Job
-	k    int
-	hits []Hit
-}
-
-func (t *top) beaten(bound float64, s Slot) bool {
-	if len(t.hits) < t.k {
-		return false
-	}
-	last := &t.hits[t.k-1]
-	return last.Cost < bound || last.Cost == bound && last.Slot < s
-}
-
-func (t *top) visit(c *cursor, slots []Slot, m mask) bool {
-	w := t.walk
-	w.fetch(slots, m, t.k+2-len(t.hits))
-	for i, word := range m {
-		for ; word != 0; word &= word - 1 {
-			s := slots[i<<6+bits.TrailingZeros64(word)]
-			r := w.x.pages.record(s)
-			w.records++
-			first := s
-			if t.job != nil {
-				first = 0
-			}
-			price := float64(r.Price)
-			if w.q.MaxPrice > 0 && r.Price > w.q.MaxPrice || t.beaten(price*c.plan.slope+c.plan.base, first) {
-				return true
-			}
-			if !w.q.Matches(r) {
-				continue
-			}
-			if t.job != nil {
-				t.add(Hit{Slot: s, Price: r.Price, Cost: t.job.cost(&c.plan, r)})
-			} else {
-				t.add(Hit{Slot: s, Price: r.Price, Cost: price})
-			}
-		}
-	}
-	return false
-}
-
-// fetch reads the first n records of a leaf that are about to be looked at, so that the processor waits for all of them
-// at once and not for one after the other.
-func (w *walker) fetch(slots []Slot, m mask, n int) {
-	var sum pricing.Rate
-	for i, word := range m {
-		for ; word != 0 && n > 0; word &= word - 1 {
-			sum += w.x.pages.record(slots[i<<6+bits.TrailingZeros64(word)]).Price
-			n--
-		}
-	}
-	w.fetched += sum
-}
-
-// add keeps a hit if it is among the k cheapest.
-func (t *top) add(h Hit) {
-	if t.beaten(h.Cost, h.Slot) {
-		return
-	}
-	if len(t.hits) == t.k {
-		t.hits = t.hits[:t.k-1]
-	}
-	i := len(t.hits)
-	for i > 0 && (t.hits[i-1].Cost > h.Cost || t.hits[i-1].Cost == h.Cost && t.hits[i-1].Slot > h.Slot) {
-		i--
-	}
-	t.hits = slices.Insert(t.hits, i, h)
 }

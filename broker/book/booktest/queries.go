@@ -151,8 +151,9 @@ func (m *Market) Node(r *rand.Rand) *book.Query {
 	return q
 }
 
-// Job draws a job: a day, an hour, ten minutes with an image of 20 GB, or an endpoint for which somebody waits.
-func (m *Market) Job(r *rand.Rand) *book.Job {
+// Job draws a job: a day, an hour, ten minutes with an image of 20 GB, or an endpoint for which somebody waits. Some
+// of the slots hold a part of its bytes.
+func (m *Market) Job(r *rand.Rand, slots []book.Slot) *book.Job {
 	j := &book.Job{Setup: 3, Before: 0.3, Bytes: 4e9, BilledStart: 1, Storage: 20}
 	for i := range m.Kinds {
 		j.Speed = append(j.Speed, m.Kinds[i].Speed)
@@ -168,9 +169,9 @@ func (m *Market) Job(r *rand.Rand) *book.Job {
 	case 3:
 		j.Work, j.Bytes, j.Load, j.Waiting = 3600*0.1, 20e9, 20e9, 1e9/3600
 	}
-	j.Held = make(map[uint32]uint16)
-	for range 200 {
-		j.Held[1+uint32(r.IntN(int(m.host)))] = uint16(r.IntN(1 << 16))
+	j.Held = make(map[book.Slot]uint16)
+	for range min(200, len(slots)) {
+		j.Held[slots[r.IntN(len(slots))]] = uint16(r.IntN(1 << 16))
 	}
 	return j
 }

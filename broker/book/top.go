@@ -1,0 +1,109 @@
+package book
+
+import (
+	"math/bits"
+	"slices"
+
+	"rialto/pricing"
+)
+
+// top is the goal of the k cheapest.
+type top struct {
+	walk *walker
+	job  *Job
+	k    int
+	hits []Hit
+}
+
+func (t *top) beaten(bound float64, s Slot) bool {
+	if len(t.hits) < t.k {
+		return false
+	}
+	last := &t.hits[t.k-1]
+	return last.Cost < bound || last.Cost == bound && last.Slot < s
+}
+
+func (t *top) visit(c *cursor, e *entry, m mask) bool {
+	w := t.walk
+	if t.job != nil && len(t.hits) == t.k {
+		t.job.limit(&w.limits, &c.plan, float64(e.first.price), t.hits[t.k-1].Cost)
+		if m = w.match(c, e, &w.limits, m); m == (mask{}) {
+			return false
+		}
+	}
+	slots := w.slots(c, e)
+	w.fetch(slots, m, t.k+2-len(t.hits))
+	for i, word := range m {
+		for ; word != 0; word &= word - 1 {
+			s := slots[i<<6+bits.TrailingZeros64(word)]
+			r := w.x.pages.record(s)
+			w.records++
+			first := s
+			if t.job != nil {
+				first = 0
+			}
+			price := float64(r.Price)
+			if w.q.MaxPrice > 0 && r.Price > w.q.MaxPrice || t.beaten(price*c.plan.slope+c.plan.base, first) {
+				return true
+			}
+			switch {
+			case !w.q.Matches(r):
+			case t.job == nil:
+				t.add(Hit{Slot: s, Price: r.Price, Cost: price})
+			case t.job.first():
+				if _, held := t.job.Held[s]; !held { // else it is known already
+					t.add(Hit{Slot: s, Price: r.Price, Cost: t.job.cost(&c.plan, r, 0)})
+				}
+			default:
+				t.add(Hit{Slot: s, Price: r.Price, Cost: t.job.cost(&c.plan, r, t.job.Held[s])})
+			}
+		}
+	}
+	return false
+}
+
+// fetch reads the first n records of a leaf that are about to be looked at, so that the processor waits for all of them
+// at once and not for one after the other.
+func (w *walker) fetch(slots []Slot, m mask, n int) {
+	var sum pricing.Rate
+	for i, word := range m {
+		for ; word != 0 && n > 0; word &= word - 1 {
+			sum += w.x.pages.record(slots[i<<6+bits.TrailingZeros64(word)]).Price
+			n--
+		}
+	}
+	w.fetched += sum
+}
+
+// holders looks at the offers that hold some of the job's bytes, before the walk, which then may assume that nobody does.
+func (t *top) holders() {
+	if t.job == nil || !t.job.first() {
+		return
+	}
+	x := t.walk.x
+	for s, share := range t.job.Held {
+		if x.pages.status(s) != live {
+			continue
+		}
+		t.walk.records++
+		if r := x.pages.record(s); t.walk.q.Matches(r) {
+			p := t.job.plan(r.Model, r.GPUs)
+			t.add(Hit{Slot: s, Price: r.Price, Cost: t.job.cost(&p, r, share)})
+		}
+	}
+}
+
+// add keeps a hit if it is among the k cheapest.
+func (t *top) add(h Hit) {
+	if t.beaten(h.Cost, h.Slot) {
+		return
+	}
+	if len(t.hits) == t.k {
+		t.hits = t.hits[:t.k-1]
+	}
+	i := len(t.hits)
+	for i > 0 && (t.hits[i-1].Cost > h.Cost || t.hits[i-1].Cost == h.Cost && t.hits[i-1].Slot > h.Slot) {
+		i--
+	}
+	t.hits = slices.Insert(t.hits, i, h)
+}
