@@ -167,10 +167,17 @@ func (j *Job) bound(p *plan, c *cell) {
 	p.base = (1 - slack) * (j.Waiting*start + p.traffic + j.Lateness*max(0, start+run*hour-j.Deadline))
 }
 
+// limits is a program of a ladder's leaves, and for what it was made.
+type limits struct {
+	known       bool
+	price, best float64
+	program     program
+}
+
 // limit makes the program that passes all slots of a leaf that may cost less than the k-th best: none costs less per
 // GPU-hour than price. Each attribute is given all the room that the least of all others leaves.
-func (j *Job) limit(out *program, p *plan, price, best float64) {
-	out.n = 0
+func (j *Job) limit(out *program, p *plan, price, best float64, c *census) {
+	out.steps = out.steps[:0]
 	// A second of start costs:
 	second := price*p.gpus*j.BilledStart/hour + j.Waiting
 	// What is left when everything is the least that it can be:
@@ -179,11 +186,8 @@ func (j *Job) limit(out *program, p *plan, price, best float64) {
 		return
 	}
 	atLeast := func(a Attribute, v float64) {
-		if v > 1 {
-			s := &scales[a]
-			if l := s.level(uint32(min(v, Unbounded))); l > 0 {
-				out.compare(atLeast, s, l, 0)
-			}
+		if v > 1 { // zero counts as one
+			out.atLeast(a, uint32(min(v, Unbounded)), c)
 		}
 	}
 	if bytes := j.Before * j.Bytes; bytes > 0 && j.first() {
@@ -197,17 +201,15 @@ func (j *Job) limit(out *program, p *plan, price, best float64) {
 		atLeast(PCIe, (1-slack)*rate/megabyte)
 	}
 	if j.Bytes > 0 && j.first() {
-		s := &scales[DownPrice]
 		most := (1 + slack) * (p.traffic + room) / (perByte * j.Bytes)
-		if l := s.level(uint32(min(most, Unbounded))) + 1; l < 1<<s.bits {
-			out.compare(below, s, l, 0)
-		}
+		out.atMost(DownPrice, uint32(min(most, Unbounded)), c)
 	}
 	if rent := price * p.gpus * p.run; p.median > 0 && rent > 0 {
 		if kappa := rent / (rent/mostKappa + room); kappa > leastKappa {
 			atLeast(Score, (1-slack)*kappa*p.median)
 		}
 	}
+	out.sort()
 }
 
 // cost returns what the job is expected to cost on an offer of the plan's cell that holds a share of its bytes.

@@ -66,6 +66,8 @@ func (g *gang) beaten(bound float64, _ Slot) bool {
 	return int64(g.n)*int64(bound) >= g.total // bounds are whole, and below 2^51
 }
 
+func (*gang) first(*cursor, *entry) *program { return nil }
+
 func (g *gang) visit(c *cursor, e *entry, m mask) bool {
 	w := g.walk
 	slots := w.slots(c, e)

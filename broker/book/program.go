@@ -1,6 +1,7 @@
 package book
 
 import (
+	"cmp"
 	"math/bits"
 	"slices"
 )
@@ -25,29 +26,28 @@ type step struct {
 	pass  float32
 }
 
-// maxSteps is more than a query has: two per bound, flags, region, site.
-const maxSteps = 2*MaxBounds + flagCount + 2
-
 // maxRegions is how many regions are worth asking the planes for.
 const maxRegions = 8
 
 // program is a query's conditions on the planes, the one that fewest slots pass first. What passes all of them may
 // match; what does not cannot.
 type program struct {
-	steps   [maxSteps]step
-	n       int
-	regions [maxRegions]uint8
-	nr      int
+	steps   []step
+	regions []uint8 // of the one step that is within
 }
 
-func (p *program) add(s step) {
-	p.steps[p.n] = s
-	p.n++
+func (p *program) add(s step) { p.steps = append(p.steps, s) }
+
+// sort puts the step that fewest slots pass first.
+func (p *program) sort() {
+	slices.SortFunc(p.steps, func(a, b step) int {
+		return cmp.Or(cmp.Compare(a.pass, b.pass), cmp.Compare(a.plane, b.plane))
+	})
 }
 
 // compile makes a query's program. Slots on sites with fewer live ones than siblings do not pass.
 func (p *program) compile(q *Query, siblings int, c *census) {
-	p.n, p.nr = 0, 0
+	p.steps, p.regions = p.steps[:0], p.regions[:0]
 	all := float32(max(c.live, 1))
 	for f := range flagCount {
 		pass := float32(c.flags[f]) / all
@@ -59,13 +59,8 @@ func (p *program) compile(q *Query, siblings int, c *census) {
 		}
 	}
 	for _, b := range q.Bounds {
-		s := &scales[b.Attribute]
-		if l := s.level(b.Min); l > 0 {
-			p.compare(atLeast, s, l, float32(c.above(b.Attribute, l))/all)
-		}
-		if l := s.level(b.Max) + 1; l < 1<<s.bits {
-			p.compare(below, s, l, 1-float32(c.above(b.Attribute, l))/all)
-		}
+		p.atLeast(b.Attribute, b.Min, c)
+		p.atMost(b.Attribute, b.Max, c)
 	}
 	if siblings > 1 {
 		p.compare(atLeast, &scale{plane: siteRow, bits: siteBits}, uint32(siteLevel(uint32(siblings))), 0.2)
@@ -75,22 +70,29 @@ func (p *program) compile(q *Query, siblings int, c *census) {
 		for w, word := range q.Regions {
 			for ; word != 0; word &= word - 1 {
 				r := uint8(w<<6 + bits.TrailingZeros64(word))
-				p.regions[p.nr] = r
-				p.nr++
+				p.regions = append(p.regions, r)
 				pass += float32(c.regions[r]) / all
 			}
 		}
 		p.add(step{kind: within, plane: regionRow, pass: pass})
 	}
-	slices.SortFunc(p.steps[:p.n], func(a, b step) int {
-		switch {
-		case a.pass < b.pass:
-			return -1
-		case a.pass > b.pass:
-			return 1
-		}
-		return int(a.plane) - int(b.plane)
-	})
+	p.sort()
+}
+
+// atLeast adds the step that passes what may have a value or more, if there is anything that it would not pass.
+func (p *program) atLeast(a Attribute, v uint32, c *census) {
+	s := &scales[a]
+	if l := s.level(v); l > 0 {
+		p.compare(atLeast, s, l, c.above(a, l))
+	}
+}
+
+// atMost is atLeast for a value or less.
+func (p *program) atMost(a Attribute, v uint32, c *census) {
+	s := &scales[a]
+	if l := s.level(v) + 1; l < 1<<s.bits {
+		p.compare(below, s, l, 1-c.above(a, l))
+	}
 }
 
 // compare adds a comparison with a level that is not zero. Planes below its lowest one cannot change the outcome.
@@ -101,16 +103,17 @@ func (p *program) compare(k kind, s *scale, l uint32, pass float32) {
 	})
 }
 
-// above returns about how many live slots have at least a level.
-func (c *census) above(a Attribute, l uint32) (n int32) {
+// above returns about which share of the live slots has at least a level.
+func (c *census) above(a Attribute, l uint32) float32 {
+	var n int32
 	for _, m := range c.levels[a][l>>histogramBy:] {
 		n += m
 	}
-	return n
+	return float32(n) / float32(max(c.live, 1))
 }
 
 func (l *wide) match(p *program, m mask) mask {
-	for i := range p.steps[:p.n] {
+	for i := range p.steps {
 		s := &p.steps[i]
 		v := l.planes[s.plane]
 		switch s.kind {
@@ -146,7 +149,7 @@ func (l *wide) match(p *program, m mask) mask {
 }
 
 func (l *wide) within(p *program, m mask) (out mask) {
-	for _, r := range p.regions[:p.nr] {
+	for _, r := range p.regions {
 		e := m
 		for j := range regionBits {
 			v := &l.planes[regionRow+j]
@@ -161,7 +164,7 @@ func (l *wide) within(p *program, m mask) (out mask) {
 // match leaves the region to who chose the ladder.
 func (l *narrow) match(p *program, of mask) mask {
 	m := of[0]
-	for i := range p.steps[:p.n] {
+	for i := range p.steps {
 		s := &p.steps[i]
 		switch s.kind {
 		case set:

@@ -67,7 +67,6 @@ type walker struct {
 	x       *Index
 	q       *Query
 	program program
-	limits  program // of a leaf, from what the k-th best costs
 	cursors []cursor
 	heap    []head
 	leaves  int
@@ -83,6 +82,7 @@ type cursor struct {
 	narrow bool
 	cell   *cell
 	plan   plan
+	limits limits
 }
 
 // head orders the cursors: by the least cost of what they have left, then by slot.
@@ -99,6 +99,8 @@ type goal interface {
 	// beaten reports whether nothing that costs at least so much is wanted any more; at equal cost slots below s are
 	// not left.
 	beaten(bound float64, s Slot) bool
+	// first returns what else a leaf's slots must pass to be wanted; nil: nothing.
+	first(c *cursor, e *entry) *program
 	// visit looks at slots of a leaf and reports whether the rest of the ladder is not wanted.
 	visit(c *cursor, e *entry, m mask) bool
 }
@@ -262,7 +264,13 @@ func (w *walker) run(g goal) {
 		}
 		w.leaves++
 		c.i++
-		m := w.match(c, e, &w.program, low(int(e.n)))
+		m := low(int(e.n))
+		if p := g.first(c, e); p != nil {
+			m = w.match(c, e, p, m)
+		}
+		if m != (mask{}) {
+			m = w.match(c, e, &w.program, m)
+		}
 		if m != (mask{}) && g.visit(c, e, m) || c.i == len(c.dir) {
 			w.pop()
 			continue

@@ -23,14 +23,25 @@ func (t *top) beaten(bound float64, s Slot) bool {
 	return last.Cost < bound || last.Cost == bound && last.Slot < s
 }
 
+// first returns what an offer needs to cost less than the k-th best.
+func (t *top) first(c *cursor, e *entry) *program {
+	if t.job == nil || len(t.hits) < t.k {
+		return nil
+	}
+	l, price, best := &c.limits, float64(e.first.price), t.hits[t.k-1].Cost
+	// Limits of a lower price or of a worse best are wider, and as right.
+	if !l.known || price > 1.02*l.price || best < 0.98*l.best {
+		l.known, l.price, l.best = true, price, best
+		t.job.limit(&l.program, &c.plan, price, best, &t.walk.x.census)
+	}
+	if len(l.program.steps) == 0 {
+		return nil
+	}
+	return &l.program
+}
+
 func (t *top) visit(c *cursor, e *entry, m mask) bool {
 	w := t.walk
-	if t.job != nil && len(t.hits) == t.k {
-		t.job.limit(&w.limits, &c.plan, float64(e.first.price), t.hits[t.k-1].Cost)
-		if m = w.match(c, e, &w.limits, m); m == (mask{}) {
-			return false
-		}
-	}
 	slots := w.slots(c, e)
 	w.fetch(slots, m, t.k+2-len(t.hits))
 	for i, word := range m {
