@@ -72,7 +72,7 @@ type walker struct {
 	leaves  int
 	records int
 	partial bool
-	fetched pricing.Rate // keeps what fetch reads from being optimised away
+	sink    uint64 // keeps reads ahead from being optimised away
 }
 
 // cursor is how far a ladder was walked.

@@ -83,7 +83,7 @@ func (w *walker) fetch(slots []Slot, m mask, n int) {
 			n--
 		}
 	}
-	w.fetched += sum
+	w.sink += uint64(sum)
 }
 
 // holders looks at the offers that hold some of the job's bytes, before the walk, which then may assume that nobody does.
@@ -91,13 +91,13 @@ func (t *top) holders() {
 	if t.job == nil || !t.job.first() {
 		return
 	}
-	x := t.walk.x
+	x, q := t.walk.x, t.walk.q
 	for s, share := range t.job.Held {
-		if x.pages.status(s) != live {
+		if s.index() >= x.pages.used {
 			continue
 		}
 		t.walk.records++
-		if r := x.pages.record(s); t.walk.q.Matches(r) {
+		if r := x.pages.record(s); q.inCell(r.Model, r.GPUs) && q.Matches(r) && x.pages.status(s) == live {
 			p := t.job.plan(r.Model, r.GPUs)
 			t.add(Hit{Slot: s, Price: r.Price, Cost: t.job.cost(&p, r, share)})
 		}
