@@ -112,10 +112,16 @@ type plan struct {
 	gpus   float64
 	run    float64 // hours with κ = 1
 	median float64
+	load   float64 // seconds of loading at least
 	// No offer of the cell costs less than price·slope + base.
 	slope, base float64
-	// The least of what is in base: seconds of fetching and loading before the start, the price of traffic.
-	fetch, load, traffic float64
+}
+
+// least is the parts of a job's cost in a zone, each as low as it can be there.
+type least struct {
+	run     float64 // hours
+	fetch   float64 // seconds of the start
+	traffic float64 // nanodollars
 }
 
 // Bounds of κ: how much a score may change the run time that is expected.
@@ -147,69 +153,83 @@ func (j *Job) plan(model uint16, gpus uint8) plan {
 
 // bound sets the least that a plan's cell can cost.
 func (j *Job) bound(p *plan, c *cell) {
-	run := p.run
-	if p.median > 0 {
-		run /= mostKappa
+	z := zone{
+		down: c.highest[Down], disk: c.highest[DiskBandwidth], score: c.highest[Score], downPrice: c.lowest[DownPrice],
 	}
-	most := func(a Attribute) float64 { return float64(max(scales[a].most(c.highest[a]), 1)) }
-	disk := megabyte * most(DiskBandwidth)
-	if j.first() { // whoever holds something is known already
-		rate := min(mbit*most(Down), disk)
+	if j.Load > 0 {
+		p.load = j.Load / megabyte / min(most(DiskBandwidth, z.disk), most(PCIe, c.highest[PCIe]))
+	}
+	l := j.least(p, z)
+	start := j.Setup + l.fetch + p.load
+	p.slope = (1 - slack) * p.gpus * (l.run + j.BilledStart*start/hour)
+	p.base = (1 - slack) * (l.traffic + j.late(start, l.run))
+}
+
+// most returns the greatest value of a level where zero counts as one.
+func most(a Attribute, level uint8) float64 { return float64(max(scales[a].most(level), 1)) }
+
+func (j *Job) least(p *plan, z zone) (l least) {
+	l.run = p.run
+	if p.median > 0 {
+		l.run /= min(max(float64(scales[Score].most(z.score))/p.median, leastKappa), mostKappa)
+	}
+	if j.Bytes > 0 && j.first() { // whoever holds something is known already
+		rate := min(mbit*most(Down, z.down), megabyte*most(DiskBandwidth, z.disk))
 		if j.Supply > 0 {
 			rate = min(rate, j.Supply)
 		}
-		p.fetch = j.Before * j.Bytes / rate
-		p.traffic = perByte * float64(scales[DownPrice].least(c.lowest[DownPrice])) * j.Bytes
+		l.fetch = j.Before * j.Bytes / rate
+		l.traffic = perByte * float64(scales[DownPrice].least(z.downPrice)) * j.Bytes
 	}
-	p.load = j.Load / min(disk, megabyte*most(PCIe))
-	start := j.Setup + p.fetch + p.load
-	p.slope = (1 - slack) * p.gpus * (run + j.BilledStart*start/hour)
-	p.base = (1 - slack) * (j.Waiting*start + p.traffic + j.Lateness*max(0, start+run*hour-j.Deadline))
+	return l
 }
 
-// limits is a program of a ladder's leaves, and for what it was made.
-type limits struct {
-	known       bool
-	price, best float64
-	program     program
+// late returns what starting and ending so late costs: seconds and hours.
+func (j *Job) late(start, run float64) float64 {
+	return j.Waiting*start + j.Lateness*max(0, start+run*hour-j.Deadline)
 }
 
-// limit makes the program that passes all slots of a leaf that may cost less than the k-th best: none costs less per
-// GPU-hour than price. Each attribute is given all the room that the least of all others leaves.
-func (j *Job) limit(out *program, p *plan, price, best float64, c *census) {
+// limit makes the program that passes all slots of a leaf that may cost less than the k-th best, and reports false if
+// there can be none: none costs less per GPU-hour than price. Each attribute is given all the room that the least of all
+// others leaves.
+func (j *Job) limit(out *program, p *plan, z zone, price, best float64, c *census) bool {
 	out.steps = out.steps[:0]
-	// A second of start costs:
-	second := price*p.gpus*j.BilledStart/hour + j.Waiting
+	l := j.least(p, z)
+	start := j.Setup + l.fetch + p.load
+	rent := price * p.gpus
 	// What is left when everything is the least that it can be:
-	room := (best - price*p.slope - p.base) + slack*best
+	room := best - rent*(l.run+j.BilledStart*start/hour) - l.traffic - j.late(start, l.run) + slack*best
+	if room < 0 {
+		return false
+	}
+	// A second of start costs:
+	second := rent*j.BilledStart/hour + j.Waiting
 	if !(room > 0) || math.IsInf(room, 0) {
-		return
+		return true
 	}
 	atLeast := func(a Attribute, v float64) {
 		if v > 1 { // zero counts as one
 			out.atLeast(a, uint32(min(v, Unbounded)), c)
 		}
 	}
-	if bytes := j.Before * j.Bytes; bytes > 0 && j.first() {
-		rate := bytes / (p.fetch + room/second)
-		atLeast(Down, (1-slack)*rate/mbit)
-		atLeast(DiskBandwidth, (1-slack)*rate/megabyte)
+	if j.Bytes > 0 && j.first() {
+		rate := (1 - slack) * j.Before * j.Bytes / (l.fetch + room/second)
+		atLeast(Down, rate/mbit)
+		atLeast(DiskBandwidth, rate/megabyte)
+		out.atMost(DownPrice, uint32(min((1+slack)*(l.traffic+room)/(perByte*j.Bytes), Unbounded)), c)
 	}
 	if j.Load > 0 {
-		rate := j.Load / (p.load + room/second)
-		atLeast(DiskBandwidth, (1-slack)*rate/megabyte)
-		atLeast(PCIe, (1-slack)*rate/megabyte)
+		rate := (1 - slack) * j.Load / (p.load + room/second)
+		atLeast(DiskBandwidth, rate/megabyte)
+		atLeast(PCIe, rate/megabyte)
 	}
-	if j.Bytes > 0 && j.first() {
-		most := (1 + slack) * (p.traffic + room) / (perByte * j.Bytes)
-		out.atMost(DownPrice, uint32(min(most, Unbounded)), c)
-	}
-	if rent := price * p.gpus * p.run; p.median > 0 && rent > 0 {
-		if kappa := rent / (rent/mostKappa + room); kappa > leastKappa {
-			atLeast(Score, (1-slack)*kappa*p.median)
+	if p.median > 0 && rent > 0 {
+		if kappa := rent * p.run / (rent*l.run + room); kappa > leastKappa {
+			atLeast(Score, (1-slack)*min(kappa, mostKappa)*p.median)
 		}
 	}
 	out.sort()
+	return true
 }
 
 // cost returns what the job is expected to cost on an offer of the plan's cell that holds a share of its bytes.
@@ -247,7 +267,7 @@ func (j *Job) cost(p *plan, r *Record, held uint16) float64 {
 		100*float64(r.StoragePrice)*j.Storage*(expected+begin) +
 		perByte*(float64(r.DownPrice)*missing+float64(r.UpPrice)*j.Out) +
 		at(j.Nearby, int(r.Region))*expected +
-		j.Waiting*start + j.Lateness*max(0, start+expected*hour-j.Deadline)
+		j.late(start, expected)
 }
 
 func at(by []float64, i int) float64 {

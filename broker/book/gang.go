@@ -66,7 +66,7 @@ func (g *gang) beaten(bound float64, _ Slot) bool {
 	return int64(g.n)*int64(bound) >= g.total // bounds are whole, and below 2^51
 }
 
-func (*gang) first(*cursor, *entry) *program { return nil }
+func (*gang) first(*cursor, *entry) (*program, bool) { return nil, true }
 
 func (g *gang) visit(c *cursor, e *entry, m mask) bool {
 	w := g.walk

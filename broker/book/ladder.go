@@ -13,6 +13,13 @@ type entry struct {
 	first key
 	leaf  uint32
 	n     uint16 // slots that the leaf holds, at least one
+	zone  zone
+}
+
+// zone is the best of some attributes in a leaf, or of more: what a job costs there at least follows from it.
+type zone struct {
+	down, disk, score uint8 // highest levels
+	downPrice         uint8 // lowest level
 }
 
 // ladder is the slots of one kind in order of (price, slot). Its leaves are in a tree that many ladders share.
@@ -99,6 +106,7 @@ func (t *tree[T, L]) insert(l *ladder, k key, r row) {
 	if pos == 0 {
 		e.first = k
 	}
+	e.zone = L(lf).zone(int(e.n))
 }
 
 // split moves the upper half of a full leaf into a new one.
@@ -112,10 +120,10 @@ func (t *tree[T, L]) split(l *ladder, i int) {
 	L(from).cut(half, to)
 	copy(slots2, slots[half:n])
 	copy(codes2, codes[half:n])
-	e.n = uint16(half)
+	e.n, e.zone = uint16(half), L(from).zone(half)
 	first := slots2[0]
 	l.dir = slices.Insert(l.dir, i+1, entry{
-		first: key{t.pages.record(first).Price, first}, leaf: other, n: uint16(n - half),
+		first: key{t.pages.record(first).Price, first}, leaf: other, n: uint16(n - half), zone: L(to).zone(n - half),
 	})
 }
 
@@ -151,6 +159,7 @@ func (t *tree[T, L]) remove(l *ladder, k key) {
 	case pos == 0:
 		e.first = key{t.pages.record(slots[0]).Price, slots[0]}
 	}
+	e.zone = L(lf).zone(int(e.n))
 	if int(e.n) < len(slots)/4 {
 		t.merge(l, i)
 	}
@@ -173,6 +182,7 @@ func (t *tree[T, L]) merge(l *ladder, i int) {
 		copy(slots[a.n:], slots2[:b.n])
 		copy(codes[a.n:], codes2[:b.n])
 		a.n += b.n
+		a.zone = L(to).zone(int(a.n))
 		var zero T
 		*from = zero
 		t.release(b.leaf)
@@ -194,5 +204,8 @@ func (t *tree[T, L]) drop(l *ladder) {
 // flip changes the bits of a slot that is in the ladder.
 func (t *tree[T, L]) flip(l *ladder, k key, diff row) {
 	i, pos := t.locate(l, k)
-	L(t.at(l.dir[i].leaf)).flip(pos, diff)
+	e := &l.dir[i]
+	lf := t.at(e.leaf)
+	L(lf).flip(pos, diff)
+	e.zone = L(lf).zone(int(e.n))
 }

@@ -23,6 +23,7 @@ type leaf[T any] interface {
 	flip(pos int, diff row)        // changes the bits of one slot
 	cut(from int, to *T)           // moves the planes' bits from there on to the start of an empty leaf
 	join(n int, from *T)           // puts another's bits behind the first n
+	zone(n int) zone               // of the first n slots
 	match(p *program, m mask) mask // which slots of m pass
 }
 
@@ -88,6 +89,47 @@ func (l *wide) join(n int, from *wide) {
 		p, up := &l.planes[i], mask(from.planes[i]).up(n)
 		*p = [4]uint64{p[0] | up[0], p[1] | up[1], p[2] | up[2], p[3] | up[3]}
 	}
+}
+
+func (l *wide) zone(n int) zone {
+	all := low(n)
+	return zone{
+		down: l.extreme(Down, all, 0), disk: l.extreme(DiskBandwidth, all, 0), score: l.extreme(Score, all, 0),
+		downPrice: ^l.extreme(DownPrice, all, ^uint64(0)) & (1<<scales[DownPrice].bits - 1),
+	}
+}
+
+// extreme returns the highest level of some slots, of the inverted planes when flip is all ones.
+func (l *wide) extreme(a Attribute, m mask, flip uint64) (level uint8) {
+	s := &scales[a]
+	for i := int(s.bits) - 1; i >= 0; i-- {
+		p := &l.planes[int(s.plane)+i]
+		x := mask{m[0] & (p[0] ^ flip), m[1] & (p[1] ^ flip), m[2] & (p[2] ^ flip), m[3] & (p[3] ^ flip)}
+		if x[0]|x[1]|x[2]|x[3] != 0 {
+			m = x
+			level |= 1 << i
+		}
+	}
+	return level
+}
+
+func (l *narrow) zone(n int) zone {
+	all := low(n)[0]
+	return zone{
+		down: l.extreme(Down, all, 0), disk: l.extreme(DiskBandwidth, all, 0), score: l.extreme(Score, all, 0),
+		downPrice: ^l.extreme(DownPrice, all, ^uint64(0)) & (1<<scales[DownPrice].bits - 1),
+	}
+}
+
+func (l *narrow) extreme(a Attribute, m, flip uint64) (level uint8) {
+	s := &scales[a]
+	for i := int(s.bits) - 1; i >= 0; i-- {
+		if x := m & (l.planes[int(s.plane)+i] ^ flip); x != 0 {
+			m = x
+			level |= 1 << i
+		}
+	}
+	return level
 }
 
 // down moves bit n to bit 0.

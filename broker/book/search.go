@@ -69,7 +69,9 @@ type walker struct {
 	program program
 	cursors []cursor
 	heap    []head
+	limits  program // of the leaf that is looked at, from what the k-th best costs
 	leaves  int
+	skipped int // leaves that were not worth a look
 	records int
 	partial bool
 	sink    uint64 // keeps reads ahead from being optimised away
@@ -82,7 +84,6 @@ type cursor struct {
 	narrow bool
 	cell   *cell
 	plan   plan
-	limits limits
 }
 
 // head orders the cursors: by the least cost of what they have left, then by slot.
@@ -99,8 +100,8 @@ type goal interface {
 	// beaten reports whether nothing that costs at least so much is wanted any more; at equal cost slots below s are
 	// not left.
 	beaten(bound float64, s Slot) bool
-	// first returns what else a leaf's slots must pass to be wanted; nil: nothing.
-	first(c *cursor, e *entry) *program
+	// first returns what else a leaf's slots must pass to be wanted (nil: nothing), and whether one of them may be.
+	first(c *cursor, e *entry) (p *program, maybe bool)
 	// visit looks at slots of a leaf and reports whether the rest of the ladder is not wanted.
 	visit(c *cursor, e *entry, m mask) bool
 }
@@ -112,7 +113,7 @@ func (x *Index) walker(q *Query) *walker {
 	}
 	w.x, w.q = x, q
 	w.cursors, w.heap = w.cursors[:0], w.heap[:0]
-	w.leaves, w.records, w.partial = 0, 0, false
+	w.leaves, w.skipped, w.records, w.partial = 0, 0, 0, false
 	return w
 }
 
@@ -126,6 +127,9 @@ const (
 
 // maxNarrow is how many ladders by region are walked rather than those of all regions.
 const maxNarrow = 128
+
+// skipsPerLeaf is how many leaves can be passed over in the time of a look at one.
+const skipsPerLeaf = 8
 
 // start finds the ladders to walk. Slots on sites with fewer live ones than siblings may be passed over.
 func (w *walker) start(siblings int, by rank) {
@@ -259,25 +263,35 @@ func (w *walker) run(g goal) {
 			w.pop()
 			continue
 		}
-		if w.partial = w.leaves == MaxLeaves || w.records >= MaxRecords; w.partial {
+		if w.partial = w.leaves+w.skipped/skipsPerLeaf >= MaxLeaves || w.records >= MaxRecords; w.partial {
 			return
 		}
-		w.leaves++
 		c.i++
-		m := low(int(e.n))
-		if p := g.first(c, e); p != nil {
-			m = w.match(c, e, p, m)
-		}
-		if m != (mask{}) {
-			m = w.match(c, e, &w.program, m)
-		}
-		if m != (mask{}) && g.visit(c, e, m) || c.i == len(c.dir) {
+		if w.look(g, c, e) || c.i == len(c.dir) {
 			w.pop()
 			continue
 		}
 		w.bound(h)
 		w.sift(0)
 	}
+}
+
+// look visits a leaf's slots that pass and reports whether the rest of the ladder is not wanted.
+func (w *walker) look(g goal, c *cursor, e *entry) bool {
+	more, maybe := g.first(c, e)
+	if !maybe {
+		w.skipped++
+		return false
+	}
+	w.leaves++
+	m := low(int(e.n))
+	if more != nil {
+		m = w.match(c, e, more, m)
+	}
+	if m != (mask{}) {
+		m = w.match(c, e, &w.program, m)
+	}
+	return m != (mask{}) && g.visit(c, e, m)
 }
 
 // match returns the slots of a leaf's mask that pass a program.

@@ -24,20 +24,15 @@ func (t *top) beaten(bound float64, s Slot) bool {
 }
 
 // first returns what an offer needs to cost less than the k-th best.
-func (t *top) first(c *cursor, e *entry) *program {
+func (t *top) first(c *cursor, e *entry) (p *program, maybe bool) {
 	if t.job == nil || len(t.hits) < t.k {
-		return nil
+		return nil, true
 	}
-	l, price, best := &c.limits, float64(e.first.price), t.hits[t.k-1].Cost
-	// Limits of a lower price or of a worse best are wider, and as right.
-	if !l.known || price > 1.02*l.price || best < 0.98*l.best {
-		l.known, l.price, l.best = true, price, best
-		t.job.limit(&l.program, &c.plan, price, best, &t.walk.x.census)
+	w := t.walk
+	if !t.job.limit(&w.limits, &c.plan, e.zone, float64(e.first.price), t.hits[t.k-1].Cost, &w.x.census) {
+		return nil, false
 	}
-	if len(l.program.steps) == 0 {
-		return nil
-	}
-	return &l.program
+	return &w.limits, true
 }
 
 func (t *top) visit(c *cursor, e *entry, m mask) bool {
