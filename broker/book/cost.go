@@ -3,6 +3,7 @@ package book
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // Job is what ranking by expected cost needs to know. Amounts are nanodollars, times seconds, sizes bytes. Zero fields
@@ -228,6 +229,8 @@ func (j *Job) limit(out *program, p *plan, z zone, price, best float64, c *censu
 			atLeast(Score, (1-slack)*min(kappa, mostKappa)*p.median)
 		}
 	}
+	// What nearly all slots pass is not worth its planes.
+	out.steps = slices.DeleteFunc(out.steps, func(s step) bool { return s.pass > 0.8 })
 	out.sort()
 	return true
 }

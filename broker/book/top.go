@@ -38,7 +38,11 @@ func (t *top) first(c *cursor, e *entry) (p *program, maybe bool) {
 func (t *top) visit(c *cursor, e *entry, m mask) bool {
 	w := t.walk
 	slots := w.slots(c, e)
-	w.fetch(slots, m, t.k+2-len(t.hits))
+	ahead := t.k + 2 - len(t.hits) // nearly all match
+	if t.job != nil {
+		ahead = 64
+	}
+	w.fetch(slots, m, ahead)
 	for i, word := range m {
 		for ; word != 0; word &= word - 1 {
 			s := slots[i<<6+bits.TrailingZeros64(word)]
