@@ -98,7 +98,7 @@ func (g *gang) site(st *site) {
 	w := g.walk
 	g.found = g.found[:0]
 	for i := st.first; i != 0; {
-		if w.partial = w.records >= MaxRecords; w.partial {
+		if w.partial = w.records >= w.x.maxRecords; w.partial {
 			return
 		}
 		pg, j := w.x.pages.at(i)

@@ -31,13 +31,14 @@ type Index struct {
 	sites  sites
 	census census
 
-	walkers   sync.Pool
-	splitCell int // see the constant; tests have smaller ones
+	walkers sync.Pool
+	// The constants of these names; tests have smaller ones.
+	splitCell, maxLeaves, maxRecords int
 }
 
 // New returns an empty index.
 func New() *Index {
-	x := &Index{splitCell: splitCell}
+	x := &Index{splitCell: splitCell, maxLeaves: MaxLeaves, maxRecords: MaxRecords}
 	x.wide.pages, x.narrow.pages = &x.pages, &x.pages
 	return x
 }

@@ -263,7 +263,7 @@ func (w *walker) run(g goal) {
 			w.pop()
 			continue
 		}
-		if w.partial = w.leaves+w.skipped/skipsPerLeaf >= MaxLeaves || w.records >= MaxRecords; w.partial {
+		if w.partial = w.leaves+w.skipped/skipsPerLeaf >= w.x.maxLeaves || w.records >= w.x.maxRecords; w.partial {
 			return
 		}
 		c.i++
