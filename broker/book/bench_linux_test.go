@@ -105,6 +105,7 @@ func (m *benchMarket) queries(n int, class *booktest.Class) []*book.Query {
 
 // report asks the queries and reports the percentiles of a metric.
 func (m *benchMarket) report(b *testing.B, qs []*book.Query, name string) {
+	b.Helper()
 	var leaves, records, partial, hits float64
 	ask := func(i int) {
 		res, err := m.index.Search(qs[i])

@@ -43,7 +43,7 @@ func BenchmarkUpdates(b *testing.B) {
 		close(stop)
 		wg.Wait()
 		took = time.Since(start)
-		w.undo(b)
+		w.undo()
 	}
 	b.ReportMetric(float64(made)/took.Seconds(), "updates_per_s")
 	b.ReportMetric(float64(asked)/took.Seconds(), "queries_per_s")
@@ -77,14 +77,15 @@ type updates struct {
 	m      *benchMarket
 	rng    *rand.Rand
 	rented []book.Slot
-	batchd []book.Change
+	changes []book.Change
 }
 
 func newUpdates(m *benchMarket) *updates { return &updates{m: m, rng: rand.New(rand.NewPCG(10, 11))} }
 
 // batch makes 100 changes.
 func (u *updates) batch(b *testing.B) {
-	u.batchd = u.batchd[:0]
+	b.Helper()
+	u.changes = u.changes[:0]
 	for range 100 {
 		i := u.rng.IntN(benchOffers)
 		s, o := u.m.slots[i], &u.m.records[i]
@@ -95,24 +96,24 @@ func (u *updates) batch(b *testing.B) {
 			}
 		case f < 7:
 			o.Down, o.Ports, o.Hours = o.Down+uint16(u.rng.IntN(41))-20, o.Ports^1, o.Hours-o.Hours/50
-			u.batchd = append(u.batchd, book.Change{Op: book.OpPatch, Slot: s, Record: *o})
+			u.changes = append(u.changes, book.Change{Op: book.OpPatch, Slot: s, Record: *o})
 		case f < 9:
 			o.Price = o.Price * pricing.Rate(950+u.rng.IntN(100)) / 1000
-			u.batchd = append(u.batchd, book.Change{Op: book.OpReprice, Slot: s, Record: *o})
+			u.changes = append(u.changes, book.Change{Op: book.OpReprice, Slot: s, Record: *o})
 		case len(u.rented) < 5_000:
 			u.rented = append(u.rented, s)
-			u.batchd = append(u.batchd, book.Change{Op: book.OpRent, Slot: s})
+			u.changes = append(u.changes, book.Change{Op: book.OpRent, Slot: s})
 		default:
 			j := u.rng.IntN(len(u.rented))
-			u.batchd = append(u.batchd, book.Change{Op: book.OpRelease, Slot: u.rented[j]})
+			u.changes = append(u.changes, book.Change{Op: book.OpRelease, Slot: u.rented[j]})
 			u.rented[j] = u.rented[len(u.rented)-1]
 			u.rented = u.rented[:len(u.rented)-1]
 		}
 	}
-	u.m.index.Apply(u.batchd)
+	u.m.index.Apply(u.changes)
 }
 
-func (u *updates) undo(*testing.B) {
+func (u *updates) undo() {
 	for _, s := range u.rented {
 		_ = u.m.index.Release(s) // a slot may have been rented twice: the second time failed, and so does this
 	}

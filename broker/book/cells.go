@@ -98,7 +98,6 @@ type census struct {
 	flags   [flagCount]int32
 	regions [256]int32
 	levels  [attributes][maxLevel >> histogramBy]int32
-	sites   [siteLevels]int32
 }
 
 // count adds n of a record.

@@ -16,16 +16,19 @@
 // 8 bits of region. The number is a level: a float of few bits that never falls when the attribute grows, so "at least
 // b" implies "level at least level(b)". A comparison of all slots of a leaf with a constant is then one AND or OR per
 // plane (BitWeaving/V, Li and Patel, SIGMOD 2013). Levels admit too many and never too few; whatever they admit is
-// checked on its record.
+// checked on its record. The directory also has each leaf's zone: the best levels in it of what a job's cost depends on
+// most.
 //
 // A search merges the leaves of all ladders that it may need by a lower bound of what their slots cost, and ends when
-// the lowest bound left is no better than the k-th best found. So its answer is exact, unless it says that it is
+// the lowest bound left is no better than the k-th best found. When it ranks by a job's cost, the k-th best also limits
+// what each attribute of a leaf's slots may be, and these limits are asked of the planes like the query's own. So its answer is exact, unless it says that it is
 // partial because it looked at [MaxLeaves] leaves or [MaxRecords] records.
 //
 // # Invariants
 //
-//   - A slot is in its ladders exactly when it is live: held by Insert or Release, not rented, not expired.
+//   - A slot is in its ladders exactly when it is live: not rented, removed or expired.
 //   - Ladders are sorted by (price, slot), a directory's entry is the key of its leaf's first slot, and no leaf is empty.
+//   - A zone is what the planes of its leaf say.
 //   - Bits of a plane past the last slot are zero.
 //   - A slot's site level is at least that of the live slots on its site, and less than two above.
 //   - Nothing that grows with the number of offers holds a pointer, so the garbage collector does not look at it.
