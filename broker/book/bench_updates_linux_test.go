@@ -74,9 +74,9 @@ func (m *benchMarket) askPaced(stop <-chan struct{}) (asked int, used time.Durat
 }
 
 type updates struct {
-	m      *benchMarket
-	rng    *rand.Rand
-	rented []book.Slot
+	m       *benchMarket
+	rng     *rand.Rand
+	rented  []book.Slot
 	changes []book.Change
 }
 

@@ -3,10 +3,10 @@
 //
 // # Format
 //
-// An offer slot is a [Record] of 64 bytes in a page of records. A slot that can be leased is also in two ladders: one of
-// its (model, GPU count), and a smaller one of its (model, GPU count, region). A ladder is a directory of leaves that
-// is sorted by (price, slot); a leaf holds a run of it, also sorted. Leaves of the first kind hold at most 256 slots, of
-// the second at most 64. A leaf is
+// An offer slot is a [Record] of 64 bytes in a page of records. A slot that can be leased is also in a ladder of its
+// (model, GPU count), its cell; in a large cell it is in a second, smaller one of its region. A ladder is a directory of
+// leaves that is sorted by (price, slot); a leaf holds a run of it, also sorted: at most 256 slots in a cell's ladder, at
+// most 64 in a region's. A leaf is
 //
 //	slots   [n]uint32       the slots, cheapest first
 //	codes   [n]uint32       their prices as float32 bits, which order as prices do
@@ -21,8 +21,8 @@
 //
 // A search merges the leaves of all ladders that it may need by a lower bound of what their slots cost, and ends when
 // the lowest bound left is no better than the k-th best found. When it ranks by a job's cost, the k-th best also limits
-// what each attribute of a leaf's slots may be, and these limits are asked of the planes like the query's own. So its answer is exact, unless it says that it is
-// partial because it looked at [MaxLeaves] leaves or [MaxRecords] records.
+// what each attribute may be in a leaf, and the planes are asked for these limits as for the query's own. So its answer
+// is exact, unless it says that it is partial because it looked at [MaxLeaves] leaves or [MaxRecords] records.
 //
 // # Invariants
 //
