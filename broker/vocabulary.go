@@ -69,7 +69,7 @@ type Offer struct {
 	Rate      pricing.Rate // nanodollars per GPU-hour
 	CPUs      int          // whole cores per GPU granted to a job
 	MemoryMiB uint64       // host memory per GPU granted to a job
-	DiskMiB   uint64       // free disk
+	DiskMiB   uint64       // that a job can write
 	Images    []ImageHeld
 	Weights   []string // CIDs of weight roots held
 	Addrs     []string // multiaddrs with /p2p/ for block exchange

@@ -322,7 +322,8 @@ func TestRefusals(t *testing.T) {
 			"cores":            {spec: func(s *broker.JobSpec) { s.CPUs = 3 }, want: "2 cores"},
 			"memory":           {spec: func(s *broker.JobSpec) { s.MemoryMiB = 1025 }, want: "1024 MiB"},
 			"price limit":      {spec: func(s *broker.JobSpec) { s.MaxRate = 1 }, want: "limit"},
-			"price":            {hold: func(h *broker.Hold) { h.Rate++ }, want: "price"},
+			"price":            {hold: func(h *broker.Hold) { h.Rate-- }, want: "price"},
+			"asked above":      {hold: func(h *broker.Hold) { h.Rate++ }, spec: func(s *broker.JobSpec) { s.MaxRate = rate }, want: "limit"},
 			"offer":            {hold: func(h *broker.Hold) { h.Offer = "o-none" }, want: "no such offer"},
 			"no spec":          {hold: func(h *broker.Hold) { h.Spec = []byte("x") }, want: "not valid"},
 			"weights over /proc": {spec: func(s *broker.JobSpec) {

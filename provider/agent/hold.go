@@ -191,9 +191,9 @@ func (a *Agent) checkOffer(hold broker.Hold, spec broker.JobSpec) error {
 		return refusal("too many holds at once")
 	case len(a.workloads) >= maxWorkloads:
 		return refusal("too many leases on this host")
-	case hold.Rate != a.Rate:
+	case hold.Rate < a.Rate: // its owner may ask more at a broker
 		return refusal(fmt.Sprintf("the price is %v, not %v", a.Rate, hold.Rate))
-	case spec.MaxRate != 0 && a.Rate > spec.MaxRate:
+	case spec.MaxRate != 0 && hold.Rate > spec.MaxRate:
 		return refusal("the price is above the customer's limit")
 	case spec.Region != "" && spec.Region != a.Region:
 		return refusal("the job is for another region")

@@ -156,6 +156,9 @@ func (a *Agent) offerSet(ctx context.Context) broker.OfferSet {
 
 // offerOf describes all GPUs of a model, on a host with so much free disk. The caller holds a.mu.
 func (a *Agent) offerOf(model string, diskMiB uint64) broker.Offer {
+	if a.DiskPerJobMiB > 0 {
+		diskMiB = min(diskMiB, a.DiskPerJobMiB)
+	}
 	o := broker.Offer{
 		ID: offerID(a.self, model), Provider: a.self, Host: a.Host, Region: a.Region, Rate: a.Rate,
 		CPUs: a.CPUs, MemoryMiB: a.MemoryMiB, DiskMiB: diskMiB, Agent: a.Version,

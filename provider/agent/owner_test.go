@@ -83,3 +83,36 @@ func TestDrainOutlivesTheAgent(t *testing.T) {
 		w.mustStop()
 	})
 }
+
+// TestAskedAbove holds a GPU at more than the agent's price, which its owner may ask at a broker.
+func TestAskedAbove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		h := w.holdOf("one", w.spec())
+		h.Rate = 2 * rate
+		if a := w.ask(h); a.Grant == nil {
+			t.Errorf("refused: %s", a.Refusal)
+		}
+		w.release(h.Lease, "enough")
+		w.mustStop()
+	})
+}
+
+// TestOffersWhatAJobCanWrite keeps an offer from promising disk that the runtime will not give.
+func TestOffersWhatAJobCanWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.config.DiskFree = func() (uint64, error) { return 50_000, nil }
+		w.config.DiskPerJobMiB = 10_000
+		w.start()
+		if got := w.agent.offerSet(context.Background()).Offers[0].DiskMiB; got != 10_000 {
+			t.Errorf("%d MiB with a limit of 10000", got)
+		}
+		w.agent.DiskPerJobMiB = 0
+		if got := w.agent.offerSet(context.Background()).Offers[0].DiskMiB; got != 50_000 {
+			t.Errorf("%d MiB without a limit, 50000 are free", got)
+		}
+		w.mustStop()
+	})
+}
