@@ -25,10 +25,11 @@ type (
 		Account AccountID
 		Name    string
 	}
-	// KeyBound binds the key that may sign jobs to an account, once.
+	// KeyBound binds the key that may sign jobs to an account, once. Custodial says that the broker holds it.
 	KeyBound struct {
-		Account AccountID
-		Key     PeerID
+		Account   AccountID
+		Key       PeerID
+		Custodial bool
 	}
 	// Deposited adds money from the outside world. Ref makes it idempotent.
 	Deposited struct {
@@ -160,6 +161,7 @@ type Account struct {
 	Held      pricing.Money // kept aside for jobs, never below zero
 	Payable   pricing.Money // earned, a provider's
 	Spent     pricing.Money // paid for jobs so far
+	Custodial bool          `json:",omitzero"` // the broker holds Key and signs jobs for the account's owner
 }
 
 // Book names one side of a transfer.

@@ -31,13 +31,15 @@ func (t *turn) bind(ev KeyBound) error {
 		return &FieldError{Field: "key", Problem: "empty or too long"}
 	case a.Key == ev.Key:
 		return nil
+	case a.Custodial:
+		return fmt.Errorf("account %s: %w: it is custodial, the broker holds its key", a.ID, ErrConflict)
 	case a.Key != "":
 		return fmt.Errorf("account %s: %w: another key is bound", a.ID, ErrConflict)
 	case taken:
 		return fmt.Errorf("key %s: %w: it is bound to another account", ev.Key, ErrConflict)
 	}
 	t.touchAccount(a)
-	a.Key = ev.Key
+	a.Key, a.Custodial = ev.Key, ev.Custodial
 	t.keys[ev.Key] = a.ID
 	return nil
 }

@@ -34,7 +34,7 @@ func (s *Service) offers(ctx context.Context, from identity.ID, request []byte) 
 	var now time.Time
 	if err == nil {
 		now, err = ask(ctx, s, len(request), func(_ context.Context, b *batch) (time.Time, error) {
-			err := b.step(broker.OffersPosted{Provider: signer, Set: set})
+			err := b.post(signer, set)
 			if err == nil {
 				s.holders.set(signer, set)
 			}

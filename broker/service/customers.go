@@ -41,6 +41,14 @@ type submission struct {
 // Submit accepts a signed spec as a job of the account. The same key with the same spec returns the same
 // job; with another spec it is refused.
 func (s *Service) Submit(ctx context.Context, account broker.AccountID, key string, envelope []byte) (broker.Job, error) {
+	return s.SubmitTagged(ctx, account, key, envelope, nil)
+}
+
+// SubmitTagged is [Service.Submit] with a tag for the job, see [Service.Tag], which is saved with it.
+func (s *Service) SubmitTagged(ctx context.Context, account broker.AccountID, key string, envelope, tag []byte) (broker.Job, error) {
+	if len(tag) > MaxTag {
+		return broker.Job{}, &broker.FieldError{Field: "tag", Problem: fmt.Sprintf("%d bytes, at most %d", len(tag), MaxTag)}
+	}
 	if key == "" || len(key) > MaxIdempotencyKey {
 		return broker.Job{}, &broker.FieldError{Field: "Idempotency-Key", Problem: fmt.Sprintf("want 1 to %d bytes", MaxIdempotencyKey)}
 	}
@@ -56,8 +64,8 @@ func (s *Service) Submit(ctx context.Context, account broker.AccountID, key stri
 		return broker.Job{}, err
 	}
 	ev := broker.Submitted{Account: account, Spec: spec, Envelope: envelope}
-	id, err := ask(ctx, s, len(envelope), func(ctx context.Context, b *batch) (broker.JobID, error) {
-		return b.submit(ctx, ev, signer, key)
+	id, err := ask(ctx, s, len(envelope)+len(tag), func(ctx context.Context, b *batch) (broker.JobID, error) {
+		return b.submit(ctx, ev, signer, key, tag)
 	})
 	if err != nil {
 		return broker.Job{}, err
@@ -66,7 +74,7 @@ func (s *Service) Submit(ctx context.Context, account broker.AccountID, key stri
 	return s.view.job(account, id)
 }
 
-func (b *batch) submit(ctx context.Context, ev broker.Submitted, signer broker.PeerID, key string) (broker.JobID, error) {
+func (b *batch) submit(ctx context.Context, ev broker.Submitted, signer broker.PeerID, key string, tag []byte) (broker.JobID, error) {
 	body := hash(string(ev.Envelope))
 	once := onceNotes + string(ev.Account) + "/" + hash(key)
 	switch note, err := b.note(ctx, once); {
@@ -95,6 +103,9 @@ func (b *batch) submit(ctx context.Context, ev broker.Submitted, signer broker.P
 		return "", err
 	}
 	b.notes[once] = note
+	if len(tag) > 0 {
+		b.hints[tagHints+string(ev.Job)] = tag
+	}
 	return ev.Job, nil
 }
 
@@ -250,6 +261,10 @@ func (s *Service) BindKey(ctx context.Context, id broker.AccountID, key broker.P
 
 // OpenAccount makes an account and its token. A nil deposit means the configured grant.
 func (s *Service) OpenAccount(ctx context.Context, name string, deposit *pricing.Money) (broker.Account, string, error) {
+	return s.openAccount(ctx, name, deposit, false)
+}
+
+func (s *Service) openAccount(ctx context.Context, name string, deposit *pricing.Money, custodial bool) (broker.Account, string, error) {
 	if name == "" || len(name) > 64 || !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl) {
 		return broker.Account{}, "", &broker.FieldError{Field: "name", Problem: "want 1 to 64 bytes of printable text"}
 	}
@@ -261,6 +276,14 @@ func (s *Service) OpenAccount(ctx context.Context, name string, deposit *pricing
 	}
 	id := broker.AccountID("a-" + randomID())
 	token := "rialto_" + randomID()
+	var bound broker.PeerID
+	if custodial {
+		key, err := s.custodialKey(id)
+		if err != nil {
+			return broker.Account{}, "", err
+		}
+		bound = broker.PeerID(key.ID())
+	}
 	err := s.do(ctx, len(name), func(_ context.Context, b *batch) error {
 		if err := b.step(broker.AccountOpened{Account: id, Name: name}); err != nil {
 			return err
@@ -268,6 +291,12 @@ func (s *Service) OpenAccount(ctx context.Context, name string, deposit *pricing
 		if *deposit > 0 {
 			if err := b.step(broker.Deposited{Account: id, Amount: *deposit, Ref: "open " + string(id)}); err != nil {
 				b.fatal = fmt.Errorf("deposit into the new account %s: %w", id, err) // half an account must not be saved
+				return err
+			}
+		}
+		if custodial {
+			if err := b.step(broker.KeyBound{Account: id, Key: bound, Custodial: true}); err != nil {
+				b.fatal = fmt.Errorf("key of the new account %s: %w", id, err)
 				return err
 			}
 		}

@@ -162,6 +162,7 @@ type Service struct {
 	named   *namedBook
 	holders *holders
 	prices  *prices
+	asks    *askBook
 	opened  chan struct{} // closed when the market is restored
 	stopped chan struct{} // closed when Run returns
 	started atomic.Bool
@@ -182,7 +183,7 @@ func New(c Config) (*Service, error) {
 	s := &Service{
 		c: c, market: m, view: v, metrics: newMetrics(c.Metrics, v),
 		queue: make(chan *op, queueLength), sends: newOutbox(), gone: newGoneSet(), traces: newTraceBook(),
-		poisons: new(poisonBook), named: newNamedBook(), holders: newHolders(),
+		poisons: new(poisonBook), named: newNamedBook(), holders: newHolders(), asks: newAskBook(),
 		opened: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	s.builds = newBuilds(s)
@@ -269,10 +270,21 @@ func (s *Service) restore(ctx context.Context) (epoch uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
+	tags, err := s.c.Store.Hints(ctx, tagHints)
+	if err != nil {
+		return 0, err
+	}
+	asks, err := s.c.Store.Hints(ctx, askHints)
+	if err != nil {
+		return 0, err
+	}
+	if err := s.asks.restore(asks); err != nil {
+		return 0, err
+	}
 	if err := s.market.Restore(state); err != nil {
 		return 0, err
 	}
-	s.view.restore(state, tokens)
+	s.view.restore(state, tokens, tags)
 	s.traces.restore(traces)
 	s.poisons.restore(poisons)
 	s.c.Logger.Info("state restored", "accounts", len(state.Accounts), "jobs", len(state.Jobs), "leases", len(state.Leases))

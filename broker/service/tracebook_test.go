@@ -233,12 +233,12 @@ func TestLateTraces(t *testing.T) {
 	for ago, want := range map[time.Duration]error{lateTrace + 1: broker.ErrConflict, lateTrace: nil} {
 		v.publish([]broker.Effect{broker.SaveLease{Lease: broker.Lease{
 			ID: "l", Provider: "p", State: broker.LeaseEnded, Granted: now.Add(-time.Hour), Ended: now.Add(-ago),
-		}}}, nil)
+		}}}, nil, nil)
 		if err := s.remember(t.Context(), "p", broker.TraceReport{Lease: "l", Root: "r", Trace: []uint32{1}}); !errors.Is(err, want) {
 			t.Errorf("%v after the end: %v, want %v", ago, err, want)
 		}
 	}
-	v.publish([]broker.Effect{broker.SaveLease{Lease: broker.Lease{ID: "l", Provider: "p", State: broker.LeaseHolding}}}, nil)
+	v.publish([]broker.Effect{broker.SaveLease{Lease: broker.Lease{ID: "l", Provider: "p", State: broker.LeaseHolding}}}, nil, nil)
 	if err := s.remember(t.Context(), "p", broker.TraceReport{Lease: "l", Root: "r", Trace: []uint32{1}}); !errors.Is(err, broker.ErrUnavailable) {
 		t.Errorf("before the grant: %v, want ErrUnavailable", err)
 	}

@@ -20,6 +20,7 @@ type view struct {
 	order    map[broker.AccountID][]broker.JobID // as accepted
 	leases   map[broker.LeaseID]broker.Lease
 	tokens   map[string]broker.AccountID // by note key
+	tags     map[broker.JobID][]byte
 	waiting  map[broker.JobID]chan struct{}
 	over     []overLease // in the order in which they were shown, which is that of their times
 }
@@ -37,11 +38,12 @@ func newView() *view {
 		order:    map[broker.AccountID][]broker.JobID{},
 		leases:   map[broker.LeaseID]broker.Lease{},
 		tokens:   map[string]broker.AccountID{},
+		tags:     map[broker.JobID][]byte{},
 		waiting:  map[broker.JobID]chan struct{}{},
 	}
 }
 
-func (v *view) restore(st broker.State, tokens map[string][]byte) {
+func (v *view) restore(st broker.State, tokens, tags map[string][]byte) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, a := range st.Accounts {
@@ -62,11 +64,12 @@ func (v *view) restore(st broker.State, tokens map[string][]byte) {
 	for key, account := range tokens {
 		v.tokens[key] = broker.AccountID(account)
 	}
+	v.saveTags(tags)
 }
 
 // publish shows what was saved.
-func (v *view) publish(saves []broker.Effect, notes map[string][]byte) {
-	if len(saves) == 0 && len(notes) == 0 {
+func (v *view) publish(saves []broker.Effect, notes, hints map[string][]byte) {
+	if len(saves) == 0 && len(notes) == 0 && len(hints) == 0 {
 		return
 	}
 	v.mu.Lock()
@@ -85,6 +88,16 @@ func (v *view) publish(saves []broker.Effect, notes map[string][]byte) {
 	for key, value := range notes {
 		if strings.HasPrefix(key, tokenNotes) {
 			v.tokens[key] = broker.AccountID(value)
+		}
+	}
+	v.saveTags(hints)
+}
+
+// saveTags needs v.mu.
+func (v *view) saveTags(hints map[string][]byte) {
+	for key, value := range hints {
+		if id, ok := strings.CutPrefix(key, tagHints); ok {
+			v.tags[broker.JobID(id)] = value
 		}
 	}
 }

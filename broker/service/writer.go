@@ -298,6 +298,7 @@ func (w *writer) turn(ctx context.Context, ops []*op, ticked bool) error {
 			continue // came back meanwhile, and may have sent offers already
 		}
 		w.s.holders.remove(broker.PeerID(id))
+		w.s.asks.gone(broker.PeerID(id))
 		if err := b.step(broker.ProviderGone{Provider: broker.PeerID(id)}); err != nil {
 			w.s.c.Logger.Debug("disconnect refused", "provider", id, "err", err)
 		}
@@ -336,7 +337,7 @@ func (w *writer) commit(ctx, sendCtx context.Context, b *batch) error {
 	if err := w.save(ctx, b); err != nil {
 		return err
 	}
-	w.s.view.publish(b.saves, b.notes)
+	w.s.view.publish(b.saves, b.notes, b.hints)
 	w.unsaved.saved()
 	for _, o := range b.ops {
 		close(o.done)
