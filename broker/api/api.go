@@ -16,7 +16,9 @@
 //
 // A caller shows "Authorization: Bearer TOKEN". Market, offers, quotes and prices need none. A customer sees its own
 // account and jobs; another account's job does not exist for it. The admin's token opens accounts and
-// sees who is accused of what, and nothing else. Job specs are signed by the customer besides, so that a stolen token alone starts nothing.
+// sees who is accused of what, makes tokens for owners of providers, and nothing else. Job specs are signed by the customer
+// besides, so that a stolen token alone starts nothing; unless the account is custodial: then the broker holds the key and
+// signs for whoever shows the token, which is what clients of other markets need (rialto/broker/vast).
 //
 // # Exactly once
 //
@@ -97,6 +99,10 @@ type AccountMarket interface {
 	BindKey(ctx context.Context, id broker.AccountID, key broker.PeerID) (broker.Account, error)
 	// OpenAccount makes an account and its token; a nil deposit means the market's grant.
 	OpenAccount(ctx context.Context, name string, deposit *pricing.Money) (broker.Account, string, error)
+	// OpenCustodial is OpenAccount for an account whose key the market holds.
+	OpenCustodial(ctx context.Context, name string, deposit *pricing.Money) (broker.Account, string, error)
+	// OwnerToken makes a token that speaks for a provider.
+	OwnerToken(ctx context.Context, provider broker.PeerID) (string, error)
 }
 
 // ImageMarket is the part of the market that vouches for roots of images and remembers what runs of them read first.

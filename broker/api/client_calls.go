@@ -91,13 +91,28 @@ func (c *Client) BindKey(ctx context.Context, key broker.PeerID) (Account, error
 
 // OpenAccount makes an account; it needs the admin's token. A nil deposit means the broker's grant.
 func (c *Client) OpenAccount(ctx context.Context, name string, deposit *pricing.Money) (OpenedAccount, error) {
+	return c.openAccount(ctx, OpenAccountRequest{Name: name}, deposit)
+}
+
+// OpenCustodialAccount is [Client.OpenAccount] for an account whose key the broker holds.
+func (c *Client) OpenCustodialAccount(ctx context.Context, name string, deposit *pricing.Money) (OpenedAccount, error) {
+	return c.openAccount(ctx, OpenAccountRequest{Name: name, Custodial: true}, deposit)
+}
+
+func (c *Client) openAccount(ctx context.Context, r OpenAccountRequest, deposit *pricing.Money) (OpenedAccount, error) {
 	var a OpenedAccount
-	r := OpenAccountRequest{Name: name}
 	if deposit != nil {
 		r.DepositNanoUSD = new(int64(*deposit))
 	}
 	err := c.call(ctx, http.MethodPost, "/v1/admin/accounts", nil, r, &a)
 	return a, err
+}
+
+// OwnerToken makes a token that speaks for a provider; it needs the admin's token.
+func (c *Client) OwnerToken(ctx context.Context, provider broker.PeerID) (OwnerToken, error) {
+	var t OwnerToken
+	err := c.call(ctx, http.MethodPost, "/v1/admin/providers/"+url.PathEscape(string(provider))+"/tokens", nil, nil, &t)
+	return t, err
 }
 
 // Accounts lists all accounts; it needs the admin's token.

@@ -180,6 +180,7 @@ type (
 		HeldNanoUSD      int64  `json:"held_nanousd"`
 		PayableNanoUSD   int64  `json:"payable_nanousd" doc:"earned, a provider's"`
 		SpentNanoUSD     int64  `json:"spent_nanousd"`
+		Custodial        bool   `json:"custodial,omitempty" doc:"the broker holds the key and signs jobs for whoever shows the token"`
 	}
 	// BindKeyRequest binds a key to the account.
 	BindKeyRequest struct {
@@ -189,6 +190,12 @@ type (
 	OpenAccountRequest struct {
 		Name           string `json:"name" minLength:"1" maxLength:"64"`
 		DepositNanoUSD *int64 `json:"deposit_nanousd,omitempty" minimum:"0" doc:"the broker's grant unless given"`
+		Custodial      bool   `json:"custodial,omitempty" doc:"the broker shall hold the account's key, for clients that cannot sign"`
+	}
+	// OwnerToken speaks for a provider; it is shown this once.
+	OwnerToken struct {
+		Provider string `json:"provider" doc:"peer id"`
+		Token    string `json:"token"`
 	}
 	// OpenedAccount is a new account with its token, which is shown this once.
 	OpenedAccount struct {
@@ -268,7 +275,7 @@ func imageOf(b broker.ImageBuild) Image {
 func accountOf(a broker.Account) Account {
 	return Account{
 		ID: string(a.ID), Name: a.Name, Key: string(a.Key), AvailableNanoUSD: int64(a.Available),
-		HeldNanoUSD: int64(a.Held), PayableNanoUSD: int64(a.Payable), SpentNanoUSD: int64(a.Spent),
+		HeldNanoUSD: int64(a.Held), PayableNanoUSD: int64(a.Payable), SpentNanoUSD: int64(a.Spent), Custodial: a.Custodial,
 	}
 }
 

@@ -45,6 +45,24 @@ func (s *Server) admit(ctx huma.Context, by string, wait time.Duration) bool {
 	return false
 }
 
+// Admit counts a request that a handler of [Server.Handle] answers, by the account whose token it showed or, if that is
+// empty, by the address that it came from. It returns zero, or how long the caller should wait.
+func (s *Server) Admit(account broker.AccountID, remote string) time.Duration {
+	by, of, key := "account", s.accounts, string(account)
+	if account == "" {
+		var known bool
+		if key, known = addressKey(remote); !known {
+			return 0
+		}
+		by, of = "address", s.addresses
+	}
+	wait := of.take(time.Now(), key)
+	if wait > 0 {
+		s.metrics.limited.WithLabelValues(by).Inc()
+	}
+	return wait
+}
+
 // addressKey is what a caller's address is counted under: a customer has a whole IPv6 /64 for itself.
 func addressKey(remote string) (key string, limited bool) {
 	ap, err := netip.ParseAddrPort(remote)

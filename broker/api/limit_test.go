@@ -147,6 +147,44 @@ func TestTooManyRequests(t *testing.T) {
 	}
 }
 
+// TestAdmit limits what a handler beside the API answers, by the same counts.
+func TestAdmit(t *testing.T) {
+	s, err := New(Config{
+		Market: oneAccount{}, Info: func() MarketInfo { return MarketInfo{} },
+		AccountRate: Rate{PerSecond: 1, Burst: 2}, AddressRate: Rate{PerSecond: 1, Burst: 1},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Handle("/beside/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.Admit(broker.AccountID(r.Header.Get("Account")), r.RemoteAddr) > 0 {
+			w.WriteHeader(http.StatusTooManyRequests)
+		}
+	}))
+	for i, c := range []struct {
+		account, remote string
+		want            int
+	}{
+		{"a-1", "192.0.2.1:1", 200},
+		{"a-1", "192.0.2.2:1", 200},
+		{"a-1", "192.0.2.3:1", 429},
+		{"a-2", "192.0.2.1:1", 200},
+		{"", "192.0.2.1:1", 200},
+		{"", "192.0.2.1:2", 429},
+		{"", "127.0.0.1:2", 200},
+		{"", "127.0.0.1:2", 200},
+	} {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPut, "/beside/x", nil)
+		r.RemoteAddr = c.remote
+		r.Header.Set("Account", c.account)
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		if w.Code != c.want {
+			t.Errorf("request %d: status %d, want %d", i, w.Code, c.want)
+		}
+	}
+}
+
 // TestClientWaitsOnce asks a broker that is busy: what may be repeated is, once.
 func TestClientWaitsOnce(t *testing.T) {
 	for name, c := range map[string]struct {

@@ -87,11 +87,28 @@ func (s *Server) routeAccounts() {
 		if d := in.Body.DepositNanoUSD; d != nil {
 			deposit = new(pricing.Money(*d))
 		}
-		a, token, err := s.c.Market.OpenAccount(ctx, in.Body.Name, deposit)
+		open := s.c.Market.OpenAccount
+		if in.Body.Custodial {
+			open = s.c.Market.OpenCustodial
+		}
+		a, token, err := open(ctx, in.Body.Name, deposit)
 		if err != nil {
 			return nil, s.fail(ctx, err)
 		}
 		return &answer[OpenedAccount]{OpenedAccount{Account: accountOf(a), Token: token}}, nil
+	})
+	huma.Register(s.api, huma.Operation{
+		OperationID: "owner-token", Method: http.MethodPost, Path: "/v1/admin/providers/{id}/tokens", DefaultStatus: http.StatusCreated,
+		Summary: "Make a token for the owner of a provider and show it", Security: adminOnly(),
+	}, func(ctx context.Context, in *struct {
+		ID string `path:"id" maxLength:"128" doc:"peer id of the provider"`
+	},
+	) (*answer[OwnerToken], error) {
+		token, err := s.c.Market.OwnerToken(ctx, broker.PeerID(in.ID))
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		return &answer[OwnerToken]{OwnerToken{Provider: in.ID, Token: token}}, nil
 	})
 	huma.Register(s.api, huma.Operation{
 		OperationID: "accounts", Method: http.MethodGet, Path: "/v1/admin/accounts", Summary: "All accounts", Security: adminOnly(),

@@ -114,6 +114,10 @@ func New(c Config) (*Server, error) {
 	return s, nil
 }
 
+// Handle serves another API beside this one, under a pattern of [http.ServeMux]. It must be called before the server is
+// used. What h answers, it limits with [Server.Admit] and writes by itself.
+func (s *Server) Handle(pattern string, h http.Handler) { s.mux.Handle(pattern, h) }
+
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 

@@ -210,6 +210,18 @@ func TestClientRoundTrip(t *testing.T) {
 	if _, err := c.Accused(ctx); !isKind(err, broker.ErrForbidden) {
 		t.Errorf("accused, for a customer: %v, want ErrForbidden", err)
 	}
+	if a, err := admin.OpenCustodialAccount(ctx, "vera", nil); err != nil || a.Token != "rialto_new" || !a.Account.Custodial {
+		t.Errorf("open custodial account: %+v, %v", a, err)
+	}
+	if owner, err := admin.OwnerToken(ctx, "12D3owned"); err != nil || owner.Token != "rialto_owner" || owner.Provider != "12D3owned" {
+		t.Errorf("owner's token: %+v, %v", owner, err)
+	}
+	if _, err := admin.OwnerToken(ctx, "x/y"); !isKind(err, broker.ErrInvalid) {
+		t.Errorf("token of no provider: %v, want ErrInvalid", err)
+	}
+	if _, err := c.OwnerToken(ctx, "12D3owned"); !isKind(err, broker.ErrForbidden) {
+		t.Errorf("a customer makes an owner's token: %v, want ErrForbidden", err)
+	}
 	if list, err := admin.Accounts(ctx); err != nil || len(list) != 2 {
 		t.Errorf("accounts: %+v, %v", list, err)
 	}

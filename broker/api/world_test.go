@@ -208,6 +208,19 @@ func (m *market) OpenAccount(_ context.Context, name string, deposit *pricing.Mo
 	return a, "rialto_new", nil
 }
 
+func (m *market) OpenCustodial(ctx context.Context, name string, deposit *pricing.Money) (broker.Account, string, error) {
+	a, token, err := m.OpenAccount(ctx, name, deposit)
+	a.Custodial = true
+	return a, token, err
+}
+
+func (m *market) OwnerToken(_ context.Context, provider broker.PeerID) (string, error) {
+	if provider != "12D3owned" {
+		return "", &broker.FieldError{Field: "provider", Problem: "no peer id"}
+	}
+	return "rialto_owner", nil
+}
+
 // start serves a market and returns its address.
 func start(t *testing.T, m api.Market, blocks api.Blocks) string {
 	t.Helper()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -76,6 +77,8 @@ func (a *app) login(c *cobra.Command, args []string) error {
 	switch {
 	case errors.Is(err, broker.ErrForbidden), status(err) == http.StatusUnauthorized:
 		return cli.Hint(err, "the operator of %s gives out tokens: rialto-broker account create NAME", address)
+	case errors.Is(err, broker.ErrConflict) && isCustodial(c.Context(), client):
+		return cli.Hint(err, "a custodial account is for clients that cannot sign, such as vastai; ask the operator for an ordinary one")
 	case errors.Is(err, broker.ErrConflict):
 		return cli.Hint(err, "an account speaks with one key: copy %s from the machine that logged in first", h.path("key"))
 	case err != nil:
@@ -91,13 +94,21 @@ func (a *app) login(c *cobra.Command, args []string) error {
 	return writeAccount(a.stdout, address, account, string(key.ID()))
 }
 
+// isCustodial reports whether the broker says that it holds the account's key.
+func isCustodial(ctx context.Context, client *api.Client) bool {
+	account, err := client.Account(ctx)
+	return err == nil && account.Custodial
+}
+
 func writeAccount(w io.Writer, address string, account api.Account, key string) error {
 	fmt.Fprintf(w, "account    %s (%s)\n", cli.Clean(account.Name), account.ID)
 	fmt.Fprintf(w, "broker     %s\n", address)
-	switch account.Key {
-	case "":
+	switch {
+	case account.Custodial:
+		fmt.Fprintf(w, "key        %s, the broker's: it signs jobs for whoever shows the token, and can reach into them\n", account.Key)
+	case account.Key == "":
 		fmt.Fprintf(w, "key        %s, not bound yet: `rialto account login` binds it\n", key)
-	case key:
+	case account.Key == key:
 		fmt.Fprintf(w, "key        %s\n", key)
 	default:
 		fmt.Fprintf(w, "key        %s; this machine's is another, so it cannot sign jobs\n", account.Key)
