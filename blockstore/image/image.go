@@ -65,6 +65,9 @@ type Source struct {
 // Digest returns the digest of the platform's manifest.
 func (m *Source) Digest() blockstore.Digest { return sha256.Sum256(m.manifest) }
 
+// Config returns how the image says to run it.
+func (m *Source) Config() (Config, error) { return ParseConfig(m.config) }
+
 // CompressedSize returns the bytes that the layers have at their source.
 func (m *Source) CompressedSize() int64 {
 	var n int64

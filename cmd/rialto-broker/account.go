@@ -29,8 +29,8 @@ func accountCreateCommand(state *string) *cobra.Command {
 	var deposit string
 	var asJSON, custodial bool
 	c := &cobra.Command{
-		Use:     "create NAME",
-		Short:   "Open an account and print how its owner logs in",
+		Use:   "create NAME",
+		Short: "Open an account and print how its owner logs in",
 		Long: "Open an account and print how its owner logs in. Jobs are signed with a key that only the owner has.\n\n" +
 			"With --custodial, this broker holds the key instead, and signs jobs for whoever shows the account's token. It is for\n" +
 			"clients that cannot sign, such as `vastai --url`: they work unmodified, but their owner has to trust the broker with\n" +

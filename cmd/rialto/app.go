@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -165,13 +164,4 @@ func plaintext(address string) bool {
 		return !ip.IsLoopback()
 	}
 	return u.Hostname() != "localhost"
-}
-
-// hostName names a provider for people: the name that its owner chose, and the end of its id, which nobody chose.
-func hostName(host, provider string) string {
-	host = cli.Clean(host)
-	if len(provider) <= 8 {
-		return firstOf(host, provider)
-	}
-	return strings.TrimSpace(host + " …" + provider[len(provider)-8:])
 }

@@ -13,6 +13,7 @@ import (
 	"rialto/broker"
 	"rialto/broker/api"
 	"rialto/cmd/internal/cli"
+	"rialto/cmd/internal/tenant"
 	"rialto/tunnel/console"
 )
 
@@ -238,7 +239,7 @@ func (f *follower) enter(ctx context.Context, lease api.Lease) error {
 		s.mayHaveLost()
 		if s.heard.Load() && !silent.Swap(true) {
 			f.view.say("provider %s does not answer: %v; the broker ends or moves the job if it stays away, trying again until then",
-				hostName(lease.Host, lease.Provider), err)
+				tenant.HostName(lease.Host, lease.Provider), err)
 		}
 	}
 	if s.unlocked, err = s.unlock(ctx, f.market.home, f.record, f.noKey); err == nil {
@@ -305,7 +306,7 @@ func (f *follower) drain(ctx context.Context) {
 			}
 			if time.Since(last) > patience {
 				f.view.say("provider %s does not answer: the end of the output may be missing; `rialto logs %s` asks again",
-					hostName(f.session.lease.Host, f.session.lease.Provider), f.record.Job)
+					tenant.HostName(f.session.lease.Host, f.session.lease.Provider), f.record.Job)
 				return
 			}
 		}

@@ -1,23 +1,20 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"slices"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/spf13/cobra"
 
 	"rialto/blockstore"
 	"rialto/blockstore/image"
 	"rialto/broker"
 	"rialto/cmd/internal/cli"
+	"rialto/cmd/internal/tenant"
 )
 
 func (a *app) imageCommand() *cobra.Command {
@@ -46,30 +43,13 @@ func (a *app) imageCommand() *cobra.Command {
 	return c
 }
 
-// resolveImage asks the registry which digest a reference means, so that nobody can change what runs
-// between now and then. Providers fetch anonymously, so it asks anonymously too.
+// resolveImage asks the registry which digest a reference means.
 func resolveImage(ctx context.Context, reference string) (string, error) {
-	digest, err := image.Registry{}.Resolve(ctx, reference)
-	if errors.Is(err, image.ErrNoImage) {
-		return "", cli.Hint(registryAnswer(reference, err), "check the name and the tag; hosts fetch without your password: `docker save` such an image and `rialto image add --private` it")
-	}
-	if unreachable, ok := errors.AsType[*net.OpError](err); ok {
-		return "", cli.Hint(fmt.Errorf("image %s: its registry cannot be reached: %w", cli.Clean(reference), unreachable), "check the name of the registry, and your network")
-	}
+	digest, err := tenant.Resolve(ctx, image.Registry{}, reference)
 	if err != nil {
 		return "", err
 	}
 	return digest.String(), nil
-}
-
-// registryAnswer says what a registry without the image answered, in its own words but not all of them.
-func registryAnswer(reference string, err error) error {
-	answer, ok := errors.AsType[*transport.Error](err)
-	if !ok || len(answer.Errors) == 0 {
-		return err
-	}
-	text := cmp.Or(answer.Errors[0].Message, string(answer.Errors[0].Code))
-	return fmt.Errorf("image %s: its registry does not have it: %s", cli.Clean(reference), cli.Clean(text))
 }
 
 // imageRef is what an image's name means now.

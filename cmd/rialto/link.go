@@ -16,46 +16,19 @@ import (
 
 	"rialto/broker"
 	"rialto/broker/api"
-	"rialto/broker/wire"
-	"rialto/tunnel"
+	"rialto/cmd/internal/tenant"
 	"rialto/tunnel/client"
 )
 
-// tunnelConfig builds the customer's end of a lease's tunnel from the grant, after checking that the
-// provider which the lease names signed it for this very job.
+// tunnelConfig builds the customer's end of a lease's tunnel.
 func tunnelConfig(r record, lease api.Lease) (client.Config, error) {
-	answer, signer, err := wire.OpenAnswer(lease.Answer)
-	if err != nil {
-		return client.Config{}, fmt.Errorf("provider %s: its answer: %w", hostName(lease.Host, lease.Provider), err)
-	}
-	g := answer.Grant
-	switch {
-	case string(signer) != lease.Provider:
-		return client.Config{}, fmt.Errorf("provider %s: its answer is signed by somebody else, %s", hostName(lease.Host, lease.Provider), signer)
-	case g == nil || g.Lease != broker.LeaseID(lease.ID) || g.Job != broker.JobID(r.Job):
-		return client.Config{}, fmt.Errorf("provider %s: its answer is not for job %s", hostName(lease.Host, lease.Provider), r.Job)
-	}
 	key, err := r.tunnelKey()
 	if err != nil {
 		return client.Config{}, err
 	}
-	plan := tunnel.NewPlan(lease.ID)
-	c := client.Config{Tunnel: tunnel.Config{
-		PrivateKey: key, Address: plan.Customer,
-		Peer: tunnel.Peer{PublicKey: g.TunnelKey, Address: plan.Job, Keepalive: tunnel.Keepalive},
-	}}
-	for _, text := range g.Endpoints {
-		endpoint, err := tunnel.ParseEndpoint(text)
-		if err != nil {
-			return client.Config{}, fmt.Errorf("provider %s: %w", hostName(lease.Host, lease.Provider), err)
-		}
-		c.Endpoints = append(c.Endpoints, endpoint)
-	}
-	if len(c.Endpoints) == 0 {
-		return client.Config{}, fmt.Errorf("provider %s: it gave no endpoint", hostName(lease.Host, lease.Provider))
-	}
-	c.Tunnel.Peer.Endpoint = c.Endpoints[0]
-	return c, nil
+	return tenant.TunnelConfig(tenant.Lease{
+		ID: broker.LeaseID(lease.ID), Job: broker.JobID(r.Job), Provider: broker.PeerID(lease.Provider), Host: lease.Host, Answer: lease.Answer,
+	}, key)
 }
 
 // link is the way into a job. A WireGuard key has one end at a time, so of several commands that

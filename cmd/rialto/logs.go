@@ -12,6 +12,7 @@ import (
 	"rialto/broker"
 	"rialto/broker/api"
 	"rialto/cmd/internal/cli"
+	"rialto/cmd/internal/tenant"
 	"rialto/tunnel/console"
 )
 
@@ -109,7 +110,7 @@ func (s *session) explain(err error) error {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return err
 	}
-	who := hostName(s.lease.Host, s.lease.Provider)
+	who := tenant.HostName(s.lease.Host, s.lease.Provider)
 	if _, ok := errors.AsType[*console.RemoteError](err); ok {
 		return fmt.Errorf("provider %s: %w", who, err)
 	}

@@ -6,6 +6,7 @@ import (
 
 	"rialto/broker/api"
 	"rialto/cmd/internal/cli"
+	"rialto/cmd/internal/tenant"
 )
 
 // shortestID is the least of a job's id that tables show.
@@ -40,7 +41,7 @@ func (n names) job(j api.Job) string {
 
 func (n names) host(j api.Job) string {
 	if n.whole || n.twins[j.Host] {
-		return hostName(j.Host, j.Provider)
+		return tenant.HostName(j.Host, j.Provider)
 	}
 	return cli.Clean(j.Host)
 }

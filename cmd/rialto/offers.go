@@ -12,6 +12,7 @@ import (
 
 	"rialto/broker/api"
 	"rialto/cmd/internal/cli"
+	"rialto/cmd/internal/tenant"
 	"rialto/pricing"
 )
 
@@ -181,7 +182,7 @@ func writeOffers(w io.Writer, offers api.Offers) error {
 		}
 		row := []string{
 			o.Model, cli.FormatMiB(o.GPUMemoryMiB), fmt.Sprintf("%d/%d", o.Free, o.GPUs), pricing.Money(o.RateNanoUSDPerHour).String(),
-			strconv.Itoa(o.CPUsPerGPU), cli.FormatMiB(o.MemoryMiBPerGPU), hostName(o.Host, o.Provider), proof,
+			strconv.Itoa(o.CPUsPerGPU), cli.FormatMiB(o.MemoryMiBPerGPU), tenant.HostName(o.Host, o.Provider), proof,
 		}
 		if region {
 			row = append(row, o.Region)

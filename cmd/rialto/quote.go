@@ -8,6 +8,7 @@ import (
 
 	"rialto/broker/api"
 	"rialto/cmd/internal/cli"
+	"rialto/cmd/internal/tenant"
 	"rialto/pricing"
 )
 
@@ -51,7 +52,7 @@ func writeQuote(w io.Writer, q api.Quote, r *request) error {
 	if b.Simulated {
 		mark = " " + cli.Paint(w, cli.Warn, simulated)
 	}
-	fmt.Fprintf(w, "Now: %d × %s%s on %s; %s.\n", r.gpu.Count, cli.Clean(b.Model), mark, hostName(b.Host, b.Provider), image)
+	fmt.Fprintf(w, "Now: %d × %s%s on %s; %s.\n", r.gpu.Count, cli.Clean(b.Model), mark, tenant.HostName(b.Host, b.Provider), image)
 	fmt.Fprintf(w, "%s for at most %s: %s at most, fee included; %s kept aside while it runs.\n\n",
 		pricing.Rate(q.RateNanoUSDPerHour), cli.FormatDuration(r.duration), pricing.Money(q.CostNanoUSD), pricing.Money(q.HoldNanoUSD))
 	return writeOffers(w, q.Search)

@@ -16,6 +16,7 @@ import (
 	"rialto/broker"
 	"rialto/broker/api"
 	"rialto/cmd/internal/cli"
+	"rialto/cmd/internal/tenant"
 	"rialto/pricing"
 )
 
@@ -132,7 +133,7 @@ func (r *request) busy(live api.Offers) error {
 		return nil
 	}
 	o := live.Busy[i]
-	return cli.Hint(fmt.Errorf("provider %s is there but busy: %d of its %d × %s free now", hostName(o.Host, o.Provider), o.Free, o.GPUs, cli.Clean(o.Model)),
+	return cli.Hint(fmt.Errorf("provider %s is there but busy: %d of its %d × %s free now", tenant.HostName(o.Host, o.Provider), o.Free, o.GPUs, cli.Clean(o.Model)),
 		"--wait queues for it; it asks %s for each GPU", pricing.Rate(o.RateNanoUSDPerHour))
 }
 

@@ -12,6 +12,7 @@ import (
 	"rialto/broker"
 	"rialto/broker/api"
 	"rialto/cmd/internal/cli"
+	"rialto/cmd/internal/tenant"
 )
 
 // errNotDone is the end of a job whose container did not exit by itself.
@@ -130,7 +131,7 @@ func ending(job api.Job) error {
 		text += ": " + what
 	}
 	if job.Host != "" && !strings.Contains(what, cli.Clean(job.Host)) {
-		text += fmt.Sprintf(" (provider %s)", hostName(job.Host, job.Provider))
+		text += fmt.Sprintf(" (provider %s)", tenant.HostName(job.Host, job.Provider))
 	}
 	return &endError{text}
 }
