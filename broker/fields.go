@@ -217,6 +217,9 @@ func nearestField(name string) string {
 	return nearestWord(strings.ToLower(name), names)
 }
 
+// Nearest returns the word that a misspelt one may mean, or "" when none is near.
+func Nearest(s string, words []string) string { return nearestWord(s, words) }
+
 // nearestWord returns the word with the fewest edits from s, or "" when none is near: more than a third of the
 // longer one would have to change, and neither begins with the other.
 func nearestWord(s string, words []string) string {

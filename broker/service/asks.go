@@ -14,34 +14,27 @@ import (
 
 const (
 	// askHints is where asks are kept. What an owner asks at this broker alone outlives it.
-	askHints = "ask/" // + provider → Ask
+	askHints = "ask/" // + provider → broker.Ask
 
 	maxAsk = pricing.Rate(100_000 * pricing.USD)
 )
 
-// Ask is what an owner wants of this broker for a host, beside what the host's agent offers. The agent is the authority
-// over its price: a rate below the agent's has no effect.
-type Ask struct {
-	Unlisted bool         `json:"unlisted,omitempty"` // the host's offers are not shown and get no jobs; leases go on
-	Rate     pricing.Rate `json:"rate,omitempty"`     // per GPU-hour, if higher than the agent's; zero: the agent's
-}
-
 // askBook knows what owners ask, and what their agents offered last.
 type askBook struct {
 	mu   sync.Mutex
-	asks map[broker.PeerID]Ask
+	asks map[broker.PeerID]broker.Ask
 	sets map[broker.PeerID]broker.OfferSet // as the agents of connected hosts sent them
 }
 
 func newAskBook() *askBook {
-	return &askBook{asks: map[broker.PeerID]Ask{}, sets: map[broker.PeerID]broker.OfferSet{}}
+	return &askBook{asks: map[broker.PeerID]broker.Ask{}, sets: map[broker.PeerID]broker.OfferSet{}}
 }
 
 func (a *askBook) restore(hints map[string][]byte) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for key, value := range hints {
-		var ask Ask
+		var ask broker.Ask
 		if err := json.Unmarshal(value, &ask); err != nil {
 			return fmt.Errorf("hint %s: %w", key, err)
 		}
@@ -51,7 +44,7 @@ func (a *askBook) restore(hints map[string][]byte) error {
 }
 
 // shown returns a provider's offers as the market shall see them.
-func (k Ask) shown(set broker.OfferSet) broker.OfferSet {
+func shown(k broker.Ask, set broker.OfferSet) broker.OfferSet {
 	if k.Unlisted {
 		set.Offers = nil
 		return set
@@ -80,7 +73,7 @@ func (b *batch) post(from broker.PeerID, set broker.OfferSet) error {
 			return fmt.Errorf("offers of %s: %w", from, err)
 		}
 	}
-	if err := b.step(broker.OffersPosted{Provider: from, Set: ask.shown(set)}); err != nil {
+	if err := b.step(broker.OffersPosted{Provider: from, Set: shown(ask, set)}); err != nil {
 		return err
 	}
 	book.mu.Lock()
@@ -97,21 +90,21 @@ func (a *askBook) gone(provider broker.PeerID) {
 }
 
 // Host returns what the agent of a provider offered last, and what its owner asks here.
-func (s *Service) Host(_ context.Context, provider broker.PeerID) (broker.OfferSet, Ask, error) {
+func (s *Service) Host(_ context.Context, provider broker.PeerID) (broker.OfferSet, broker.Ask, error) {
 	if err := s.Ready(); err != nil {
-		return broker.OfferSet{}, Ask{}, err
+		return broker.OfferSet{}, broker.Ask{}, err
 	}
 	s.asks.mu.Lock()
 	defer s.asks.mu.Unlock()
 	set, ok := s.asks.sets[provider]
 	if !ok {
-		return broker.OfferSet{}, Ask{}, fmt.Errorf("provider %s: %w: it is not connected", provider, broker.ErrNotFound)
+		return broker.OfferSet{}, broker.Ask{}, fmt.Errorf("provider %s: %w: it is not connected", provider, broker.ErrNotFound)
 	}
 	return set, s.asks.asks[provider], nil
 }
 
 // SetAsk changes what the owner of a provider asks. It takes effect at once for a host that is connected.
-func (s *Service) SetAsk(ctx context.Context, provider broker.PeerID, ask Ask) error {
+func (s *Service) SetAsk(ctx context.Context, provider broker.PeerID, ask broker.Ask) error {
 	if ask.Rate < 0 || ask.Rate > maxAsk {
 		return &broker.FieldError{Field: "rate", Problem: fmt.Sprintf("%v: want $0.00/h to %v", ask.Rate, maxAsk)}
 	}
@@ -124,7 +117,7 @@ func (s *Service) SetAsk(ctx context.Context, provider broker.PeerID, ask Ask) e
 		set, ok := s.asks.sets[provider]
 		s.asks.mu.Unlock()
 		if ok {
-			if err := b.step(broker.OffersPosted{Provider: provider, Set: ask.shown(set)}); err != nil {
+			if err := b.step(broker.OffersPosted{Provider: provider, Set: shown(ask, set)}); err != nil {
 				return err
 			}
 		}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"iter"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -159,6 +160,14 @@ func (s *Service) Lease(_ context.Context, account broker.AccountID, id broker.J
 		return broker.Lease{}, err
 	}
 	return s.view.leaseOf(account, id)
+}
+
+// Executed returns the leases that ran at any time between two, of all accounts, by when they became ready.
+func (s *Service) Executed(_ context.Context, from, to time.Time) ([]broker.Lease, error) {
+	if err := s.Ready(); err != nil {
+		return nil, err
+	}
+	return s.view.executed(from, to), nil
 }
 
 // Receipt returns the signed receipt of a job's last lease.

@@ -237,6 +237,20 @@ func (v *view) hired(id broker.LeaseID) (broker.Lease, broker.Job, error) {
 	return l, v.jobs[l.Job], nil
 }
 
+// executed returns the leases that ran between two times.
+func (v *view) executed(from, to time.Time) []broker.Lease {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	var out []broker.Lease
+	for _, l := range v.leases {
+		if !l.Ready.IsZero() && l.Ready.Before(to) && (l.Ended.IsZero() || l.Ended.After(from)) {
+			out = append(out, l)
+		}
+	}
+	slices.SortFunc(out, func(a, b broker.Lease) int { return cmp.Or(a.Ready.Compare(b.Ready), cmp.Compare(a.ID, b.ID)) })
+	return out
+}
+
 // spec returns what a job's customer signed; nothing if the job is not known.
 func (v *view) spec(id broker.JobID) broker.JobSpec {
 	v.mu.RLock()

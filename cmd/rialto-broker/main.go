@@ -13,6 +13,10 @@
 // the layers, and vouches for what comes of it: that the image's root, by which hosts exchange its files block by
 // block, is what the layers of the signed digest add up to. A customer who trusts it with that signs the root in his job.
 //
+// An account that was created with --custodial is one whose key this broker holds: it signs the account's jobs and is the
+// customer's end of their tunnels, for clients that know nothing but a token. Those of Vast.ai work unmodified: the API
+// below /api/v0 and /api/v1 is Vast's (see rialto/broker/vast).
+//
 // It may be killed at any moment: what it answered is durable, leases go on at the providers meanwhile,
 // and a restart continues where it was.
 package main

@@ -18,10 +18,12 @@ import (
 
 	"rialto/blockstore/disk"
 	"rialto/blockstore/exchange"
+	"rialto/blockstore/image"
 	"rialto/broker"
 	"rialto/broker/api"
 	"rialto/broker/ledger"
 	"rialto/broker/service"
+	"rialto/broker/vast"
 	"rialto/cmd/internal/cli"
 	"rialto/p2p"
 	"rialto/p2p/identity"
@@ -48,6 +50,7 @@ type runFlags struct {
 	buildImages    bool
 	dht            bool
 	registries     []string
+	vastTerm       time.Duration
 }
 
 func runCommand(state *string) *cobra.Command {
@@ -80,6 +83,7 @@ func runCommand(state *string) *cobra.Command {
 	fl.StringVar(&f.minFree, "min-free", "2GiB", "free disk space below which no new jobs are accepted; an eighth more is kept as ballast beside the ledger")
 	fl.BoolVar(&f.buildImages, "build-images", true, "download each image that customers run once, anonymously and without keeping it, and vouch for its root, so that hosts can start it from each other's blocks")
 	fl.BoolVar(&f.dht, "dht", true, "join the hosts to a DHT in which they find each other's images and weights, also while the broker is away")
+	fl.DurationVar(&f.vastTerm, "vast-term", 24*time.Hour, "how long an instance runs that a client of Vast's starts (see account create --custodial): its price for that long is held")
 	cli.RegistriesFlag(fl, &f.registries)
 	return c
 }
@@ -187,6 +191,15 @@ func (f *runFlags) run(ctx context.Context, stderr io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
+	keeper := newCustodian(market, key, image.Registry{Transport: policy.Transport()})
+	defer closing(&err, keeper)
+	compat, err := vast.New(vast.Config{
+		Market: market, Custodian: keeper, Hosts: market, Admit: server.Admit, Term: f.vastTerm, Logger: log.With("part", "vast"),
+	})
+	if err != nil {
+		return err
+	}
+	server.Handle("/api/", compat)
 	if err := f.state.writeAdmin(admin{URL: url, Token: token}); err != nil {
 		return err
 	}
