@@ -167,7 +167,7 @@ func readWish(r *reader) wish {
 }
 
 const noSSH = "there is no ssh and no jupyter on this market, because instances have no open ports: " +
-	"use runtype args, or the default one with an onstart script, and vastai logs and vastai execute"
+	"use runtype args, or the default one with an onstart script, and vastai logs"
 
 // readEnv reads variables; Vast's command line puts docker's options among them, as names with a space.
 func (w *wish) readEnv(r *reader) {
@@ -306,7 +306,7 @@ func (w *wish) notes() []string {
 
 const (
 	custodyNote = "the broker holds this account's key: it signed the job and is the end of its tunnel"
-	sshNote     = "no ssh server: the onstart script runs and the container stays up; vastai logs and vastai execute reach it"
+	sshNote     = "no ssh server: the onstart script runs and the container stays up; vastai logs shows what it prints"
 )
 
 // fits refuses an offer that has less than is wanted.

@@ -237,7 +237,8 @@ func span(p url.Values, now time.Time) (from, to time.Time, step time.Duration, 
 	return from, to, step, err
 }
 
-// history samples the leases of one model.
+// history tells the leases of one model: at each time how many GPUs were leased, and the prices of those that ran until
+// the next.
 func history(leases []broker.Lease, from, to time.Time, step time.Duration) row {
 	stamps, rented, nothing := []int64{}, []int64{}, []any{}
 	prices := map[int][]any{10: {}, 50: {}, 90: {}}
@@ -246,9 +247,11 @@ func history(leases []broker.Lease, from, to time.Time, step time.Duration) row 
 		gpus := 0
 		for i := range leases {
 			l := &leases[i]
-			if !l.Ready.After(at) && (l.Ended.IsZero() || l.Ended.After(at)) {
+			if l.Ready.Before(at.Add(step)) && (l.Ended.IsZero() || l.Ended.After(at)) {
 				asks = append(asks, ask{l.Rate, len(l.GPUs)})
-				gpus += len(l.GPUs)
+				if !l.Ready.After(at) {
+					gpus += len(l.GPUs)
+				}
 			}
 		}
 		stamps, rented, nothing = append(stamps, at.Unix()), append(rented, int64(gpus)), append(nothing, nil)

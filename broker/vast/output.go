@@ -200,7 +200,8 @@ func (s *Server) command(c *call) (any, error) {
 	if err != nil {
 		return nil, unreached(i.job, err)
 	}
-	return s.give(c, end.bytes(), cell{"exit_code", int64(code)}), nil
+	// Older command lines cut the writeable path out of the text.
+	return s.give(c, end.bytes(), cell{"exit_code", int64(code)}, cell{"writeable_path", ""}), nil
 }
 
 // user answers GET /users/current/.
