@@ -87,7 +87,7 @@ func (s *Server) find(ctx context.Context, q query) (found, error) {
 			}
 		}
 	}
-	order(out.rows, append(slices.Clone(q.order), sorting{key: "dph_total"}, sorting{key: "id"}))
+	order(out.rows, append(slices.Clone(q.order), sorting{key: "dph_total"}, sorting{key: "num_gpus"}, sorting{key: "id"}))
 	return out, nil
 }
 

@@ -225,6 +225,9 @@ func (q *query) filter(m member) error {
 		return invalid(clipped(m.key), "no such field of an offer")
 	}
 	ops, err := parseObject(m.raw, m.key)
+	if err != nil && strings.HasPrefix(string(m.raw), "{") {
+		return err
+	}
 	if err != nil {
 		return &broker.FieldError{Field: m.key, Problem: shown(m.raw) + `: want operators with values, such as {"gte":24000}`, Nearest: broker.Nearest(m.key, settingNames())}
 	}
