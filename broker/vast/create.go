@@ -6,10 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"math/big"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +24,8 @@ const (
 	// grantPatience is how long a create waits to hear whether the host took the job: somewhat more than the market
 	// gives a host to answer.
 	grantPatience = 20 * time.Second
+	// manyPatience bounds a request for several instances, which no server waits for longer than a minute.
+	manyPatience = 50 * time.Second
 )
 
 // wish is what a client wants to run.
@@ -52,7 +52,7 @@ func (s *Server) create(c *call) (any, error) {
 	if err := r.done(); err != nil {
 		return nil, err
 	}
-	return s.start(c, id, w)
+	return s.start(c.Context(), c.account.ID, id, w)
 }
 
 // createMany answers POST /asks/bulk/: each offer once. What failed is told beside what did not.
@@ -66,10 +66,12 @@ func (s *Server) createMany(c *call) (any, error) {
 	if len(ids) == 0 || len(ids) > 64 {
 		return nil, invalid("ids", fmt.Sprintf("%d offers: want 1 to 64", len(ids)))
 	}
+	ctx, cancel := context.WithTimeout(c.Context(), manyPatience)
+	defer cancel()
 	var results []row
 	contracts, all := []int64{}, true
 	for _, id := range ids {
-		got, err := s.start(c, id, w)
+		got, err := s.start(ctx, c.account.ID, id, w)
 		if err != nil {
 			f := refusalOf(err)
 			results, all = append(results, row{{"id", id}, {"success", false}, {"error", f.Code}, {"msg", f.Msg}}), false
@@ -93,7 +95,6 @@ func (s *Server) launch(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	tries := 3
 	if !inner.has("limit") {
 		inner = append(inner, member{"limit", json.RawMessage("3")})
 	}
@@ -101,7 +102,7 @@ func (s *Server) launch(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	tries = min(q.limit, 16)
+	tries := min(q.limit, 16)
 	w := readWish(r)
 	if err := r.done(); err != nil {
 		return nil, err
@@ -110,6 +111,8 @@ func (s *Server) launch(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(c.Context(), manyPatience)
+	defer cancel()
 	last := error(&broker.NoOfferError{Search: got.search})
 	for _, offer := range got.rows {
 		if offer.value("rentable") != true {
@@ -119,7 +122,7 @@ func (s *Server) launch(c *call) (any, error) {
 			break
 		}
 		id, _ := offer.value("id").(int64)
-		out, err := s.start(c, id, w)
+		out, err := s.start(ctx, c.account.ID, id, w)
 		if err == nil {
 			return out, nil
 		}
@@ -246,8 +249,10 @@ func (w *wish) command() (args []string, behind bool) {
 }
 
 // start rents an offer and waits until its host has taken the job, so that nothing is left behind if it does not.
-func (s *Server) start(c *call, id int64, w wish) (row, error) {
-	ctx := c.Context()
+func (s *Server) start(ctx context.Context, account broker.AccountID, id int64, w wish) (row, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, &refusal{Status: http.StatusRequestTimeout, Code: "timeout", Msg: "not tried: the others took too long"}
+	}
 	o, total, rentable, err := s.offer(ctx, id)
 	if err != nil {
 		return nil, err
@@ -259,15 +264,19 @@ func (s *Server) start(c *call, id int64, w wish) (row, error) {
 	if err := w.fits(&o); err != nil {
 		return nil, err
 	}
-	hold, run, err := s.hold(c.account, total)
+	a, err := s.c.Market.Account(ctx, account)
+	if err != nil {
+		return nil, err
+	}
+	hold, run, err := s.hold(a, total)
 	if err != nil {
 		return nil, err
 	}
 	t := tag{Label: w.label, Runtype: w.runtype}
 	if w.disk != nil {
-		t.Disk = json.Number(strings.TrimRight(strings.TrimRight(w.disk.FloatString(3), "0"), "."))
+		t.Disk = diskText(w.disk)
 	}
-	order := Order{Account: c.account.ID, Tag: t.encode(), Spec: broker.JobSpec{
+	order := Order{Account: account, Tag: t.encode(), Spec: broker.JobSpec{
 		Image: w.image, Env: w.env, GPU: broker.GPURequest{Model: o.GPUs[0].Model, Count: count}, Where: "id=" + string(o.ID),
 		Provider: o.Provider, MaxRate: o.Rate, MaxCost: hold, MaxDuration: s.c.Term,
 	}}
@@ -293,6 +302,14 @@ func (s *Server) start(c *call, id int64, w wish) (row, error) {
 		{"notes", w.notes()},
 		{"job", string(job.ID)}, // ours
 	}, nil
+}
+
+// diskText is a size in 10^9 bytes as an instance shows it.
+func diskText(n *big.Rat) json.Number {
+	if n.IsInt() {
+		return json.Number(n.Num().String())
+	}
+	return json.Number(strings.TrimRight(strings.TrimRight(n.FloatString(3), "0"), "."))
 }
 
 // notes are what a client should know of an instance that it might not expect.
@@ -378,39 +395,4 @@ func (s *Server) cancel(ctx context.Context, job broker.Job, reason string) {
 	if _, err := s.c.Market.Cancel(context.WithoutCancel(ctx), job.Account, job.ID, reason); err != nil && !errors.Is(err, broker.ErrConflict) {
 		s.c.Logger.Warn("instance not cancelled", "job", job.ID, "err", err)
 	}
-}
-
-// tag is what this package keeps with a job.
-type tag struct {
-	Label     string      `json:"label,omitempty"`
-	Disk      json.Number `json:"disk,omitempty"` // 10^9 bytes, as asked for
-	Runtype   string      `json:"runtype,omitempty"`
-	Stopped   bool        `json:"stopped,omitempty"`   // by a client
-	Destroyed bool        `json:"destroyed,omitempty"` // not shown any more
-}
-
-func (t tag) encode() []byte {
-	b, err := json.Marshal(t)
-	if err != nil {
-		return []byte("{}") // not of texts
-	}
-	return b
-}
-
-// readTag reads a tag; a job without one was started otherwise.
-func readTag(b []byte) tag {
-	var t tag
-	if len(b) > 0 && json.Unmarshal(b, &t) != nil {
-		return tag{}
-	}
-	return t
-}
-
-// variables are a job's own, by name.
-func variables(env map[string]string) [][2]string {
-	out := [][2]string{}
-	for _, k := range slices.Sorted(maps.Keys(env)) {
-		out = append(out, [2]string{k, env[k]})
-	}
-	return out
 }

@@ -30,7 +30,7 @@ func (s *Server) instance(ctx context.Context, j broker.Job) (instance, error) {
 		return out, err
 	}
 	out.tag = readTag(raw)
-	if j.Lease != "" {
+	if j.Lease != "" && !out.tag.Destroyed {
 		if out.lease, err = s.c.Market.Lease(ctx, j.Account, j.ID); err != nil && !errors.Is(err, broker.ErrNotFound) {
 			return out, err
 		}

@@ -24,8 +24,11 @@ const (
 	resultLife = 2 * time.Minute
 	// reachPatience is how long a host may take to answer; Vast's command line waits twice as long.
 	reachPatience = 45 * time.Second
-	defaultTail   = 1000
-	maxTail       = 1_000_000
+	// maxReaching and maxReachingOne bound the requests that reach into containers at once: each may keep twice maxOutput.
+	maxReaching    = 32
+	maxReachingOne = 4
+	defaultTail    = 1000
+	maxTail        = 1_000_000
 )
 
 // results keeps outputs until their clients fetch them: by a name that nobody guesses, because they fetch them without
@@ -115,11 +118,42 @@ func (s *Server) logs(c *call) (any, error) {
 	return s.give(c, lastLines(text, tail, match)), nil
 }
 
+// reaching counts the requests that reach into containers, by account.
+type reaching struct {
+	mu  sync.Mutex
+	all int
+	of  map[broker.AccountID]int
+}
+
+// enter takes a place and returns how to give it back.
+func (r *reaching) enter(a broker.AccountID) (leave func(), err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.all >= maxReaching || r.of[a] >= maxReachingOne {
+		return nil, &refusal{Status: http.StatusTooManyRequests, Code: "too_many_requests", Msg: "too many requests for output at once: wait for the others", retry: 1}
+	}
+	r.all++
+	r.of[a]++
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.all--
+		if r.of[a]--; r.of[a] == 0 {
+			delete(r.of, a)
+		}
+	}, nil
+}
+
 // output is what a job's container printed; of a job that has none yet, nothing.
 func (s *Server) output(ctx context.Context, j broker.Job) ([]byte, error) {
 	if j.State < broker.JobReady {
 		return nil, nil
 	}
+	leave, err := s.reaching.enter(j.Account)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	ctx, cancel := context.WithTimeout(ctx, reachPatience)
 	defer cancel()
 	var end ending
@@ -190,6 +224,11 @@ func (s *Server) command(c *call) (any, error) {
 	if j := i.job; j.State != broker.JobReady && j.State != broker.JobRunning {
 		return nil, &refusal{Status: http.StatusConflict, Code: "not_running", Msg: fmt.Sprintf("the instance does not run: it is %s", j.State)}
 	}
+	leave, err := s.reaching.enter(i.job.Account)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	ctx, cancel := context.WithTimeout(c.Context(), reachPatience)
 	defer cancel()
 	var end ending

@@ -131,6 +131,8 @@ type Server struct {
 	mux     *http.ServeMux
 	results *results
 	paths   []string
+
+	reaching reaching
 }
 
 var _ http.Handler = (*Server)(nil)
@@ -141,7 +143,7 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{c: c, mux: http.NewServeMux(), results: newResults()}
+	s := &Server{c: c, mux: http.NewServeMux(), results: newResults(), reaching: reaching{of: map[broker.AccountID]int{}}}
 	s.route("POST /v0/bundles", anybody, s.search)
 	s.route("PUT /v0/search/asks", anybody, s.search)
 	s.route("PUT /v0/asks/{id}", tenant, s.create)
