@@ -36,6 +36,11 @@ func (w *world) commands() map[string]command {
 		"layout":    w.layout,
 		"hides":     w.hides,
 		"locked":    w.locked,
+		"custodial": w.custodial,
+		"vast":      w.vast,
+		"vastuntil": w.vastuntil,
+		"output":    w.output,
+		"take":      w.take,
 	}
 }
 

@@ -16,6 +16,11 @@
 //	hides WHO TEXT           looks for TEXT in every file that "broker" or a host has on its disk, and must not find it;
 //	                         "! hides" must
 //	locked HOST              waits until a host shows no private image or weights any more
+//	custodial NAME DOLLARS   opens an account whose key the broker holds; its token is in KEY
+//	vast METHOD PATH [BODY]  asks as a client of Vast does; the answer is in the file "answer"
+//	vastuntil PATTERN METHOD PATH [BODY]  repeats that until the answer matches
+//	output PATTERN PATH BODY asks for an instance's output and fetches it until it matches
+//	take NAME KEY            keeps what the answer says of KEY in the variable NAME
 package e2e
 
 import (
