@@ -124,7 +124,7 @@ func (s *Server) admit(ctx context.Context, c *call, id broker.AccountID, who ca
 }
 
 // refusal is an error as it crosses the wire. Vast's command line prints msg.
-type refusal struct { //nolint:errname // what the others call it
+type refusal struct {
 	Status  int    `json:"-"`
 	Success bool   `json:"success"`
 	Code    string `json:"error"`

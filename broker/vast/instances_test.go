@@ -22,16 +22,17 @@ func create(replaced string) string {
 		if !ok {
 			continue
 		}
-		kept := ""
-		for i, p := range strings.Split(body, `,"`) {
+		members := strings.Split(body, `,"`)
+		kept := members[:0]
+		for i, p := range members {
 			if i > 0 {
 				p = `"` + p
 			}
 			if !strings.HasPrefix(p, key+":") {
-				kept += p + ","
+				kept = append(kept, p)
 			}
 		}
-		body = kept + part
+		body = strings.Join(append(kept, part), ",")
 	}
 	return "{" + body + "}"
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/big"
 	"net/http"
+	"slices"
+	"strings"
 
 	"rialto/broker"
 	"rialto/pricing"
@@ -87,17 +89,15 @@ func listed(ask broker.Ask, agent pricing.Rate) any {
 
 // occupancy is a letter for each GPU, as Vast's: D for one that is rented, x for one that is not.
 func occupancy(o *broker.Offer) string {
-	out := ""
+	var out strings.Builder
 	for i := range o.GPUs {
 		letter := "D "
-		for _, free := range o.Free {
-			if free == o.GPUs[i].UUID {
-				letter = "x "
-			}
+		if slices.Contains(o.Free, o.GPUs[i].UUID) {
+			letter = "x "
 		}
-		out += letter
+		out.WriteString(letter)
 	}
-	return out
+	return out.String()
 }
 
 // listMachine answers PUT /machines/create_asks/. A price above the agent's holds at this broker; one below it is refused,

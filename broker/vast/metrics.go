@@ -262,12 +262,21 @@ func history(leases []broker.Lease, from, to time.Time, step time.Duration) row 
 	none := make([]int64, len(stamps))
 	return row{
 		{"supply_demand", row{
-			{"timestamps", stamps}, {"rented_verified", none}, {"rented_unverified", rented},
-			{"avail_verified", nothing}, {"avail_unverified", nothing}, {"total", nothing},
+			{"timestamps", stamps},
+			{"rented_verified", none},
+			{"rented_unverified", rented},
+			{"avail_verified", nothing},
+			{"avail_unverified", nothing},
+			{"total", nothing},
 		}},
 		{"pricing", row{
-			{"timestamps", stamps}, {"rented_p10", prices[10]}, {"rented_median", prices[50]}, {"rented_p90", prices[90]},
-			{"avail_p10", nothing}, {"avail_median", nothing}, {"avail_p90", nothing},
+			{"timestamps", stamps},
+			{"rented_p10", prices[10]},
+			{"rented_median", prices[50]},
+			{"rented_p90", prices[90]},
+			{"avail_p10", nothing},
+			{"avail_median", nothing},
+			{"avail_p90", nothing},
 		}},
 		{"stats", row{{"tflops", nil}, {"dlperf", nil}, {"tflops_per_dollar", nil}}},
 	}
@@ -286,8 +295,13 @@ func (s *Server) metricsWhere(c *call) (any, error) {
 	for i := range offers {
 		o := &offers[i].Offer
 		base := row{
-			{"gpu_name", vastModel(o.GPUs[0].Model)}, {"city", nil}, {"country_code", known(o.Region)}, {"latitude", nil}, {"longitude", nil},
-			{"verified", isVerified(o)}, {"datacenter", nil},
+			{"gpu_name", vastModel(o.GPUs[0].Model)},
+			{"city", nil},
+			{"country_code", known(o.Region)},
+			{"latitude", nil},
+			{"longitude", nil},
+			{"verified", isVerified(o)},
+			{"datacenter", nil},
 		}
 		if n := len(o.Free); n > 0 {
 			rows = append(rows, append(slices.Clone(base), cell{"num_gpus", int64(n)}, cell{"rented", false}))
