@@ -15,6 +15,7 @@ import (
 	"rialto/broker"
 	"rialto/broker/api"
 	"rialto/cmd/internal/cli"
+	"rialto/cmd/internal/tenant"
 	"rialto/pricing"
 )
 
@@ -92,7 +93,7 @@ func explain(err error) error {
 		if p, ok := errors.AsType[*api.Problem](err); ok && p.Search != nil && len(p.Search.Nearest) > 0 {
 			n := p.Search.Nearest[0]
 			return cli.Hint(err, "with %s there is %s on %s at %s; `rialto offers` shows what there is; `rialto run --wait` waits for a matching offer",
-				admission(n), cli.Clean(n.Offer.Model), hostName(n.Offer.Host, n.Offer.Provider), pricing.Rate(n.Offer.RateNanoUSDPerHour))
+				admission(n), cli.Clean(n.Offer.Model), tenant.HostName(n.Offer.Host, n.Offer.Provider), pricing.Rate(n.Offer.RateNanoUSDPerHour))
 		}
 		return cli.Hint(err, "`rialto offers` shows what there is; `rialto run --wait` waits for a matching offer")
 	case errors.Is(err, broker.ErrNoFunds):

@@ -225,7 +225,7 @@ func writeNearest(w io.Writer, nearest []api.NearMiss) error {
 		if i == 0 {
 			fmt.Fprintln(w, cli.Paint(w, cli.Dim, "Nearly:"))
 		}
-		fmt.Fprintf(w, "  %s on %s at %s, with %s\n", cli.Clean(n.Offer.Model), hostName(n.Offer.Host, n.Offer.Provider),
+		fmt.Fprintf(w, "  %s on %s at %s, with %s\n", cli.Clean(n.Offer.Model), tenant.HostName(n.Offer.Host, n.Offer.Provider),
 			pricing.Rate(n.Offer.RateNanoUSDPerHour), admission(n))
 	}
 	return nil

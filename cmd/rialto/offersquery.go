@@ -12,6 +12,7 @@ import (
 	"rialto/broker"
 	"rialto/broker/api"
 	"rialto/cmd/internal/cli"
+	"rialto/cmd/internal/tenant"
 	"rialto/pricing"
 )
 
@@ -35,7 +36,7 @@ func writeExplanation(w io.Writer, e api.Explanation) error {
 	for _, p := range e.Predicates {
 		row := []string{cli.Clean(p.Predicate), strconv.Itoa(p.Eliminated), strconv.Itoa(p.Without), "", "", "", ""}
 		if n := p.Cheapest; n != nil {
-			row = append(row[:3], cli.Clean(n.Offer.Model)+" on "+hostName(n.Offer.Host, n.Offer.Provider),
+			row = append(row[:3], cli.Clean(n.Offer.Model)+" on "+tenant.HostName(n.Offer.Host, n.Offer.Provider),
 				pricing.Money(n.Offer.RateNanoUSDPerHour).String(), cli.Clean(n.Has), admission(*n))
 		}
 		t.Add(row...)
