@@ -105,9 +105,9 @@ type OfferSet struct {
 	Offers []Offer
 }
 
-// Ask is what an owner wants of one broker for a host, beside what the host's agent offers there. The agent is the
+// OwnerAsk is what an owner wants of one broker for a host, beside what the host's agent offers there. The agent is the
 // authority over its price: a rate below the agent's has no effect.
-type Ask struct {
+type OwnerAsk struct {
 	Unlisted bool         `json:"unlisted,omitempty"` // the host's offers are not shown and get no jobs; leases go on
 	Rate     pricing.Rate `json:"rate,omitempty"`     // per GPU-hour, if higher than the agent's; zero: the agent's
 }

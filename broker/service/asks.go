@@ -14,7 +14,7 @@ import (
 
 const (
 	// askHints is where asks are kept. What an owner asks at this broker alone outlives it.
-	askHints = "ask/" // + provider → broker.Ask
+	askHints = "ask/" // + provider → broker.OwnerAsk
 
 	maxAsk = pricing.Rate(100_000 * pricing.USD)
 )
@@ -22,19 +22,19 @@ const (
 // askBook knows what owners ask, and what their agents offered last.
 type askBook struct {
 	mu   sync.Mutex
-	asks map[broker.PeerID]broker.Ask
+	asks map[broker.PeerID]broker.OwnerAsk
 	sets map[broker.PeerID]broker.OfferSet // as the agents of connected hosts sent them
 }
 
 func newAskBook() *askBook {
-	return &askBook{asks: map[broker.PeerID]broker.Ask{}, sets: map[broker.PeerID]broker.OfferSet{}}
+	return &askBook{asks: map[broker.PeerID]broker.OwnerAsk{}, sets: map[broker.PeerID]broker.OfferSet{}}
 }
 
 func (a *askBook) restore(hints map[string][]byte) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for key, value := range hints {
-		var ask broker.Ask
+		var ask broker.OwnerAsk
 		if err := json.Unmarshal(value, &ask); err != nil {
 			return fmt.Errorf("hint %s: %w", key, err)
 		}
@@ -44,7 +44,7 @@ func (a *askBook) restore(hints map[string][]byte) error {
 }
 
 // shown returns a provider's offers as the market shall see them.
-func shown(k broker.Ask, set broker.OfferSet) broker.OfferSet {
+func shown(k broker.OwnerAsk, set broker.OfferSet) broker.OfferSet {
 	if k.Unlisted {
 		set.Offers = nil
 		return set
@@ -90,21 +90,21 @@ func (a *askBook) gone(provider broker.PeerID) {
 }
 
 // Host returns what the agent of a provider offered last, and what its owner asks here.
-func (s *Service) Host(_ context.Context, provider broker.PeerID) (broker.OfferSet, broker.Ask, error) {
+func (s *Service) Host(_ context.Context, provider broker.PeerID) (broker.OfferSet, broker.OwnerAsk, error) {
 	if err := s.Ready(); err != nil {
-		return broker.OfferSet{}, broker.Ask{}, err
+		return broker.OfferSet{}, broker.OwnerAsk{}, err
 	}
 	s.asks.mu.Lock()
 	defer s.asks.mu.Unlock()
 	set, ok := s.asks.sets[provider]
 	if !ok {
-		return broker.OfferSet{}, broker.Ask{}, fmt.Errorf("provider %s: %w: it is not connected", provider, broker.ErrNotFound)
+		return broker.OfferSet{}, broker.OwnerAsk{}, fmt.Errorf("provider %s: %w: it is not connected", provider, broker.ErrNotFound)
 	}
 	return set, s.asks.asks[provider], nil
 }
 
 // SetAsk changes what the owner of a provider asks. It takes effect at once for a host that is connected.
-func (s *Service) SetAsk(ctx context.Context, provider broker.PeerID, ask broker.Ask) error {
+func (s *Service) SetAsk(ctx context.Context, provider broker.PeerID, ask broker.OwnerAsk) error {
 	if ask.Rate < 0 || ask.Rate > maxAsk {
 		return &broker.FieldError{Field: "rate", Problem: fmt.Sprintf("%v: want $0.00/h to %v", ask.Rate, maxAsk)}
 	}

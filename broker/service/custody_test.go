@@ -103,12 +103,12 @@ func TestAsk(t *testing.T) {
 	}
 	expect("at first", 50*cents)
 	for _, step := range []struct {
-		ask  broker.Ask
+		ask  broker.OwnerAsk
 		want []pricing.Rate
 	}{
-		{broker.Ask{Rate: 55 * cents}, []pricing.Rate{55 * cents}},
-		{broker.Ask{Rate: 10 * cents}, []pricing.Rate{50 * cents}},
-		{broker.Ask{Rate: 55 * cents, Unlisted: true}, nil},
+		{broker.OwnerAsk{Rate: 55 * cents}, []pricing.Rate{55 * cents}},
+		{broker.OwnerAsk{Rate: 10 * cents}, []pricing.Rate{50 * cents}},
+		{broker.OwnerAsk{Rate: 55 * cents, Unlisted: true}, nil},
 	} {
 		if err := w.SetAsk(ctx, id, step.ask); err != nil {
 			t.Fatal(err)
@@ -120,11 +120,11 @@ func TestAsk(t *testing.T) {
 	if set, ask, err := w.Host(ctx, id); err != nil || len(set.Offers) != 1 || !ask.Unlisted {
 		t.Errorf("host: %d offers, %+v, %v", len(set.Offers), ask, err)
 	}
-	if err := w.SetAsk(ctx, id, broker.Ask{Rate: 55 * cents}); err != nil {
+	if err := w.SetAsk(ctx, id, broker.OwnerAsk{Rate: 55 * cents}); err != nil {
 		t.Fatal(err)
 	}
 	expect("listed again", 55*cents)
-	if err := w.SetAsk(ctx, id, broker.Ask{Rate: -1}); !errors.Is(err, broker.ErrInvalid) {
+	if err := w.SetAsk(ctx, id, broker.OwnerAsk{Rate: -1}); !errors.Is(err, broker.ErrInvalid) {
 		t.Errorf("negative rate: %v, want %v", err, broker.ErrInvalid)
 	}
 

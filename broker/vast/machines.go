@@ -13,10 +13,10 @@ import (
 )
 
 // ownHost returns the host of the owner who calls, if that is what an id names.
-func (s *Server) ownHost(c *call, id int64) (broker.PeerID, broker.OfferSet, broker.Ask, error) {
+func (s *Server) ownHost(c *call, id int64) (broker.PeerID, broker.OfferSet, broker.OwnerAsk, error) {
 	provider := broker.PeerID(c.account.ID)
 	if id != hostID(provider) {
-		return "", broker.OfferSet{}, broker.Ask{}, &refusal{Status: http.StatusNotFound, Code: "no_such_machine", Msg: fmt.Sprintf("machine %d is not the one of this key, which is %d", id, hostID(provider))}
+		return "", broker.OfferSet{}, broker.OwnerAsk{}, &refusal{Status: http.StatusNotFound, Code: "no_such_machine", Msg: fmt.Sprintf("machine %d is not the one of this key, which is %d", id, hostID(provider))}
 	}
 	set, ask, err := s.c.Hosts.Host(c.Context(), provider)
 	return provider, set, ask, err
@@ -80,7 +80,7 @@ func (s *Server) machineRows(ctx context.Context, provider broker.PeerID) ([]row
 }
 
 // listed is the price of one GPU for an hour; nil if it is not listed.
-func listed(ask broker.Ask, agent pricing.Rate) any {
+func listed(ask broker.OwnerAsk, agent pricing.Rate) any {
 	if ask.Unlisted {
 		return nil
 	}

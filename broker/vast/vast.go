@@ -67,8 +67,8 @@ type Market interface {
 // Hosts is what owners can do with their hosts. Methods are safe for concurrent use.
 type Hosts interface {
 	// Host returns what the agent of a provider offers and what its owner asks; [broker.ErrNotFound] if it is not connected.
-	Host(ctx context.Context, provider broker.PeerID) (broker.OfferSet, broker.Ask, error)
-	SetAsk(ctx context.Context, provider broker.PeerID, ask broker.Ask) error
+	Host(ctx context.Context, provider broker.PeerID) (broker.OfferSet, broker.OwnerAsk, error)
+	SetAsk(ctx context.Context, provider broker.PeerID, ask broker.OwnerAsk) error
 }
 
 // Custodian does for a custodial account what a customer does himself: signs jobs and reaches into them. Methods are safe
