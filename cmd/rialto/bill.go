@@ -15,6 +15,7 @@ import (
 	"rialto/broker/api"
 	"rialto/broker/wire"
 	"rialto/cmd/internal/cli"
+	"rialto/cmd/internal/tenant"
 	"rialto/pricing"
 )
 
@@ -84,7 +85,7 @@ func (m *market) nameHosts(ctx context.Context, f *fetched) {
 }
 
 // who is a peer that served, for people.
-func (s servedBy) who() string { return hostName(cmp.Or(s.Host, "host"), s.Peer) }
+func (s servedBy) who() string { return tenant.HostName(cmp.Or(s.Host, "host"), s.Peer) }
 
 func (a *app) billCommand() *cobra.Command {
 	c := &cobra.Command{
