@@ -179,8 +179,8 @@ func offerRow(m *broker.Match, count int, rentable bool) row {
 		{"datacenter", nil},
 		{"verification", verification(verified)},
 		{"verified", verified},
-		{"reliability", nil},
-		{"reliability2", nil},
+		{"reliability", share(m.Record.Reliability())}, // as filters read it: of a host that nobody knows, what is expected
+		{"reliability2", share(m.Record.Reliability())},
 		{"reliability_mult", nil},
 		{"expected_reliability", nil},
 		{"geolocation", place(o.Region)},
@@ -238,6 +238,11 @@ func watts(mw uint64) any {
 		return nil
 	}
 	return json.Number(new(big.Rat).SetFrac64(int64(min(mw, 1e12)), 1000).FloatString(1)) //nolint:gosec // bounded
+}
+
+// share is a part of one, given in millionths.
+func share(ppm int64) json.Number {
+	return json.Number(new(big.Rat).SetFrac64(ppm, 1e6).FloatString(6))
 }
 
 func ratio(n int64, of int) json.Number {

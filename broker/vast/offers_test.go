@@ -67,6 +67,8 @@ func TestSearch(t *testing.T) {
 		"countries' codes, not in (trap 8)":       {`{"geolocation":{"notin":["DE","SE"]},"num_gpus":{"eq":"1"},` + rest + `}`, []string{"paris×1", "austin×1"}},
 		"a place as the offers have it (trap 8)":  {`{"geolocation":{"eq":", DE"},"num_gpus":{"eq":"1"},` + rest + `}`, []string{"berlin×1"}},
 		"beta9's nesting (trap 9)":                {`{"type":"on-demand","q":{"rentable":{"eq":true},"verified":{"eq":true},"gpu_name":{"in":["RTX 4090","L40S"]},"num_gpus":{"eq":1}}}`, []string{"stockholm×1", "berlin×1", "paris×1"}},
+		"dstack's reliability2 (trap 13)":         {`{"reliability2":{"gte":0.9},"num_gpus":{"eq":"8"}}`, []string{"austin×8"}},
+		"reliability as text":                     {`{"reliability":{"gt":"0.999"}}`, []string{}},
 		"gpuhunt's compute_capability (trap 13)":  {`{"compute_capability":{"gte":"800"},"num_gpus":{"eq":"8"}}`, []string{"austin×8"}},
 		"one name there, two models here":         {`{"gpu_name":{"in":["A100 PCIE","A100 SXM4"]},"num_gpus":{"eq":"8"}}`, []string{"austin×8"}},
 		"an underscore is a space":                {`{"gpu_name":{"eq":"RTX_4090"},"num_gpus":{"eq":"4"}}`, []string{"berlin×4"}},
@@ -107,7 +109,7 @@ func TestSearchRefuses(t *testing.T) {
 		"a bid (trap 10)":                  {`{"type":"bid"}`, []string{"type", "interruptible"}},
 		"a bid, other word (trap 10)":      {`{"type":"interruptible"}`, []string{"type"}},
 		"reserved":                         {`{"type":"reserved"}`, []string{"type", "reserved"}},
-		"gpuhunt's reliability2 (trap 13)": {`{"reliability2":{"gte":0.9}}`, []string{"reliability2", "evidence"}},
+		"what nobody measures (trap 13)":   {`{"inet_down":{"gt":128}}`, []string{"inet_down", "evidence"}},
 		"what dstack wants (trap 13)":      {`{"direct_port_count":{"gte":1}}`, []string{"direct_port_count"}},
 		"SkyPilot's words":                 {`{"georegion":{"eq":true}}`, []string{"georegion"}},
 		"a misspelt field":                 {`{"gpu_nam":{"eq":"RTX 4090"}}`, []string{"gpu_nam", "gpu_name"}},
@@ -157,7 +159,7 @@ func TestOffer(t *testing.T) {
 		"cpu_cores": 16.0, "cpu_cores_effective": 16.0, "cpu_ram": 64000.0, "disk_space": 104.858, "geolocation": ", US",
 		"driver_version": "535.86.05", "driver_vers": 535086005.0, "cuda_max_good": 12.8, "compute_cap": 890.0, "gpu_max_power": 450.0,
 		"verified": true, "verification": "verified", "rentable": true, "rented": false, "simulated": false, "gpu_frac": 0.25,
-		"reliability": nil, "inet_down": nil, "inet_up": nil, "dlperf": nil, "score": nil, "duration": nil, "public_ipaddr": nil, "pcie_bw": nil,
+		"reliability": 0.995012, "reliability2": 0.995012, "inet_down": nil, "inet_up": nil, "dlperf": nil, "score": nil, "duration": nil, "public_ipaddr": nil, "pcie_bw": nil,
 	} {
 		if v, ok := o[key]; !ok || v != want {
 			t.Errorf("%s: %v, want %v", key, v, want)
