@@ -146,7 +146,7 @@ type Want struct {
 	// Private says that Root is a private one. Key then waits for its key, and is called when everything else that a
 	// start needs is here. Nil: somebody else showed it already, and only its blocks are wanted.
 	Private bool
-	Key     func(ctx context.Context) (blockstore.Key, error)
+	Key     func(ctx context.Context) (blockstore.Key, error) `json:"-"`
 }
 
 // Image is a root file system that is shown on the host, and how to run it.
