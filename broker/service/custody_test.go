@@ -2,6 +2,7 @@ package service_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"rialto/broker"
@@ -23,8 +24,8 @@ func TestCustody(t *testing.T) {
 	if err != nil || broker.PeerID(key.ID()) != a.Key {
 		t.Fatalf("custody: %s, %v; want %s", key.ID(), err, a.Key)
 	}
-	if _, err := w.Custody(ctx, w.account); !errors.Is(err, broker.ErrForbidden) {
-		t.Errorf("custody of an ordinary account: %v, want %v", err, broker.ErrForbidden)
+	if _, err := w.Custody(ctx, w.account); !errors.Is(err, broker.ErrForbidden) || !strings.Contains(err.Error(), "signs its jobs itself") {
+		t.Errorf("custody of an ordinary account: %v, want %v and why", err, broker.ErrForbidden)
 	}
 	if _, err := w.BindKey(ctx, a.ID, broker.PeerID(newKey(t).ID())); !errors.Is(err, broker.ErrConflict) {
 		t.Errorf("another key for a custodial account: %v, want %v", err, broker.ErrConflict)
