@@ -219,10 +219,11 @@ func (h *history) report(t *rapid.T) {
 	i := rapid.IntRange(0, len(work)-1).Draw(t, "workload")
 	r := of[i].report(h.world.Now, work[i])
 	before := h.world.Leases[r.Report.Lease]
+	ended := h.world.Jobs[before.Job].State.Terminal()
 	if renewal, ok := h.step(r); ok && rapid.Bool().Draw(t, "answer arrives") {
 		of[i].renewed(h.world.Now, renewal)
 	}
-	if job := h.world.Jobs[before.Job]; r.Report.HostFault && job.State == broker.JobFailed && job.Ended.Equal(h.world.Now) &&
+	if job := h.world.Jobs[before.Job]; !ended && r.Report.HostFault && job.State == broker.JobFailed && job.Ended.Equal(h.world.Now) &&
 		job.Lease == before.ID && job.Attempts < 32 {
 		t.Fatalf("job %s failed through its host's fault: %+v", job.ID, job.Log)
 	}
