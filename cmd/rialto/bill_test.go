@@ -102,7 +102,7 @@ func TestTimeline(t *testing.T) {
 	}
 	steps := timeline([]step{{Name: "resolve", TookMS: 10}, {Name: "match", TookMS: 1}}, events, lease, 461*time.Millisecond)
 	got := strings.Join(timelineParts(steps, 461), " · ")
-	want := "resolve 10 ms · match 1 ms · hold 12 ms · image 340 ms (212 MiB from peers) · create 48 ms · first output 61 ms — 461 ms in all"
+	want := "resolve 10 ms · match 1 ms · hold 12 ms · image 340 ms (212 MiB from peers by now) · create 48 ms · first output 61 ms — 461 ms in all"
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -34,6 +34,8 @@ type addedImage struct {
 
 	Private bool   `json:"private,omitempty"`
 	KeyFile string `json:"key_file,omitempty"` // of a private image
+
+	LeftOut int `json:"left_out,omitempty"` // device nodes, pipes and extended attributes of an image of this machine
 }
 
 func (a *app) imageAddCommand() *cobra.Command {
@@ -85,6 +87,9 @@ func (a *app) imageAddCommand() *cobra.Command {
 			_, err := fmt.Fprintf(w, "image   %s\ndigest  %s\nroot    %s\n", added.Image, added.Digest, added.Root)
 			if err == nil && added.Private {
 				_, err = fmt.Fprintf(w, "key     %s\n", added.KeyFile)
+			}
+			if err == nil && added.LeftOut > 0 {
+				_, err = fmt.Fprintf(w, "%d device nodes, pipes or extended attributes that containers must not bring were left out\n", added.LeftOut)
 			}
 			return err
 		})
@@ -233,6 +238,7 @@ func (a *app) addImage(ctx context.Context, m *market, what localSource) (addedI
 	}
 	added := addedImage{
 		Image: broker.LocalImage(name), Digest: all[name].Digest, Root: all[name].Root, Bytes: all[name].Bytes, IPFS: large, Private: what.private,
+		LeftOut: got.Skipped,
 	}
 	if what.private {
 		if err := m.home.saveBlockKey(got.Root, got.Key); err != nil {

@@ -180,7 +180,7 @@ func timeline(own []step, events []api.Event, lease api.Lease, first time.Durati
 		prepared = max(prepared, s.StartMS+s.TookMS)
 		switch {
 		case s.Name == "image":
-			steps = append(steps, step{Name: s.Name, TookMS: float64(s.TookMS), Note: sources(lease.Fetched)})
+			steps = append(steps, step{Name: s.Name, TookMS: float64(s.TookMS), Note: byNow(lease.Fetched)})
 		case s.TookMS > 0:
 			steps = append(steps, step{Name: cli.Clean(s.Name), TookMS: float64(s.TookMS)})
 		}
@@ -193,7 +193,7 @@ func timeline(own []step, events []api.Event, lease api.Lease, first time.Durati
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// timelineParts is a timeline for people: "match 1 ms", "image 340 ms (212 MiB from peers)", … The
+// timelineParts is a timeline for people: "match 1 ms", "image 340 ms (212 MiB from peers by now)", … The
 // last part carries the whole.
 func timelineParts(steps []step, totalMS float64) []string {
 	var parts []string

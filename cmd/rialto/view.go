@@ -135,6 +135,14 @@ func whence(f api.Fetched) string {
 	}
 }
 
+// byNow is sources for a start that is over: an image is shown before all of it is there.
+func byNow(f api.Fetched) string {
+	if f.PeerBytes+f.RegistryBytes == 0 {
+		return sources(f)
+	}
+	return sources(f) + " by now"
+}
+
 // sources says where bytes came from.
 func sources(f api.Fetched) string {
 	var parts []string
