@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"rialto/blockstore"
 	"rialto/blockstore/disk"
@@ -173,12 +174,22 @@ func TestRoomComesLater(t *testing.T) {
 	w.Root, w.Sources = ensure(t, a, w).Root, []broker.BlockSource{a.source()}
 	s.down.Store(true)
 	late := ensure(t, n, w)
-	if _, err := n.mounts.readFile(t.Context(), late.RootFS, "lib/big"); !errors.Is(err, blockstore.ErrNoSpace) {
+	hasty, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := n.mounts.readFile(hasty, late.RootFS, "lib/big"); !errors.Is(err, blockstore.ErrNoSpace) {
 		t.Errorf("error = %v, want that there is no room", err)
 	}
+	patient := make(chan error, 1)
+	go func() {
+		_, err := n.mounts.readFile(t.Context(), late.RootFS, "lib/big")
+		patient <- err
+	}()
 	n.wantTree(t, used[0], 60)
 	for _, img := range used[1:] {
 		img.Release()
+	}
+	if err := <-patient; err != nil {
+		t.Errorf("who waited for room: %v", err)
 	}
 	n.wantTree(t, late, 960)
 	for whole := false; !whole; {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"rialto/blockstore"
@@ -127,7 +128,7 @@ func (m *Images) evict(ctx context.Context, need int64, self *fill) error {
 	}
 	if len(victims) == 0 {
 		if need > 0 {
-			return fmt.Errorf("%w: everything here is in use", blockstore.ErrNoSpace)
+			return fmt.Errorf("%w: everything here is in use: %s", blockstore.ErrNoSpace, inUse(roots))
 		}
 		return nil
 	}
@@ -152,6 +153,24 @@ func (m *Images) Yield(ctx context.Context, bytes int64) error {
 		return nil
 	}
 	return m.evict(ctx, bytes, nil)
+}
+
+// inUse names what nobody may delete now, with its bytes.
+func inUse(roots []blockstore.Root) string {
+	const most = 4
+	var parts []string
+	for _, r := range roots {
+		if r.Pinned {
+			parts = append(parts, fmt.Sprintf("%s (%d MiB)", r.CID, r.Bytes>>20))
+		}
+	}
+	if more := len(parts) - most; more > 0 {
+		parts = append(parts[:most], fmt.Sprintf("and %d more", more))
+	}
+	if parts == nil {
+		return "by what is being fetched"
+	}
+	return strings.Join(parts, ", ")
 }
 
 // freed returns the bytes that go with some roots.

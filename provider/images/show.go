@@ -281,16 +281,28 @@ func (f *fill) stored(c blockstore.CID) bool {
 	return yes
 }
 
+// roomPause is how long a reader waits before it asks again whether there is room.
+const roomPause = 500 * time.Millisecond
+
 // Block makes a block present, and says where it lies. It stays there for as long as the tree is shown.
 func (f *fill) Block(ctx context.Context, ref blockstore.Ref) (mount.Place, error) {
 	at, err := f.place(ctx, ref.CID)
 	if !errors.Is(err, blockstore.ErrNotFound) && !errors.Is(err, blockstore.ErrMismatch) {
 		return at, err
 	}
-	if err := f.bring(ctx, ref); err != nil {
-		return mount.Place{}, err
+	for {
+		if err = f.bring(ctx, ref); err == nil {
+			return f.place(ctx, ref.CID)
+		}
+		if !errors.Is(err, blockstore.ErrNoSpace) {
+			return mount.Place{}, err
+		}
+		select {
+		case <-time.After(roomPause): // what an earlier agent left shown, or others fetch, may go before the reader's patience does
+		case <-ctx.Done():
+			return mount.Place{}, err
+		}
 	}
-	return f.place(ctx, ref.CID)
 }
 
 // place checks a block that is here against its name, and holds it. A damaged one is noted, to be mended when it comes
