@@ -83,6 +83,12 @@ type (
 		Provider PeerID
 		Until    time.Time
 	}
+	// ContentSized says how many bytes an image has, by the broker's own count. It is not saved.
+	ContentSized struct {
+		Digest string
+		Root   string // CID
+		Bytes  int64
+	}
 	// Ticked lets time pass: lapsed holds, leases and durations end.
 	Ticked struct{}
 )
@@ -100,6 +106,7 @@ func (ReleaseAnswered) event()  {}
 func (Reported) event()         {}
 func (ReceiptSigned) event()    {}
 func (SourceDistrusted) event() {}
+func (ContentSized) event()     {}
 func (Ticked) event()           {}
 
 // Effect is something that the caller of [Market.Step] must do: first make every Save and Post of the

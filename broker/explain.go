@@ -35,7 +35,7 @@ func (m *Market) explain(q *Query, f *found) {
 	}
 	for i, p := range ps {
 		a := Alone{Predicate: p.String(), Without: len(f.free) + len(alone[i])}
-		near := q.rank(alone[i])
+		near := m.rank(q, alone[i])
 		if len(near) > 0 {
 			a.Cheapest = &m.nearMisses(q, p, near[:1])[0]
 		}

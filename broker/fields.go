@@ -22,6 +22,7 @@ const (
 	KindPower                   // milliwatts; units mW, W, kW
 	KindShare                   // millionths, written 0.98 or 98%
 	KindLevel                   // level of proof: claimed, nvml
+	KindTime                    // milliseconds; units ms, s, min, h
 )
 
 // Evidence says whose word a field is.
@@ -95,6 +96,8 @@ const (
 	fieldReliability
 	fieldHoursSeen
 	fieldFailures
+	fieldReady
+	fieldMiss
 	fieldUnknown // and those after it in the table have no evidence
 )
 
@@ -143,6 +146,8 @@ func makeFields() []Field {
 		has(fieldReliability, "reliability", KindShare, "", market, "chance that an hour passes without failure: exp(-(1+failures)/(200+hours_seen))", as("reliability2")),
 		has(fieldHoursSeen, "hours_seen", KindCount, "", market, "whole hours of ready leases that this market saw of the host"),
 		has(fieldFailures, "failures", KindCount, "", market, "ready leases that the host lost"),
+		has(fieldReady, "ready_s", KindTime, "s", market, "expected time from the lease to ready, with the image that is asked with"),
+		has(fieldMiss, "miss_bytes", KindSize, "B", market, "bytes of the image and weights that are asked with and that the host does not hold"),
 	}
 	for i := range table {
 		id := table[i].id

@@ -137,6 +137,8 @@ type Lease struct {
 	MemoryMiB uint64 // per GPU
 	Level     Level  // of its least proved GPU
 	Settled   time.Time
+
+	Startup Startup `json:",omitzero"`
 }
 
 // Over reports whether nothing of the lease will change any more: it was never granted, or its receipt is signed.

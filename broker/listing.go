@@ -80,6 +80,8 @@ func (l listing) read(f fieldID) (value, bool) {
 		return value{s: o.Agent}, o.Agent != ""
 	case fieldReliability, fieldHoursSeen, fieldFailures:
 		return l.readRecord(f)
+	case fieldReady, fieldMiss:
+		return l.readStart(f)
 	case fieldUnknown:
 	}
 	return value{}, false
@@ -113,6 +115,18 @@ func (l listing) readRecord(f fieldID) (value, bool) {
 	default:
 		return number(r.Reliability()), true
 	}
+}
+
+// readStart returns what the market expects of a start of the image that is asked with.
+func (l listing) readStart(f fieldID) (value, bool) {
+	if l.market == nil {
+		return value{}, false
+	}
+	c := l.market.start(l.query, l.Offer)
+	if f == fieldMiss {
+		return number(c.MissBytes), c.Sized
+	}
+	return number(c.Ready.Milliseconds()), c.Sized
 }
 
 // readPower returns the lowest limit of the offer's GPUs.

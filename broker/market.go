@@ -91,6 +91,8 @@ type Market struct {
 	asked  map[offerKey]int      // GPUs in holds without answer
 
 	records map[PeerID]Record // what was seen of each provider
+	starts  seenStarts
+	sizes   map[string]int64 // bytes of images by digest and root, by the broker's own count; not saved
 
 	backlog bool                // queued jobs that a full step left over
 	pardons map[PeerID]struct{} // providers that a full step has not forgiven everywhere
@@ -147,6 +149,8 @@ func NewMarket(cfg MarketConfig) (*Market, error) {
 		epochs:    map[gpuID]uint64{},
 		asked:     map[offerKey]int{},
 		records:   map[PeerID]Record{},
+		starts:    newSeenStarts(),
+		sizes:     map[string]int64{},
 		pardons:   map[PeerID]struct{}{},
 		shops:     map[PeerID]*shop{},
 		sellers:   map[string]PeerID{},
@@ -209,6 +213,8 @@ func (t *turn) apply(ev Event) error {
 	case SourceDistrusted:
 		t.distrusted[ev.Provider] = ev.Until
 		return nil
+	case ContentSized:
+		return t.sized(ev)
 	case Ticked:
 		t.tick()
 		return nil

@@ -86,7 +86,7 @@ func (t *turn) follow(l *Lease, j *Job, r *Report, seen time.Duration) {
 	case PhasePreparing: // the lease's bytes and steps tell how far it is
 	case PhaseReady:
 		if l.Ready.IsZero() {
-			l.Ready = t.now
+			l.Ready, l.Startup = t.now, t.sawReady(l)
 			if j.Stopping == 0 {
 				j.State = JobReady
 			}

@@ -71,7 +71,8 @@ func (o Order) String() string {
 // rank is what a match is sorted by.
 type rank struct {
 	asked    []asked
-	rate     pricing.Rate // for all GPUs of the job
+	total    pricing.Money // expected cost
+	rate     pricing.Rate  // for all GPUs of the job
 	image    bool
 	weights  int
 	provider PeerID
@@ -85,7 +86,7 @@ type asked struct {
 }
 
 func (o Order) rank(c candidate, l listing) rank {
-	r := rank{rate: c.rate, image: c.image, weights: c.weights, provider: c.offer.Provider, id: c.offer.ID}
+	r := rank{total: c.cost.Total, rate: c.rate, image: c.image, weights: c.weights, provider: c.offer.Provider, id: c.offer.ID}
 	for _, k := range o.keys {
 		v, known := l.read(k.field.id)
 		r.asked = append(r.asked, asked{v, known})
@@ -93,8 +94,8 @@ func (o Order) rank(c candidate, l listing) rank {
 	return r
 }
 
-// compare orders by the fields that are asked for, then by expected cost, then by what hosts hold already, then by
-// provider and id. What nobody says comes last. No two offers are equal.
+// compare orders by the fields that are asked for, then by expected cost and rate, then by what hosts hold already, then
+// by provider and id. What nobody says comes last. No two offers are equal.
 func (o Order) compare(a, b *rank) int {
 	for i, k := range o.keys {
 		x, y := &a.asked[i], &b.asked[i]
@@ -110,6 +111,8 @@ func (o Order) compare(a, b *rank) int {
 		}
 	}
 	switch {
+	case a.total != b.total:
+		return cmp.Compare(a.total, b.total)
 	case a.rate != b.rate:
 		return cmp.Compare(a.rate, b.rate)
 	case a.image != b.image:
@@ -162,6 +165,7 @@ type cursor struct {
 	Known    []bool   `json:"k,omitempty"`
 	Numbers  []int64  `json:"n,omitempty"`
 	Texts    []string `json:"s,omitempty"`
+	Total    int64    `json:"t"`
 	Rate     int64    `json:"r"`
 	Image    bool     `json:"i,omitempty"`
 	Weights  int      `json:"w,omitempty"`
@@ -170,7 +174,7 @@ type cursor struct {
 }
 
 func (o Order) cursorAt(r *rank) string {
-	c := cursor{Order: o.String(), Rate: int64(r.rate), Image: r.image, Weights: r.weights, Provider: r.provider, ID: r.id}
+	c := cursor{Order: o.String(), Total: int64(r.total), Rate: int64(r.rate), Image: r.image, Weights: r.weights, Provider: r.provider, ID: r.id}
 	for _, a := range r.asked {
 		c.Known, c.Numbers, c.Texts = append(c.Known, a.known), append(c.Numbers, a.n), append(c.Texts, a.s)
 	}
@@ -200,7 +204,7 @@ func (o Order) placeOf(s string) (*rank, error) {
 	if n := len(o.keys); c.Order != o.String() || len(c.Known) != n || len(c.Numbers) != n || len(c.Texts) != n {
 		return bad("of a search that was sorted otherwise")
 	}
-	r := &rank{rate: pricing.Rate(c.Rate), image: c.Image, weights: c.Weights, provider: c.Provider, id: c.ID}
+	r := &rank{total: pricing.Money(c.Total), rate: pricing.Rate(c.Rate), image: c.Image, weights: c.Weights, provider: c.Provider, id: c.ID}
 	for i := range c.Known {
 		r.asked = append(r.asked, asked{value{n: c.Numbers[i], s: c.Texts[i]}, c.Known[i]})
 	}

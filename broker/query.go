@@ -2,6 +2,7 @@ package broker
 
 import (
 	"slices"
+	"time"
 
 	"rialto/pricing"
 )
@@ -14,15 +15,21 @@ type Query struct {
 	MaxRate   pricing.Rate // per GPU-hour
 	Region    string
 	Provider  PeerID
-	Image     string   // digest of the image: hosts that hold it win ties
-	Root      string   // CID of the image's root: likewise
-	Weights   []string // CIDs of weight roots: likewise
+	Image     string   // digest of the image
+	Root      string   // CID of the image's root
+	Weights   []string // CIDs of weight roots
 	Where     Filter   // all else
+
+	Run      time.Duration // how long the job is expected to run; zero: an hour
+	WaitRate pricing.Rate  // what an hour of waiting costs the customer beside the GPUs themselves
 
 	// How a search shows its matches. Quotes and jobs always get the market's first choice.
 	Order Order
 	Limit int    // of matches and of busy offers, each; zero: all
 	After string // Next of the search before
+
+	lottery string // of a job: see Market.spread
+	needs   *needs // while a search runs
 }
 
 // complete checks a query and fills in what it leaves open.
@@ -43,9 +50,12 @@ func (m *Market) complete(q Query) (Query, error) {
 	c.that(q.CPUs >= 0 && q.MaxRate >= 0, "query", "below zero")
 	c.that(q.Where.takes(q.GPU.Count), "num_gpus", "the job has %d GPUs, the query wants another number", q.GPU.Count)
 	c.that(q.Limit >= 0, "limit", "below zero")
+	c.that(q.Run >= 0 && q.Run <= maxDuration, "run", "%v: want at most %v", q.Run, maxDuration)
+	c.that(q.WaitRate >= 0 && q.WaitRate <= maxRate, "wait_rate", "%v: want $0.00/h to %v", q.WaitRate, maxRate)
 	if c.err != nil {
 		return q, c.err
 	}
+	q.needs = m.needsOf(&q)
 	return q, m.knowsAll(&q)
 }
 
@@ -88,6 +98,7 @@ func (s *JobSpec) query() Query {
 	q := Query{
 		GPU: s.GPU, MemoryMiB: s.MemoryMiB, CPUs: s.CPUs, MaxRate: s.MaxRate,
 		Region: s.Region, Provider: s.Provider, Image: s.Digest, Root: s.Root,
+		Run: s.MaxDuration, lottery: string(s.Customer) + "\x00" + s.Nonce,
 	}
 	for _, w := range s.Weights {
 		q.Weights = append(q.Weights, w.Root)

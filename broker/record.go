@@ -45,16 +45,18 @@ func (r Record) with(l *Lease, j *Job) Record {
 
 func (m *Market) observe(l *Lease) {
 	m.records[l.Provider] = m.records[l.Provider].with(l, m.jobs[l.Job])
+	m.starts.learn(l, &m.jobs[l.Job].Spec)
 }
 
 func (m *Market) auditRecords() error {
-	records := map[PeerID]Record{}
+	records, starts := map[PeerID]Record{}, newSeenStarts()
 	for _, l := range m.leases {
 		if l.State == LeaseEnded {
 			records[l.Provider] = records[l.Provider].with(l, m.jobs[l.Job])
+			starts.learn(l, &m.jobs[l.Job].Spec)
 		}
 	}
-	if !maps.Equal(records, m.records) {
+	if !maps.Equal(records, m.records) || !starts.equal(&m.starts) {
 		return &InvariantError{Rule: "leases: what was seen of a provider does not follow from them"}
 	}
 	return nil

@@ -16,6 +16,7 @@ type Match struct {
 	HasImage bool         // the host holds every block of the image
 	Weights  int          // how many of the query's weights the host holds
 	Rate     pricing.Rate // for all GPUs of the job, per hour
+	Cost     Cost         // expected, of the whole job
 	Record   Record       // what was seen of the host
 }
 
@@ -81,9 +82,8 @@ func (m *Market) Offers() []Offer {
 	return out
 }
 
-// Search explains which offers match a query, cheapest expected cost first unless it says otherwise. The cost that is
-// expected is the rate for all GPUs; hosts that need to fetch less win ties, because waiting costs nothing yet.
-// The error is a [*FieldError].
+// Search explains which offers match a query, cheapest expected cost first unless it says otherwise; see [Cost]. Among
+// equals the lower rate wins, then who holds the image, then who holds more weights. The error is a [*FieldError].
 func (m *Market) Search(q Query) (Search, error) {
 	q, err := m.complete(q)
 	if err != nil {
@@ -128,7 +128,7 @@ func (m *Market) page(q *Query, f *found) error {
 func (m *Market) matches(all []candidate) []Match {
 	var out []Match
 	for _, c := range all {
-		x := Match{Offer: *c.offer, Free: m.available(c.offer), HasImage: c.image, Weights: c.weights, Rate: c.rate, Record: m.RecordOf(c.offer.Provider)}
+		x := Match{Offer: *c.offer, Free: m.available(c.offer), HasImage: c.image, Weights: c.weights, Rate: c.rate, Cost: c.cost, Record: m.RecordOf(c.offer.Provider)}
 		x.Offer.Free = m.free(c.offer)
 		out = append(out, x)
 	}
@@ -144,7 +144,7 @@ func (m *Market) Quote(r QuoteRequest) (Quote, error) {
 	if c.err != nil {
 		return Quote{}, c.err
 	}
-	r.Order, r.Limit, r.After = Order{}, 0, ""
+	r.Order, r.Limit, r.After, r.Run = Order{}, 0, "", r.Duration
 	query, err := m.complete(r.Query)
 	if err != nil {
 		return Quote{}, err
@@ -191,8 +191,10 @@ type found struct {
 type candidate struct {
 	offer   *Offer
 	rate    pricing.Rate // for all GPUs of the job
+	cost    Cost
 	image   bool
 	weights int
+	lot     uint64 // see spread
 }
 
 func (m *Market) listing(q *Query, o *Offer) listing { return listing{Offer: o, market: m, query: q} }
@@ -200,6 +202,7 @@ func (m *Market) listing(q *Query, o *Offer) listing { return listing{Offer: o, 
 // search applies the predicates one after the other, so that each offer is eliminated by exactly one.
 // Offers of the providers in tried are passed over.
 func (m *Market) search(q Query, tried []PeerID) found {
+	q.needs = m.needsOf(&q)
 	f := found{Search: Search{Offers: len(m.offers)}}
 	left := m.offers
 	if len(tried) > 0 {
@@ -213,7 +216,7 @@ func (m *Market) search(q Query, tried []PeerID) found {
 	enough := q.freeNow()
 	free, busy := split(left, func(o *Offer) bool { return enough.keeps(m.listing(&q, o)) })
 	f.note(enough.String(), len(busy), enough.nearest(m, &q, busy))
-	f.free, f.busy = q.rank(free), q.rank(busy)
+	f.free, f.busy = m.rank(&q, free), m.rank(&q, busy)
 	return f
 }
 
@@ -230,15 +233,16 @@ func (s *Search) note(predicate string, missed int, nearest string) {
 	}
 }
 
-// rank orders offers by expected cost, then by what they hold already, then by provider and id.
-func (q *Query) rank(offers []*Offer) []candidate {
+// rank orders offers by expected cost, then by rate, then by what they hold already, then by provider and id; a job's
+// are spread.
+func (m *Market) rank(q *Query, offers []*Offer) []candidate {
 	out := make([]candidate, 0, len(offers))
 	for _, o := range offers {
 		rate, err := o.Rate.MulInt(int64(q.GPU.Count))
 		if err != nil {
 			continue // not with the bounds on offers and requests
 		}
-		c := candidate{offer: o, rate: rate, image: q.imageOn(o)}
+		c := candidate{offer: o, rate: rate, cost: m.cost(q, o, rate), image: q.imageOn(o)}
 		for _, w := range q.Weights {
 			if slices.Contains(o.Weights, w) {
 				c.weights++
@@ -248,6 +252,8 @@ func (q *Query) rank(offers []*Offer) []candidate {
 	}
 	slices.SortStableFunc(out, func(a, b candidate) int {
 		switch {
+		case a.cost.Total != b.cost.Total:
+			return cmp.Compare(a.cost.Total, b.cost.Total)
 		case a.rate != b.rate:
 			return cmp.Compare(a.rate, b.rate)
 		case a.image != b.image:
@@ -255,6 +261,7 @@ func (q *Query) rank(offers []*Offer) []candidate {
 		}
 		return cmp.Compare(b.weights, a.weights)
 	})
+	m.spread(q, out)
 	return out
 }
 

@@ -225,6 +225,27 @@ func powerText(mw int64, space string) string {
 	return strconv.FormatInt(mw/1000, 10) + space + "W"
 }
 
+func parseTime(s, bareUnit string) (value, *flaw) {
+	digits, unit := cutUnit(s)
+	if unit == "" {
+		unit = bareUnit
+	}
+	for name, ms := range map[string]int64{"ms": 1, "s": 1e3, "min": 60e3, "h": 3600e3} {
+		if unit == name {
+			v, bad := scaled(digits, ms, 1, maxDuration.Milliseconds())
+			return v, unitAfter(bad, unit)
+		}
+	}
+	return value{}, &flaw{fmt.Sprintf("unknown unit %q: want ms, s, min or h", clipped(unit)), digits + "s"}
+}
+
+func timeText(ms int64, space string) string {
+	if ms%1000 != 0 {
+		return strconv.FormatInt(ms, 10) + space + "ms"
+	}
+	return strconv.FormatInt(ms/1000, 10) + space + "s"
+}
+
 // parseCountry reads a country's code, alone or behind a place as Vast writes it: "Texas, US, NA".
 func parseCountry(s string) (value, *flaw) {
 	code := strings.ToUpper(s)

@@ -69,6 +69,8 @@ func (f *Field) parse(s, unit string) (value, *flaw) {
 			return number(int64(LevelNVML)), nil
 		}
 		return value{}, &flaw{"want claimed or nvml", nearestWord(strings.ToLower(s), []string{"claimed", "nvml"})}
+	case KindTime:
+		return parseTime(s, unit)
 	}
 	return value{}, &flaw{problem: "no value"}
 }
@@ -96,6 +98,8 @@ func (f *Field) text(v value) string {
 		return shareText(v.n)
 	case KindLevel:
 		return Level(v.n).String() //nolint:gosec // two values
+	case KindTime:
+		return timeText(v.n, "")
 	}
 	return ""
 }
@@ -113,6 +117,8 @@ func (f *Field) show(v value) string {
 		return fmt.Sprintf("%d.%d", v.n/100, v.n%100/10)
 	case KindPower:
 		return powerText(v.n, " ")
+	case KindTime:
+		return timeText(v.n, " ")
 	case KindBool, KindCount, KindVersion, KindShare, KindLevel:
 	}
 	return f.text(v)

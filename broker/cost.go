@@ -1,0 +1,160 @@
+package broker
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"rialto/pricing"
+)
+
+// Cost is what a job is expected to cost its customer on an offer, and what that is made of. It is what offers are
+// ranked by: it is no bill, and no bill has its part Start.
+//
+//	Run     = rate · T
+//	Start   = rate · R
+//	Failure = rate · (E[T] − T)      E[T] = T/C · (1/λ + R) · (exp(λ·C) − 1),  C = min(T, 24 h)
+//	Waiting = V · R                  V = [Query.WaitRate]
+//	R       = setup + φ · missing bytes / inbound rate
+//
+// rate is that of all GPUs of the job, T how long it is expected to run, R the expected time from the lease's grant to
+// ready, and λ the host's [Record.Hazard]. The meter begins at ready, so the market bills nothing of R; but who pays a
+// rate for an hour with the GPUs loses at least as much by an hour without them, and that is Start. E[T] is the time to
+// finish under failures that come at rate λ and throw the job back to its last checkpoint: the renewal argument of Duda
+// (The effects of checkpointing on program execution time, 1983). The market does not know how often a job keeps
+// its state; one that runs longer than a day is taken for one that does so once a day. What R is computed from, see
+// [Startup]. Storage and traffic have no price in this market, and so no part.
+//
+// Amounts are exact and rounded once each; R and E[T] are rounded to milliseconds, so that the last bit of a float
+// decides nothing. All parts grow, or stay, with price, hazard and missing bytes.
+type Cost struct {
+	Run, Start, Failure, Waiting pricing.Money
+	Total                        pricing.Money // the sum
+
+	Ready time.Duration // R
+	// Sized says that the query names an image or weights, and that the market knows the size of all of them that count.
+	// Otherwise Ready is without what has to be fetched, and MissBytes and HeldBytes are zero.
+	Sized     bool
+	MissBytes int64 // of image and weights, not on the host
+	HeldBytes int64 // on the host
+}
+
+// priced is what the money of a cost follows from.
+type priced struct {
+	rate   pricing.Rate  // of all GPUs
+	run    time.Duration // T
+	ready  time.Duration // R
+	hazard float64       // λ, per hour
+	wait   pricing.Rate  // V
+}
+
+const (
+	usualRun        = time.Hour      // of a search that does not say how long its job runs: what `rialto run` asks for
+	checkpointEvery = 24 * time.Hour // C, at most
+	// mostLost bounds E[T] − T: about 114 years. With more, offers differ by price alone.
+	mostLost = 1e6 * time.Hour
+	// mostCost bounds each part, so that no sum overflows. It is more than the dearest job for the longest duration.
+	mostCost = pricing.Money(math.MaxInt64 / 8)
+)
+
+// money fills in the amounts.
+func (c *Cost) money(p priced) {
+	c.Run = boundedCost(p.rate, p.run)
+	c.Start = boundedCost(p.rate, p.ready)
+	c.Failure = boundedCost(p.rate, lost(p.run, p.ready, p.hazard))
+	c.Waiting = boundedCost(p.wait, p.ready)
+	c.Total = c.Run + c.Start + c.Failure + c.Waiting
+}
+
+func boundedCost(r pricing.Rate, d time.Duration) pricing.Money {
+	m, err := r.Cost(d)
+	if err != nil {
+		return mostCost // too large: neither is below zero
+	}
+	return min(m, mostCost)
+}
+
+// lost returns E[T] − T: the time that failures are expected to cost.
+func lost(run, ready time.Duration, hazard float64) time.Duration {
+	if hazard <= 0 || run <= 0 {
+		return 0
+	}
+	hours := run.Hours()
+	between := min(hours, checkpointEvery.Hours())
+	expected := hours / between * (1/hazard + ready.Hours()) * math.Expm1(hazard*between)
+	return milliseconds(expected-hours, mostLost)
+}
+
+// milliseconds rounds hours to whole milliseconds, at least zero and at most most.
+func milliseconds(hours float64, most time.Duration) time.Duration {
+	if !(hours < most.Hours()) { // also NaN
+		return most
+	}
+	return time.Duration(math.Round(max(0, hours)*3.6e6)) * time.Millisecond
+}
+
+// cost estimates what the query's job costs on an offer whose rate for all its GPUs is given.
+func (m *Market) cost(q *Query, o *Offer, rate pricing.Rate) Cost {
+	c := m.start(q, o)
+	c.money(priced{
+		rate: rate, run: cmp.Or(q.Run, usualRun), ready: c.Ready, hazard: m.RecordOf(o.Provider).Hazard(), wait: q.WaitRate,
+	})
+	return c
+}
+
+// costOf is cost for one offer by itself.
+func (m *Market) costOf(q *Query, o *Offer) Cost {
+	rate, err := o.Rate.MulInt(int64(q.GPU.Count))
+	if err != nil {
+		return Cost{} // not with the bounds on offers and requests
+	}
+	return m.cost(q, o, rate)
+}
+
+// spread changes the order of the offers that are as good as the best: expected to cost at most one per cent more, and
+// to hold no less of the image where it is not known how much that is worth. They come in the order of a lottery
+// in which each has as many lots as jobs like this one fit into its free GPUs, so that many equal jobs do not all ask one
+// host. The lots follow from the job's signature and the offer alone: equal histories, equal answers.
+func (m *Market) spread(q *Query, sorted []candidate) {
+	if q.lottery == "" || len(sorted) < 2 {
+		return
+	}
+	best := &sorted[0]
+	limit := best.cost.Total + best.cost.Total/100
+	var as, after []candidate
+	for i, c := range sorted {
+		if c.cost.Total > limit {
+			after = append(after, sorted[i:]...)
+			break
+		}
+		known := c.cost.Sized && best.cost.Sized
+		if known || c.weights >= best.weights && (c.image || !best.image) {
+			c.lot = lot(q.lottery, c.offer, m.available(c.offer)/q.GPU.Count)
+			as = append(as, c)
+		} else {
+			after = append(after, c)
+		}
+	}
+	slices.SortStableFunc(as, func(a, b candidate) int { return cmp.Compare(a.lot, b.lot) })
+	copy(sorted[copy(sorted, as):], after)
+}
+
+// lot is the least of as many random numbers as there are lots, at least one: the chance to have the least of all is
+// the share of the lots.
+func lot(lottery string, o *Offer, lots int) uint64 {
+	sum := sha256.Sum256(fmt.Appendf(nil, "rialto lot 1\x00%s\x00%s\x00%s", lottery, o.Provider, o.ID))
+	x, least := binary.BigEndian.Uint64(sum[:]), uint64(math.MaxUint64)
+	for range max(1, lots) {
+		// SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
+		x += 0x9e3779b97f4a7c15
+		z := x
+		z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+		z = (z ^ z>>27) * 0x94d049bb133111eb
+		least = min(least, z^z>>31)
+	}
+	return least
+}
