@@ -87,7 +87,7 @@ type (
 	ContentSized struct {
 		Digest string
 		Root   string // CID
-		Bytes  int64
+		Bytes  int64  // zero: not known
 	}
 	// Ticked lets time pass: lapsed holds, leases and durations end.
 	Ticked struct{}

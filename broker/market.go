@@ -214,7 +214,8 @@ func (t *turn) apply(ev Event) error {
 		t.distrusted[ev.Provider] = ev.Until
 		return nil
 	case ContentSized:
-		return t.sized(ev)
+		t.sized(ev)
+		return nil
 	case Ticked:
 		t.tick()
 		return nil

@@ -181,16 +181,12 @@ func (s *JobSpec) contentKeys() []string {
 }
 
 // sized takes the broker's own count of an image's bytes.
-func (t *turn) sized(ev ContentSized) error {
-	if ev.Bytes <= 0 || ev.Bytes > maxContent {
-		return &FieldError{Field: "bytes", Problem: "want 1 to 2^50"}
-	}
+func (m *Market) sized(ev ContentSized) {
 	for _, name := range []string{ev.Digest, ev.Root} {
-		if name != "" {
-			t.sizes[name] = ev.Bytes
+		if name != "" && ev.Bytes > 0 {
+			m.sizes[name] = min(ev.Bytes, maxContent)
 		}
 	}
-	return nil
 }
 
 // sawReady returns what a first report of ready says about a lease's start.

@@ -43,6 +43,18 @@ type (
 		ReliabilityPPM          int64  `json:"reliability_ppm" doc:"chance that an hour passes without failure, in millionths: exp(-(1+failures)/(200+hours seen))"`
 		SeenMS                  int64  `json:"seen_ms" doc:"ready leases of the host that this market saw, added up"`
 		Failures                int    `json:"failures" doc:"of them, those that the host lost"`
+		Expected                Cost   `json:"expected_cost" doc:"of the whole job; what offers are ranked by. It is no bill"`
+		ReadyMS                 int64  `json:"ready_ms" doc:"expected time from the lease to ready; without what must be fetched while that is not known"`
+		MissBytes               *int64 `json:"miss_bytes,omitempty" doc:"of the image and weights of the query, not on the host; missing: not known, or none were named"`
+		HeldBytes               *int64 `json:"held_bytes,omitempty" doc:"of them, on the host"`
+	}
+	// Cost is what a job is expected to cost, and what that is made of.
+	Cost struct {
+		RunNanoUSD     int64 `json:"run_nanousd" doc:"the rate for run_ms or, in a quote, its duration"`
+		StartNanoUSD   int64 `json:"start_nanousd" doc:"the rate for ready_ms. It is not billed: it is what the time without the GPUs is worth at least"`
+		FailureNanoUSD int64 `json:"failure_nanousd" doc:"the rate for the time that failures of the host are expected to throw away"`
+		WaitingNanoUSD int64 `json:"waiting_nanousd" doc:"wait_rate_nanousd_per_hour for ready_ms"`
+		TotalNanoUSD   int64 `json:"total_nanousd" doc:"the sum"`
 	}
 	// Elimination says how many offers one predicate removed.
 	Elimination struct {
@@ -89,17 +101,19 @@ type (
 
 	// Query says which offers are wanted; zero fields match everything.
 	Query struct {
-		Q                     string   `json:"q,omitempty" query:"q" maxLength:"4096" doc:"query in the query language, such as: gpu_name in [RTX_4090,RTX_3090] num_gpus=2 gpu_ram>=24 price<=0.40/h region!=US"`
-		Model                 string   `json:"model,omitempty" query:"model" doc:"canonical model or \"any\""`
-		Count                 int      `json:"count,omitempty" query:"count" minimum:"0" maximum:"16" doc:"GPUs; unless given, what num_gpus in q says, or 1"`
-		MinGPUMemoryMiB       uint64   `json:"min_gpu_memory_mib,omitempty" query:"min_gpu_memory_mib" doc:"as the card is sold"`
-		MemoryMiB             uint64   `json:"memory_mib,omitempty" query:"memory_mib" doc:"host memory of the job"`
-		CPUs                  int      `json:"cpus,omitempty" query:"cpus" minimum:"0" maximum:"1024"`
-		MaxRateNanoUSDPerHour int64    `json:"max_rate_nanousd_per_hour,omitempty" query:"max_rate_nanousd_per_hour" minimum:"0" doc:"per GPU"`
-		Region                string   `json:"region,omitempty" query:"region" maxLength:"2"`
-		Provider              string   `json:"provider,omitempty" query:"provider" maxLength:"128"`
-		ImageDigest           string   `json:"image_digest,omitempty" query:"image_digest" maxLength:"128"`
-		WeightRoots           []string `json:"weight_roots,omitempty" query:"weight_roots,explode" maxItems:"16"`
+		Q                      string   `json:"q,omitempty" query:"q" maxLength:"4096" doc:"query in the query language, such as: gpu_name in [RTX_4090,RTX_3090] num_gpus=2 gpu_ram>=24 price<=0.40/h region!=US"`
+		Model                  string   `json:"model,omitempty" query:"model" doc:"canonical model or \"any\""`
+		Count                  int      `json:"count,omitempty" query:"count" minimum:"0" maximum:"16" doc:"GPUs; unless given, what num_gpus in q says, or 1"`
+		MinGPUMemoryMiB        uint64   `json:"min_gpu_memory_mib,omitempty" query:"min_gpu_memory_mib" doc:"as the card is sold"`
+		MemoryMiB              uint64   `json:"memory_mib,omitempty" query:"memory_mib" doc:"host memory of the job"`
+		CPUs                   int      `json:"cpus,omitempty" query:"cpus" minimum:"0" maximum:"1024"`
+		MaxRateNanoUSDPerHour  int64    `json:"max_rate_nanousd_per_hour,omitempty" query:"max_rate_nanousd_per_hour" minimum:"0" doc:"per GPU"`
+		Region                 string   `json:"region,omitempty" query:"region" maxLength:"2"`
+		Provider               string   `json:"provider,omitempty" query:"provider" maxLength:"128"`
+		ImageDigest            string   `json:"image_digest,omitempty" query:"image_digest" maxLength:"128"`
+		WeightRoots            []string `json:"weight_roots,omitempty" query:"weight_roots,explode" maxItems:"16"`
+		RunMS                  int64    `json:"run_ms,omitempty" query:"run_ms" minimum:"0" maximum:"2592000000" doc:"how long the job is expected to run; unless given, an hour. A quote's is its duration"`
+		WaitRateNanoUSDPerHour int64    `json:"wait_rate_nanousd_per_hour,omitempty" query:"wait_rate_nanousd_per_hour" minimum:"0" doc:"what an hour of waiting costs beside the GPUs themselves"`
 	}
 	// Page says in which order offers come, and which part of them.
 	Page struct {
@@ -180,6 +194,7 @@ func (q Query) toBroker() (broker.Query, error) {
 		GPU:       broker.GPURequest{Model: q.Model, Count: q.Count, MinMemoryMiB: q.MinGPUMemoryMiB},
 		MemoryMiB: q.MemoryMiB, CPUs: q.CPUs, MaxRate: pricing.Rate(q.MaxRateNanoUSDPerHour),
 		Region: q.Region, Provider: broker.PeerID(q.Provider), Image: q.ImageDigest, Weights: q.WeightRoots, Where: where,
+		Run: time.Duration(q.RunMS) * time.Millisecond, WaitRate: pricing.Rate(q.WaitRateNanoUSDPerHour),
 	}, err
 }
 
@@ -191,6 +206,10 @@ func offerOf(m broker.Match) Offer {
 		TotalRateNanoUSDPerHour: int64(m.Rate),
 		CPUsPerGPU:              o.CPUs, MemoryMiBPerGPU: o.MemoryMiB, DiskMiB: o.DiskMiB, HasImage: m.HasImage, Level: broker.LevelClaimed.String(),
 		ReliabilityPPM: m.Record.Reliability(), SeenMS: m.Record.Seen.Milliseconds(), Failures: m.Record.Failures,
+		Expected: costOf(m.Cost), ReadyMS: m.Cost.Ready.Milliseconds(),
+	}
+	if m.Cost.Sized {
+		out.MissBytes, out.HeldBytes = &m.Cost.MissBytes, &m.Cost.HeldBytes
 	}
 	lowest := broker.LevelNVML
 	for i, g := range o.GPUs {
@@ -210,6 +229,13 @@ func offerOf(m broker.Match) Offer {
 		out.Level = lowest.String()
 	}
 	return out
+}
+
+func costOf(c broker.Cost) Cost {
+	return Cost{
+		RunNanoUSD: int64(c.Run), StartNanoUSD: int64(c.Start), FailureNanoUSD: int64(c.Failure),
+		WaitingNanoUSD: int64(c.Waiting), TotalNanoUSD: int64(c.Total),
+	}
 }
 
 func nearMissOf(n broker.NearMiss) NearMiss {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -310,8 +311,32 @@ func (b *builds) keep(ctx context.Context, o *build, root blockstore.CID) error 
 			return err
 		}
 		batch.notes[key] = value
-		return nil
+		return batch.step(n.size(o.digest.String()))
 	})
+}
+
+// size is what the market is told of an image.
+func (n *builtImage) size(digest string) broker.ContentSized {
+	return broker.ContentSized{Digest: digest, Root: n.Root, Bytes: n.Bytes}
+}
+
+// tellBuilt tells the market the sizes of all images that were built before a restart.
+func (w *writer) tellBuilt(ctx context.Context) error {
+	notes, err := w.s.c.Store.Notes(ctx, imageNotes)
+	if err != nil {
+		return err
+	}
+	now := w.clock.now()
+	for _, key := range slices.Sorted(maps.Keys(notes)) {
+		var n builtImage
+		if err := json.Unmarshal(notes[key], &n); err != nil {
+			return fmt.Errorf("note %s: %w", key, err)
+		}
+		if _, err := w.s.market.Step(now, n.size(strings.TrimPrefix(key, imageNotes))); err != nil {
+			return fmt.Errorf("size of %s: %w", key, err)
+		}
+	}
+	return nil
 }
 
 // short cuts a text for people.

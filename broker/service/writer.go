@@ -249,6 +249,9 @@ func (w *writer) turns(ctx, saving context.Context) error {
 	if err := w.distrust(); err != nil {
 		return err
 	}
+	if err := w.tellBuilt(ctx); err != nil {
+		return err
+	}
 	tick := time.NewTicker(w.s.c.Tick)
 	defer tick.Stop()
 	for {
