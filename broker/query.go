@@ -98,7 +98,7 @@ func (s *JobSpec) query() Query {
 	q := Query{
 		GPU: s.GPU, MemoryMiB: s.MemoryMiB, CPUs: s.CPUs, MaxRate: s.MaxRate,
 		Region: s.Region, Provider: s.Provider, Image: s.Digest, Root: s.Root,
-		Run: s.MaxDuration, lottery: string(s.Customer) + "\x00" + s.Nonce,
+		Run: s.MaxDuration, WaitRate: s.WaitRate, lottery: string(s.Customer) + "\x00" + s.Nonce,
 	}
 	for _, w := range s.Weights {
 		q.Weights = append(q.Weights, w.Root)

@@ -74,6 +74,7 @@ func (s *JobSpec) Validate() error {
 	c.that(s.MemoryMiB <= maxMiB, "memory", "%d MiB is too much", s.MemoryMiB)
 	c.that(s.CPUs >= 0 && s.CPUs <= maxCPUs, "cpus", "%d: want 0 to %d", s.CPUs, maxCPUs)
 	c.that(s.MaxRate >= 0 && s.MaxRate <= maxRate, "max_rate", "%v: want $0.00/h to %v", s.MaxRate, maxRate)
+	c.that(s.WaitRate >= 0 && s.WaitRate <= maxRate, "wait_rate", "%v: want $0.00/h to %v", s.WaitRate, maxRate)
 	c.that(s.MaxCost >= 0 && s.MaxCost <= maxMoney, "max_cost", "%v: want $0.00 to %v", s.MaxCost, maxMoney)
 	c.that(s.MaxDuration >= time.Second && s.MaxDuration <= maxDuration, "max_duration", "%v: want 1s to %v", s.MaxDuration, maxDuration)
 	c.region("region", s.Region)

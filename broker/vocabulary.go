@@ -164,7 +164,8 @@ type JobSpec struct {
 	Where       string // what else the offer must satisfy, as [ParseFilter] reads it; empty: anything
 	// Private says that the blocks of a local image are encrypted: the customer brings the key to the leased host. Digest
 	// is the root's own then, so that nobody learns the OCI manifest's.
-	Private bool
+	Private  bool
+	WaitRate pricing.Rate // what an hour of waiting costs the customer beside the GPUs themselves; see [Cost]
 }
 
 // PrivateRoots returns the roots that the job needs keys for, each once.

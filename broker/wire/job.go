@@ -44,7 +44,7 @@ func encodeJobSpec(x broker.JobSpec) *JobSpec {
 		MaxCostNanousd: int64(x.MaxCost), MaxDurationNs: int64(x.MaxDuration), Region: x.Region,
 		Provider: string(x.Provider), Weights: each(x.Weights, encodeWeightsMount), TunnelKey: x.TunnelKey[:],
 		Customer: string(x.Customer), Broker: string(x.Broker), CreatedNs: nanos(x.Created), Nonce: x.Nonce,
-		Root: x.Root, Where: x.Where, Private: x.Private,
+		Root: x.Root, Where: x.Where, Private: x.Private, WaitRateNanousdPerHour: int64(x.WaitRate),
 	}
 	for _, name := range slices.Sorted(maps.Keys(x.Env)) {
 		m.Env = append(m.Env, &EnvVar{Name: name, Value: x.Env[name]})
@@ -79,6 +79,7 @@ func decodeJobSpec(c checker, m *JobSpec) broker.JobSpec {
 		Root:        c.anyCID("root", m.GetRoot()),
 		Where:       c.label("where", m.GetWhere(), maxQuery),
 		Private:     m.GetPrivate(),
+		WaitRate:    c.rate("wait_rate_nanousd_per_hour", m.GetWaitRateNanousdPerHour()),
 	}
 	if x.Image == "" {
 		c.failf("image", "missing")

@@ -726,31 +726,32 @@ func (x *WeightsMount) GetPrivate() bool {
 
 // What a customer wants to run; signed by the customer.
 type JobSpec struct {
-	state                 protoimpl.MessageState `protogen:"open.v1"`
-	Image                 string                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
-	Digest                string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
-	Command               []string               `protobuf:"bytes,3,rep,name=command,proto3" json:"command,omitempty"`
-	Env                   []*EnvVar              `protobuf:"bytes,4,rep,name=env,proto3" json:"env,omitempty"` // by name, each once
-	Workdir               string                 `protobuf:"bytes,5,opt,name=workdir,proto3" json:"workdir,omitempty"`
-	Gpu                   *GPURequest            `protobuf:"bytes,6,opt,name=gpu,proto3" json:"gpu,omitempty"`
-	MemoryMib             uint64                 `protobuf:"varint,7,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
-	Cpus                  int32                  `protobuf:"varint,8,opt,name=cpus,proto3" json:"cpus,omitempty"`
-	MaxRateNanousdPerHour int64                  `protobuf:"varint,9,opt,name=max_rate_nanousd_per_hour,json=maxRateNanousdPerHour,proto3" json:"max_rate_nanousd_per_hour,omitempty"`
-	MaxCostNanousd        int64                  `protobuf:"varint,10,opt,name=max_cost_nanousd,json=maxCostNanousd,proto3" json:"max_cost_nanousd,omitempty"`
-	MaxDurationNs         int64                  `protobuf:"varint,11,opt,name=max_duration_ns,json=maxDurationNs,proto3" json:"max_duration_ns,omitempty"`
-	Region                string                 `protobuf:"bytes,12,opt,name=region,proto3" json:"region,omitempty"`
-	Provider              string                 `protobuf:"bytes,13,opt,name=provider,proto3" json:"provider,omitempty"`
-	Weights               []*WeightsMount        `protobuf:"bytes,14,rep,name=weights,proto3" json:"weights,omitempty"`
-	TunnelKey             []byte                 `protobuf:"bytes,15,opt,name=tunnel_key,json=tunnelKey,proto3" json:"tunnel_key,omitempty"` // 32 bytes
-	Customer              string                 `protobuf:"bytes,16,opt,name=customer,proto3" json:"customer,omitempty"`
-	Broker                string                 `protobuf:"bytes,17,opt,name=broker,proto3" json:"broker,omitempty"`
-	CreatedNs             int64                  `protobuf:"varint,18,opt,name=created_ns,json=createdNs,proto3" json:"created_ns,omitempty"`
-	Nonce                 string                 `protobuf:"bytes,19,opt,name=nonce,proto3" json:"nonce,omitempty"`
-	Root                  string                 `protobuf:"bytes,20,opt,name=root,proto3" json:"root,omitempty"`
-	Private               bool                   `protobuf:"varint,21,opt,name=private,proto3" json:"private,omitempty"`
-	Where                 string                 `protobuf:"bytes,22,opt,name=where,proto3" json:"where,omitempty"` // what else the offer must satisfy, in the market's query language
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	state                  protoimpl.MessageState `protogen:"open.v1"`
+	Image                  string                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	Digest                 string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	Command                []string               `protobuf:"bytes,3,rep,name=command,proto3" json:"command,omitempty"`
+	Env                    []*EnvVar              `protobuf:"bytes,4,rep,name=env,proto3" json:"env,omitempty"` // by name, each once
+	Workdir                string                 `protobuf:"bytes,5,opt,name=workdir,proto3" json:"workdir,omitempty"`
+	Gpu                    *GPURequest            `protobuf:"bytes,6,opt,name=gpu,proto3" json:"gpu,omitempty"`
+	MemoryMib              uint64                 `protobuf:"varint,7,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
+	Cpus                   int32                  `protobuf:"varint,8,opt,name=cpus,proto3" json:"cpus,omitempty"`
+	MaxRateNanousdPerHour  int64                  `protobuf:"varint,9,opt,name=max_rate_nanousd_per_hour,json=maxRateNanousdPerHour,proto3" json:"max_rate_nanousd_per_hour,omitempty"`
+	MaxCostNanousd         int64                  `protobuf:"varint,10,opt,name=max_cost_nanousd,json=maxCostNanousd,proto3" json:"max_cost_nanousd,omitempty"`
+	MaxDurationNs          int64                  `protobuf:"varint,11,opt,name=max_duration_ns,json=maxDurationNs,proto3" json:"max_duration_ns,omitempty"`
+	Region                 string                 `protobuf:"bytes,12,opt,name=region,proto3" json:"region,omitempty"`
+	Provider               string                 `protobuf:"bytes,13,opt,name=provider,proto3" json:"provider,omitempty"`
+	Weights                []*WeightsMount        `protobuf:"bytes,14,rep,name=weights,proto3" json:"weights,omitempty"`
+	TunnelKey              []byte                 `protobuf:"bytes,15,opt,name=tunnel_key,json=tunnelKey,proto3" json:"tunnel_key,omitempty"` // 32 bytes
+	Customer               string                 `protobuf:"bytes,16,opt,name=customer,proto3" json:"customer,omitempty"`
+	Broker                 string                 `protobuf:"bytes,17,opt,name=broker,proto3" json:"broker,omitempty"`
+	CreatedNs              int64                  `protobuf:"varint,18,opt,name=created_ns,json=createdNs,proto3" json:"created_ns,omitempty"`
+	Nonce                  string                 `protobuf:"bytes,19,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Root                   string                 `protobuf:"bytes,20,opt,name=root,proto3" json:"root,omitempty"`
+	Private                bool                   `protobuf:"varint,21,opt,name=private,proto3" json:"private,omitempty"`
+	Where                  string                 `protobuf:"bytes,22,opt,name=where,proto3" json:"where,omitempty"`                                                                        // what else the offer must satisfy, in the market's query language
+	WaitRateNanousdPerHour int64                  `protobuf:"varint,23,opt,name=wait_rate_nanousd_per_hour,json=waitRateNanousdPerHour,proto3" json:"wait_rate_nanousd_per_hour,omitempty"` // what an hour of waiting costs the customer beside the GPUs
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
 }
 
 func (x *JobSpec) Reset() {
@@ -935,6 +936,13 @@ func (x *JobSpec) GetWhere() string {
 		return x.Where
 	}
 	return ""
+}
+
+func (x *JobSpec) GetWaitRateNanousdPerHour() int64 {
+	if x != nil {
+		return x.WaitRateNanousdPerHour
+	}
+	return 0
 }
 
 // One leased GPU with its fencing epoch.
@@ -2296,7 +2304,7 @@ const file_messages_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\tR\x04root\x12\x12\n" +
 	"\x04path\x18\x03 \x01(\tR\x04path\x12\x18\n" +
-	"\aprivate\x18\x04 \x01(\bR\aprivate\"\xab\x05\n" +
+	"\aprivate\x18\x04 \x01(\bR\aprivate\"\xe7\x05\n" +
 	"\aJobSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +
@@ -2323,7 +2331,8 @@ const file_messages_proto_rawDesc = "" +
 	"\x05nonce\x18\x13 \x01(\tR\x05nonce\x12\x12\n" +
 	"\x04root\x18\x14 \x01(\tR\x04root\x12\x18\n" +
 	"\aprivate\x18\x15 \x01(\bR\aprivate\x12\x14\n" +
-	"\x05where\x18\x16 \x01(\tR\x05where\"4\n" +
+	"\x05where\x18\x16 \x01(\tR\x05where\x12:\n" +
+	"\x1await_rate_nanousd_per_hour\x18\x17 \x01(\x03R\x16waitRateNanousdPerHour\"4\n" +
 	"\bGPULease\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"7\n" +

@@ -191,7 +191,7 @@ func (g generators) jobSpec() broker.JobSpec {
 		Weights: some(g, "weights", 3, func(i int) broker.WeightsMount {
 			return broker.WeightsMount{Name: g.word("name"), Root: g.cid(), Path: fmt.Sprint("/weights/", i), Private: draw(g, "private", rapid.Bool())}
 		}),
-		TunnelKey: g.key(), Customer: g.me, Broker: g.me, Created: g.time("created"), Nonce: g.name("nonce"), Where: g.word("where"),
+		TunnelKey: g.key(), Customer: g.me, Broker: g.me, Created: g.time("created"), Nonce: g.name("nonce"), Where: g.word("where"), WaitRate: pricing.Rate(g.count("waiting")),
 	}
 	for _, name := range some(g, "env", 4, func(int) string { return draw(g, "name", rapid.StringMatching(`[A-Za-z_]{1,9}`)) }) {
 		if x.Env == nil {

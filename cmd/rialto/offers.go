@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -28,8 +29,9 @@ func (a *app) offersCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "offers [QUERY…] [IMAGE]",
 		Short: "Show the GPUs on offer, cheapest first",
-		Long: "Show the GPUs on offer, cheapest first. With an image, hosts that already hold it come first\n" +
-			"among equals. The answer says what eliminated how many offers, and what would admit the nearest.\n\n" +
+		Long: "Show the GPUs on offer, those first on which a job is expected to cost least: for its run, until\n" +
+			"it is ready, and for what the host's failures may throw away. With an image, hosts that hold it or\n" +
+			"fetch it fast are cheaper, the shorter the job the more; see --for. The answer says what eliminated how many offers, and what would admit the nearest.\n\n" +
 			"A query is predicates FIELD OPERATOR VALUE, parted by spaces, that must all hold, in the language of\n" +
 			"Vast's clients: operators = != < <= > >= in notin; in a word _ is a space; a list is [A,B]; FIELD=any\n" +
 			"drops what was said before. Vast's names of fields have Vast's units, and numbers may carry others.\n" +
@@ -42,12 +44,12 @@ func (a *app) offersCommand() *cobra.Command {
 			"  rialto offers --fields",
 	}
 	r := &offersFlags{request: newRequest(c)}
-	for _, f := range []string{"env", "workdir", "for", "max-cost"} {
+	for _, f := range []string{"env", "workdir", "max-cost"} {
 		if err := c.Flags().MarkHidden(f); err != nil {
 			panic(err) // a flag that newRequest does not declare
 		}
 	}
-	c.Flags().Var(&value[string]{to: &r.page.Sort, parse: parseOrder, kind: "fields"}, "sort", "order by these fields, - for descending, such as price,-gpu_ram")
+	c.Flags().Var(&value[string]{to: &r.page.Sort, parse: parseOrder, kind: "fields"}, "sort", "order by these fields, - for descending, such as price,-gpu_ram or ready_s")
 	c.Flags().IntVar(&r.page.Limit, "limit", 0, "show at most this many offers (default all)")
 	c.Flags().BoolVar(&r.explain, "explain", false, "show what each predicate does instead of the offers")
 	c.Flags().BoolVar(&r.fields, "fields", false, "show what can be asked for instead of the offers")
@@ -175,6 +177,10 @@ func writeOffers(w io.Writer, offers api.Offers) error {
 	if held {
 		t.Columns = append(t.Columns, cli.Column{Title: "IMAGE", Tone: func(string) cli.Tone { return cli.Good }})
 	}
+	ready := slices.ContainsFunc(shown, func(o api.Offer) bool { return o.MissBytes != nil })
+	if ready {
+		t.Columns = append(t.Columns, cli.Column{Title: "READY IN", Align: cli.Right})
+	}
 	for _, o := range shown {
 		proof := o.Level
 		if o.Simulated {
@@ -193,12 +199,23 @@ func writeOffers(w io.Writer, offers api.Offers) error {
 		if held {
 			row = append(row, map[bool]string{true: "on host"}[o.HasImage])
 		}
+		if ready {
+			row = append(row, readyIn(o))
+		}
 		t.Add(row...)
 	}
 	if err := t.Write(w); err != nil {
 		return err
 	}
 	return writeRest(w, offers)
+}
+
+// readyIn is how long a host is expected to take to start the image that was asked with.
+func readyIn(o api.Offer) string {
+	if o.MissBytes == nil {
+		return "?"
+	}
+	return cli.FormatDuration(time.Duration(o.ReadyMS) * time.Millisecond)
 }
 
 // writeRest says what is not in the table, and why.

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -44,16 +45,53 @@ func (a *app) quoteCommand() *cobra.Command {
 
 func writeQuote(w io.Writer, q api.Quote, r *request) error {
 	b := q.Best
-	image := "the image would be fetched first"
-	if b.HasImage {
-		image = "the image is already there"
-	}
 	mark := ""
 	if b.Simulated {
 		mark = " " + cli.Paint(w, cli.Warn, simulated)
 	}
-	fmt.Fprintf(w, "Now: %d × %s%s on %s; %s.\n", r.gpu.Count, cli.Clean(b.Model), mark, tenant.HostName(b.Host, b.Provider), image)
+	fmt.Fprintf(w, "Now: %d × %s%s on %s; %s.\n", r.gpu.Count, cli.Clean(b.Model), mark, tenant.HostName(b.Host, b.Provider), fetching(b))
 	fmt.Fprintf(w, "%s for at most %s: %s at most, fee included; %s kept aside while it runs.\n\n",
 		pricing.Rate(q.RateNanoUSDPerHour), cli.FormatDuration(r.duration), pricing.Money(q.CostNanoUSD), pricing.Money(q.HoldNanoUSD))
+	if err := writeExpected(w, b, r); err != nil {
+		return err
+	}
 	return writeOffers(w, q.Search)
+}
+
+// fetching says what a host would fetch before it starts a job.
+func fetching(o api.Offer) string {
+	switch {
+	case o.MissBytes != nil && *o.MissBytes > 0:
+		return cli.FormatBytes(*o.MissBytes) + " would be fetched first"
+	case o.HasImage:
+		return "the image is already there"
+	}
+	return "the image would be fetched first"
+}
+
+// writeExpected draws what a job is expected to cost, and what that is made of.
+func writeExpected(w io.Writer, o api.Offer, r *request) error {
+	t := cli.Table{Columns: []cli.Column{{Title: "EXPECTED"}, {Title: "COST", Align: cli.Decimal}, {Title: "WHAT IT IS", Shrink: true}}}
+	ready := cli.FormatDuration(time.Duration(o.ReadyMS) * time.Millisecond)
+	if o.MissBytes == nil {
+		ready += " and what the image takes, which is not known"
+	}
+	c := o.Expected
+	t.Add("run", micros(c.RunNanoUSD), cli.FormatDuration(r.duration)+" at the price")
+	t.Add("start", micros(c.StartNanoUSD), "ready in "+ready+"; not billed")
+	t.Add("failure", micros(c.FailureNanoUSD), fmt.Sprintf("work that may have to be done again: %.2f%% of hours pass without failure", float64(o.ReliabilityPPM)/1e4))
+	if c.WaitingNanoUSD > 0 {
+		t.Add("waiting", micros(c.WaitingNanoUSD), "until it is ready, at "+r.waitRate.String())
+	}
+	t.Add("total", micros(c.TotalNanoUSD), "what offers are ranked by; no bill")
+	if err := t.Write(w); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(w)
+	return err
+}
+
+// micros is an expected amount: nobody expects it more exactly than to the microdollar.
+func micros(nanos int64) string {
+	return pricing.Money((nanos + 500) / 1000 * 1000).String()
 }

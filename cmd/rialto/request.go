@@ -27,6 +27,7 @@ type request struct {
 	maxRate  pricing.Rate
 	maxCost  pricing.Money
 	duration time.Duration
+	waitRate pricing.Rate
 	env      []pair
 	workdir  string
 	cpus     int
@@ -50,6 +51,7 @@ func newRequest(c *cobra.Command) *request {
 	f.Var(&value[pricing.Rate]{to: &r.maxRate, parse: pricing.ParseRate, kind: "price"}, "max-price", "highest price of one GPU, such as 0.50/h")
 	f.Var(&value[pricing.Money]{to: &r.maxCost, parse: pricing.ParseMoney, kind: "dollars"}, "max-cost", "never pay more than this; kept aside while the job runs")
 	f.Var(&value[time.Duration]{to: &r.duration, parse: cli.ParseDuration, kind: "duration", text: "1h"}, "for", "end the job after running this long")
+	f.Var(&value[pricing.Rate]{to: &r.waitRate, parse: pricing.ParseRate, kind: "price"}, "wait-rate", "what an hour of waiting costs you beside the GPUs, such as 1/h: hosts that are ready sooner may be dearer")
 	f.VarP(&list[pair]{to: &r.env, parse: parseEnv, kind: "KEY=VALUE"}, "env", "e", "set a variable in the container (may be repeated)")
 	f.StringVarP(&r.workdir, "workdir", "w", "", "working directory in the container")
 	f.IntVar(&r.cpus, "cpus", 0, "CPU cores that the host must grant")
@@ -175,7 +177,7 @@ func (r *request) query(digest string, mounts []broker.WeightsMount) api.Query {
 	q := api.Query{
 		Model: r.gpu.Model, Count: r.gpu.Count, MinGPUMemoryMiB: r.gpuMiB, MemoryMiB: r.memory, CPUs: r.cpus,
 		MaxRateNanoUSDPerHour: int64(r.maxRate), Region: r.region, Provider: r.provider, ImageDigest: digest,
-		Q: r.where,
+		Q: r.where, RunMS: r.duration.Milliseconds(), WaitRateNanoUSDPerHour: int64(r.waitRate),
 	}
 	for _, m := range mounts {
 		q.WeightRoots = append(q.WeightRoots, m.Root)
@@ -205,6 +207,6 @@ func (r *request) spec(name string, image imageRef, mounts []broker.WeightsMount
 		GPU: gpu, MemoryMiB: r.memory, CPUs: r.cpus,
 		MaxRate: r.maxRate, MaxCost: r.maxCost, MaxDuration: r.duration,
 		Region: r.region, Provider: broker.PeerID(r.provider), Weights: mounts,
-		Where: r.where, Created: time.Now().UTC(), Nonce: rand.Text(),
+		Where: r.where, Created: time.Now().UTC(), Nonce: rand.Text(), WaitRate: r.waitRate,
 	}
 }
