@@ -169,6 +169,10 @@ func (s *teller) play(line string) {
 		s.step(broker.Ticked{})
 	case "restart":
 		s.must(s.world.Restart())
+	case "sized": // IMAGE MiB
+		s.step(broker.ContentSized{Digest: markettest.Digest(name[0]), Bytes: int64(must(strconv.Atoi(name[1]))) << 20})
+	case "start":
+		s.start(c)
 	case "load":
 		s.load(name[0])
 	case "search":
@@ -265,6 +269,12 @@ func (c command) query() broker.Query {
 		q.GPU.Count = 0
 	}
 	q.CPUs, q.MemoryMiB = c.number("cpus", 0), uint64(c.number("memory", 0))<<10
+	if v := c.opts["for"]; v != "" {
+		q.Run = must(time.ParseDuration(v))
+	}
+	if v := c.opts["wait"]; v != "" {
+		q.WaitRate = must(pricing.ParseRate(v))
+	}
 	q.Region, q.Provider = c.opts["region"], broker.PeerID(c.opts["provider"])
 	if image := c.opts["image"]; image != "" {
 		q.Image = markettest.Digest(image)
@@ -284,7 +294,7 @@ func (s *teller) submission(c command) broker.Event {
 	if q.Image != "" {
 		spec.Digest = q.Image
 	}
-	spec.Root, spec.Where = q.Root, c.opts["where"]
+	spec.Root, spec.Where, spec.WaitRate = q.Root, c.opts["where"], q.WaitRate
 	if c.opts["gpus"] == "" {
 		spec.GPU.Count = 1
 	}
@@ -345,7 +355,7 @@ func (s *teller) grant(c command) broker.Event {
 	return markettest.Grant(l, gpus...)
 }
 
-// report LEASE PHASE [used=D] [code=N] [seq=N] [from=HOST] [epoch=N] [peers=MiB] [fault=host] [message…]
+// report LEASE PHASE [used=D] [code=N] [seq=N] [from=HOST] [epoch=N] [peers=MiB] [local=MiB] [total=MiB] [fault=host] [message…]
 func (s *teller) report(c command) broker.Event {
 	id := s.lease(c.words[0])
 	l, _ := s.world.Market.Lease(id)
@@ -363,6 +373,13 @@ func (s *teller) report(c command) broker.Event {
 		r.Fetched = broker.Fetched{Peers: int64(n) << 20, Total: int64(n) << 20}
 		j, _ := s.world.Market.Job(l.Job)
 		r.Held = []broker.ImageHeld{{Digest: j.Spec.Digest, Root: markettest.Root("image")}}
+	}
+	if n := c.number("local", 0); n > 0 {
+		r.Fetched.Local = int64(n) << 20
+		r.Fetched.Total = r.Fetched.Peers + r.Fetched.Local
+	}
+	if n := c.number("total", 0); n > 0 {
+		r.Fetched.Total = int64(n) << 20
 	}
 	if n := c.number("epoch", 0); n > 0 {
 		r.GPUs[0].Epoch = uint64(n)
@@ -455,7 +472,32 @@ func (s *teller) relabel(text string) string {
 	return text
 }
 
-// search [QUERY] [sort=ORDER] [limit=N] [after=last] [explain=yes] [where QUERY]
+// start JOB CUSTOMER TOOK [QUERY] [peers=MiB] [local=MiB] [total=MiB]: a job's whole way in silence, and the time from
+// grant to ready.
+func (s *teller) start(c command) {
+	s.Helper()
+	quiet := &teller{T: s.T, world: s.world, labels: s.labels, epochs: s.epochs, seqs: s.seqs, sets: s.sets}
+	quiet.step(quiet.submission(c))
+	job := command{words: []string{c.words[0]}}
+	quiet.step(quiet.grant(job))
+	s.world.Now = s.world.Now.Add(must(time.ParseDuration(c.words[2])))
+	quiet.step(quiet.report(command{words: []string{c.words[0], "ready"}, opts: c.opts}))
+	s.world.Now = s.world.Now.Add(time.Second)
+	quiet.step(quiet.report(command{words: []string{c.words[0], "exited"}, opts: map[string]string{"used": "1s"}}))
+	if j, _ := s.world.Market.Job(broker.JobID(c.words[0])); j.State != broker.JobDone {
+		s.Fatalf("story: start %s: %s", c.words[0], quiet.out.String())
+	}
+}
+
+func costs(c broker.Cost) string {
+	text := fmt.Sprintf("%v = run %v + start %v + failure %v + waiting %v; ready in %v", c.Total, c.Run, c.Start, c.Failure, c.Waiting, c.Ready)
+	if c.Sized {
+		return fmt.Sprintf("%s, misses %d MiB, holds %d MiB", text, c.MissBytes>>20, c.HeldBytes>>20)
+	}
+	return text
+}
+
+// search [QUERY] [cost=yes] [sort=ORDER] [limit=N] [after=last] [explain=yes] [where QUERY]
 func (s *teller) search(c command) {
 	q := c.query()
 	err := cmp.Or(set(&q.Where, broker.ParseFilter, c.opts["where"]), set(&q.Order, broker.ParseOrder, c.opts["sort"]))
@@ -483,6 +525,9 @@ func (s *teller) search(c command) {
 			model = " " + m.Offer.GPUs[0].Model
 		}
 		s.say("%s%s %v, %d free%s", m.Offer.Host, model, m.Rate, m.Free, image)
+		if c.opts["cost"] != "" {
+			s.say("    %s", costs(m.Cost))
+		}
 	}
 	if found.Matched > len(found.Matches) || found.Next != "" {
 		s.say("%d of %d that match", len(found.Matches), found.Matched)

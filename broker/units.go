@@ -240,10 +240,7 @@ func parseTime(s, bareUnit string) (value, *flaw) {
 }
 
 func timeText(ms int64, space string) string {
-	if ms%1000 != 0 {
-		return strconv.FormatInt(ms, 10) + space + "ms"
-	}
-	return strconv.FormatInt(ms/1000, 10) + space + "s"
+	return strconv.FormatFloat(float64(ms)/1e3, 'f', -1, 64) + space + "s"
 }
 
 // parseCountry reads a country's code, alone or behind a place as Vast writes it: "Texas, US, NA".

@@ -105,6 +105,7 @@ func TestSealRefuses(t *testing.T) {
 		"gpu.count: 0":                     spec(func(x *broker.JobSpec) { x.GPU.Count = 0 }),
 		"gpu.count: 17":                    spec(func(x *broker.JobSpec) { x.GPU.Count = 17 }),
 		"max_cost_nanousd":                 spec(func(x *broker.JobSpec) { x.MaxCost = -1 }),
+		"wait_rate_nanousd_per_hour":       spec(func(x *broker.JobSpec) { x.WaitRate = -1 }),
 		"max_duration_ns":                  spec(func(x *broker.JobSpec) { x.MaxDuration = -1 }),
 		"weights[0].path: \"/a/../b\"":     spec(func(x *broker.JobSpec) { x.Weights[0].Path = "/a/../b" }),
 		"weights[0].path: \"/\"":           spec(func(x *broker.JobSpec) { x.Weights[0].Path = "/" }),
