@@ -95,6 +95,38 @@ func TestQueryOverHTTP(t *testing.T) {
 	}
 }
 
+// TestExpectedCostOverHTTP: what a search asks with decides what it costs, and a quote asks for its duration.
+func TestExpectedCostOverHTTP(t *testing.T) {
+	h, base := newHall(t, 1)
+	c := client(t, base, "")
+	if _, err := h.world.Step(broker.ContentSized{Digest: markettest.Digest("image"), Bytes: 20e9}); err != nil {
+		t.Fatal(err)
+	}
+	q := api.Query{ImageDigest: markettest.Digest("image"), RunMS: 7_200_000, WaitRateNanoUSDPerHour: 1_000_000_000}
+	// 20 GB take 320 s, and what a market takes for a host's setup that saw none a second.
+	want := api.Cost{RunNanoUSD: 200_000_000, StartNanoUSD: 8_916_667, FailureNanoUSD: 1_092_944, WaitingNanoUSD: 89_166_667, TotalNanoUSD: 299_176_278}
+	got, err := c.Offers(t.Context(), q)
+	if err != nil || len(got.Offers) != 1 {
+		t.Fatal(got, err)
+	}
+	if o := got.Offers[0]; o.Expected != want || o.ReadyMS != 321_000 || o.MissBytes == nil || *o.MissBytes != 20e9 || o.HeldBytes == nil || *o.HeldBytes != 0 {
+		t.Errorf("got %+v, want %+v", o, want)
+	}
+	q.RunMS = 1
+	quote, err := c.Quote(t.Context(), api.QuoteRequest{Query: q, DurationMS: 7_200_000})
+	if err != nil || quote.Best.Expected != want || quote.CostNanoUSD != want.RunNanoUSD {
+		t.Errorf("quote %+v, %v", quote.Best, err)
+	}
+	if got, err = c.Offers(t.Context(), api.Query{ImageDigest: markettest.Digest("other")}); err != nil || got.Offers[0].MissBytes != nil || got.Offers[0].ReadyMS != 1000 {
+		t.Errorf("of an image that nobody knows: %+v, %v", got, err)
+	}
+	for _, bad := range []string{"run_ms=-1", "run_ms=2592000001", "wait_rate_nanousd_per_hour=-1", "wait_rate_nanousd_per_hour=100000000000001"} {
+		if status, _, p := ask(t, "GET", base+"/v1/offers?"+bad, "", ""); status/100 != 4 {
+			t.Errorf("%s: %d %v", bad, status, p)
+		}
+	}
+}
+
 // TestNoOffer: a refusal carries the search, so that programs can act on it.
 func TestNoOffer(t *testing.T) {
 	_, base := newHall(t, 3)

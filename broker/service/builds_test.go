@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -91,8 +92,23 @@ func TestJobsHaveTheirImageBuilt(t *testing.T) {
 		t.Errorf("ready: %+v", got)
 	}
 	w.submit("third")
+	misses := func() int64 {
+		found, err := w.Search(t.Context(), broker.Query{Image: digest})
+		hosts := slices.Concat(found.Matches, found.Busy)
+		if err != nil || len(hosts) != 1 {
+			t.Fatalf("search: %+v, %v", found, err)
+		}
+		return hosts[0].Cost.MissBytes
+	}
+	if got := misses(); got != 8 {
+		t.Errorf("the host misses %d bytes of the image, want 8", got)
+	}
 	w.stop()
 	w.start()
+	newAgent(t, w).offer()
+	if got := misses(); got != 8 {
+		t.Errorf("after a restart the host misses %d bytes, want 8", got)
+	}
 	if again := w.image(digest, broker.BuildReady); again != got {
 		t.Errorf("after a restart: %+v, want %+v", again, got)
 	}
