@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
-	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -119,42 +118,60 @@ func (m *Market) costOf(q *Query, o *Offer) Cost {
 // to hold no less of the image where it is not known how much that is worth. They come in the order of a lottery
 // in which each has as many lots as jobs like this one fit into its free GPUs, so that many equal jobs do not all ask one
 // host. The lots follow from the job's signature and the offer alone: equal histories, equal answers.
-func (m *Market) spread(q *Query, sorted []candidate) {
-	if q.lottery == "" || len(sorted) < 2 {
+func (m *Market) spread(q *Query, all []candidate, places []standing) {
+	if q.lottery == "" || len(places) < 2 {
 		return
 	}
-	best := &sorted[0]
-	limit := best.cost.Total + best.cost.Total/100
-	var as, after []candidate
-	for i, c := range sorted {
-		if c.cost.Total > limit {
-			after = append(after, sorted[i:]...)
+	sum := sha256.Sum256([]byte("rialto lottery 1\x00" + q.lottery))
+	seed := binary.BigEndian.Uint64(sum[:])
+	best := places[0]
+	limit := best.total + best.total/100
+	var as, after []standing
+	for i, p := range places {
+		if p.total > limit {
+			after = append(after, places[i:]...)
 			break
 		}
-		known := c.cost.Sized && best.cost.Sized
-		if known || c.weights >= best.weights && (c.image || !best.image) {
-			c.lot = lot(q.lottery, c.offer, m.available(c.offer)/q.GPU.Count)
-			as = append(as, c)
+		known := all[p.at].cost.Sized && all[best.at].cost.Sized
+		if known || p.weights >= best.weights && (p.image || !best.image) {
+			o := all[p.at].offer
+			p.lot = lot(seed, o, m.available(o)/q.GPU.Count)
+			as = append(as, p)
 		} else {
-			after = append(after, c)
+			after = append(after, p)
 		}
 	}
-	slices.SortStableFunc(as, func(a, b candidate) int { return cmp.Compare(a.lot, b.lot) })
-	copy(sorted[copy(sorted, as):], after)
+	slices.SortFunc(as, func(a, b standing) int { return cmp.Or(cmp.Compare(a.lot, b.lot), a.compare(b)) })
+	copy(places[copy(places, as):], after)
 }
 
 // lot is the least of as many random numbers as there are lots, at least one: the chance to have the least of all is
-// the share of the lots.
-func lot(lottery string, o *Offer, lots int) uint64 {
-	sum := sha256.Sum256(fmt.Appendf(nil, "rialto lot 1\x00%s\x00%s\x00%s", lottery, o.Provider, o.ID))
-	x, least := binary.BigEndian.Uint64(sum[:]), uint64(math.MaxUint64)
+// the share of the lots. Who names offers does not know the seed beforehand.
+func lot(seed uint64, o *Offer, lots int) uint64 {
+	x := mixed(seed ^ fnv1a(string(o.Provider), string(o.ID)))
+	least := uint64(math.MaxUint64)
 	for range max(1, lots) {
-		// SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
 		x += 0x9e3779b97f4a7c15
-		z := x
-		z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
-		z = (z ^ z>>27) * 0x94d049bb133111eb
-		least = min(least, z^z>>31)
+		least = min(least, mixed(x))
 	}
 	return least
+}
+
+// mixed is the output function of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
+func mixed(z uint64) uint64 {
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return z ^ z>>31
+}
+
+// fnv1a is hash/fnv's 64-bit FNV-1a of texts with a zero byte between, without an allocation for each offer.
+func fnv1a(texts ...string) uint64 {
+	h := uint64(14695981039346656037)
+	for _, text := range texts {
+		for i := range len(text) {
+			h = (h ^ uint64(text[i])) * 1099511628211
+		}
+		h *= 1099511628211
+	}
+	return h
 }

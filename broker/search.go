@@ -194,7 +194,6 @@ type candidate struct {
 	cost    Cost
 	image   bool
 	weights int
-	lot     uint64 // see spread
 }
 
 func (m *Market) listing(q *Query, o *Offer) listing { return listing{Offer: o, market: m, query: q} }
@@ -250,19 +249,41 @@ func (m *Market) rank(q *Query, offers []*Offer) []candidate {
 		}
 		out = append(out, c)
 	}
-	slices.SortStableFunc(out, func(a, b candidate) int {
-		switch {
-		case a.cost.Total != b.cost.Total:
-			return cmp.Compare(a.cost.Total, b.cost.Total)
-		case a.rate != b.rate:
-			return cmp.Compare(a.rate, b.rate)
-		case a.image != b.image:
-			return prefer(a.image)
-		}
-		return cmp.Compare(b.weights, a.weights)
-	})
-	m.spread(q, out)
-	return out
+	// What is sorted is small and has no pointers: a market of many offers sorts them for each job.
+	places := make([]standing, len(out))
+	for i := range out {
+		c := &out[i]
+		places[i] = standing{total: c.cost.Total, rate: c.rate, image: c.image, weights: c.weights, at: i}
+	}
+	slices.SortFunc(places, standing.compare)
+	m.spread(q, out, places)
+	sorted := make([]candidate, len(out))
+	for i, p := range places {
+		sorted[i] = out[p.at]
+	}
+	return sorted
+}
+
+// standing is what a candidate is ranked by.
+type standing struct {
+	total   pricing.Money
+	rate    pricing.Rate
+	image   bool
+	weights int
+	lot     uint64 // see Market.spread
+	at      int    // among the candidates, which come by provider and id
+}
+
+func (a standing) compare(b standing) int {
+	switch {
+	case a.total != b.total:
+		return cmp.Compare(a.total, b.total)
+	case a.rate != b.rate:
+		return cmp.Compare(a.rate, b.rate)
+	case a.image != b.image:
+		return prefer(a.image)
+	}
+	return cmp.Or(cmp.Compare(b.weights, a.weights), cmp.Compare(a.at, b.at))
 }
 
 // free returns the GPUs of an offer that the provider calls free and usable and nobody leases here.
