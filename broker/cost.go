@@ -105,15 +105,6 @@ func (m *Market) cost(q *Query, o *Offer, rate pricing.Rate) Cost {
 	return c
 }
 
-// costOf is cost for one offer by itself.
-func (m *Market) costOf(q *Query, o *Offer) Cost {
-	rate, err := o.Rate.MulInt(int64(q.GPU.Count))
-	if err != nil {
-		return Cost{} // not with the bounds on offers and requests
-	}
-	return m.cost(q, o, rate)
-}
-
 // spread changes the order of the offers that are as good as the best: expected to cost at most one per cent more, and
 // to hold no less of the image where it is not known how much that is worth. They come in the order of a lottery
 // in which each has as many lots as jobs like this one fit into its free GPUs, so that many equal jobs do not all ask one
