@@ -9,8 +9,8 @@ RUNC_VERSION := v1.5.2
 LDFLAGS := -s -w
 # NVIDIA's header marks much of itself deprecated; the warnings are not ours to mend.
 export CGO_CFLAGS := -O2 -g -Wno-deprecated-declarations
-# What a bare Debian 12 lacks: to build runc and the agent, to run the lab, and to measure the rivals.
-PACKAGES := gcc libc6-dev libseccomp-dev pkg-config git iproute2 util-linux procps debootstrap docker-registry
+# What a bare Debian 12 lacks: to build runc and the agent, to run the lab, to look at the page, and to measure the rivals.
+PACKAGES := gcc libc6-dev libseccomp-dev pkg-config git iproute2 util-linux procps debootstrap docker-registry chromium
 RIVALS := skopeo umoci iperf3 nginx-light
 
 .PHONY: build

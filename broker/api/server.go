@@ -31,8 +31,10 @@ type Config struct {
 	AccountRate Rate
 	// AddressRate limits what one address asks without a valid token; default 50 a second and bursts of 200.
 	AddressRate Rate
-	Metrics     *prometheus.Registry // served at /metrics; nil: one of its own
-	Logger      *slog.Logger         // nil: discard
+	// Page answers GET of / and of what is below /page/; nil: there is no page.
+	Page    http.Handler
+	Metrics *prometheus.Registry // served at /metrics; nil: one of its own
+	Logger  *slog.Logger         // nil: discard
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -172,6 +174,10 @@ func (s *Server) routePlain() error {
 		}
 		s.write(w, []byte("ready\n"))
 	})
+	if s.c.Page != nil {
+		s.mux.Handle("GET /{$}", s.c.Page)
+		s.mux.Handle("GET /page/", s.c.Page)
+	}
 	paths := []string{"/openapi.json", "/metrics", "/healthz", "/readyz"}
 	for path := range s.api.OpenAPI().Paths {
 		paths = append(paths, path)

@@ -22,6 +22,7 @@ import (
 	"rialto/broker"
 	"rialto/broker/api"
 	"rialto/broker/ledger"
+	"rialto/broker/page"
 	"rialto/broker/service"
 	"rialto/broker/vast"
 	"rialto/cmd/internal/cli"
@@ -180,8 +181,12 @@ func (f *runFlags) run(ctx context.Context, stderr io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
+	site, err := page.Handler()
+	if err != nil {
+		return err
+	}
 	server, err := api.New(api.Config{
-		Market: market, Blocks: blocks, AdminToken: token, Metrics: reg, Logger: log.With("part", "api"),
+		Page: site, Market: market, Blocks: blocks, AdminToken: token, Metrics: reg, Logger: log.With("part", "api"),
 		Info: func() api.MarketInfo {
 			return api.MarketInfo{
 				Broker: string(key.ID()), FeePPM: f.feePPM, AllowSimulated: f.allowSimulated, Addrs: host.Addrs(), Version: cli.Version(),
