@@ -48,7 +48,24 @@ func market(t *testing.T, hours int) *world {
 		a.post(t)
 	}
 	w.serve()
+	w.work()
 	return w
+}
+
+// work gives the customer a job that runs, one that is done and one that failed.
+func (w *world) work() {
+	w.t.Helper()
+	a := w.host("basalt")
+	done := w.granted(w.submit(a.id(), 2).ID)
+	a.report(w.t, done, 1, broker.PhaseReady, 0)
+	a.report(w.t, done, 2, broker.PhaseExited, 0, func(r *broker.Report) { r.ExitCode = 3 })
+	a = w.host("boreal")
+	broken := w.granted(w.submit(a.id(), 1).ID)
+	a.report(w.t, broken, 1, broker.PhaseBroken, 0, func(r *broker.Report) { r.Message = "no command python3 in the image" })
+	a = w.host("moraine")
+	w.lease = w.granted(w.submit(a.id(), 3).ID)
+	a.report(w.t, w.lease, 1, broker.PhaseReady, 0)
+	w.running, w.done, w.failed = w.lease.Job, done.Job, broken.Job
 }
 
 func (w *world) host(name string) *agent {
@@ -146,6 +163,11 @@ func TestSite(t *testing.T) {
 		}
 	})
 
+	t.Run("model", func(t *testing.T) { b.model(t) })
+	t.Run("calculator", func(t *testing.T) { b.calculator(t) })
+	t.Run("money", func(t *testing.T) { b.money(t) })
+	t.Run("jobs", func(t *testing.T) { b.jobs(t, w) })
+
 	t.Run("phone", func(t *testing.T) {
 		b.t = t
 		b.size(390, 844, true)
@@ -182,12 +204,13 @@ func TestSite(t *testing.T) {
 		b.t = t
 		for _, p := range places(w) {
 			b.open(p.hash, p.sign)
-			want := eval[int](b, `[...document.querySelectorAll("a[href], button, input, select, summary, [tabindex='0']")].filter((e) => e.checkVisibility() && !e.disabled).map((e, i) => e.dataset.tab = i).length`)
+			const name = `(e => e === document.body || e.id === "main" ? "" : [e.tagName, e.id || e.dataset.key || e.textContent].join(" "))`
+			controls := eval[[]string](b, `[...new Set([...document.querySelectorAll("a[href], button, input, select, summary, [tabindex='0']")].filter((e) => e.checkVisibility() && !e.disabled).map(`+name+`))]`)
 			reached := map[string]bool{}
 			eval[bool](b, `document.activeElement.blur(), true`)
-			for range want + 5 {
+			for range len(controls) + 8 {
 				b.do(chromedp.KeyEvent(kb.Tab))
-				at := eval[string](b, `document.activeElement.dataset.tab ?? ""`)
+				at := eval[string](b, name+`(document.activeElement)`)
 				reached[at] = true
 				if at == "" {
 					continue
@@ -196,9 +219,10 @@ func TestSite(t *testing.T) {
 					t.Errorf("%s: the focus on %q is not seen", p.hash, eval[string](b, `document.activeElement.outerHTML.slice(0, 120)`))
 				}
 			}
-			delete(reached, "")
-			if len(reached) != want {
-				t.Errorf("%s: Tab reaches %d of %d controls", p.hash, len(reached), want)
+			for _, c := range controls {
+				if !reached[c] {
+					t.Errorf("%s: Tab never reaches %.100s", p.hash, c)
+				}
 			}
 		}
 		b.open("#/", "RTX 4090")
@@ -228,10 +252,14 @@ func TestSite(t *testing.T) {
 // place is a page to look at, and what it says when it is there.
 type place struct{ name, hash, sign string }
 
-func places(*world) []place {
+func places(w *world) []place {
 	return []place{
 		{"overview", "#/", "RTX 4090"},
 		{"offers", "#/offers?q=gpu_ram%3E%3D24+price%3C%3D0.40%2Fh", "Near misses"},
+		{"model", "#/model/RTX%204090", "Order book"},
+		{"calculator", "#/calculator", "The cheapest that fit"},
+		{"jobs", "#/jobs", "Jobs, newest first"},
+		{"job", "#/job/" + string(w.running), "Start-up"},
 	}
 }
 

@@ -43,6 +43,9 @@ type world struct {
 	hub      *hub
 	url      string
 	jobs     int
+
+	running, done, failed broker.JobID // see work
+	lease                 broker.Lease // of running
 }
 
 func newWorld(t *testing.T) *world {

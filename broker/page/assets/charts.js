@@ -4,6 +4,9 @@ import { plural, usd } from './format.js';
 
 const scale = (from, to, low, high) => (x) => (high === low ? (from + to) / 2 : from + ((x - low) / (high - low)) * (to - from));
 
+// phone says that a drawing is shown small, so that its letters must be large in it.
+const phone = () => innerWidth <= 760;
+
 // spark is a line of a few pixels with words for who cannot see it.
 export function spark(points, name) {
   const [w, ht] = [112, 28];
@@ -32,7 +35,7 @@ export function meter(free, all) {
 
 // depthChart draws GPUs on offer by price as steps; levels are {nanousd_per_hour, gpus}, cheapest first.
 export function depthChart(levels, name) {
-  const [w, ht, left, bottom] = [560, 200, 44, 26];
+  const [w, ht, left, bottom] = [phone() ? 400 : 560, 200, 44, 26];
   const all = levels.reduce((n, l) => n + l.gpus, 0);
   const rates = levels.map((l) => Number(l.nanousd_per_hour));
   const margin = (rates.at(-1) - rates[0]) * 0.08 || rates[0] * 0.05;
@@ -71,7 +74,7 @@ function grid(values, y, from, to, label) {
 // lineChart draws prices over time. Series are {name, class, points: [[ms, nano], …]}; the first is the one that is read out.
 // A drag over a part zooms in; so do + and −; arrows move the cursor, Home and Escape show all again.
 export function lineChart({ series, name }) {
-  const [w, ht, left, bottom] = [920, 280, 58, 26];
+  const [w, ht, left, bottom] = [phone() ? 420 : 920, 280, 58, 26];
   const main = series[0].points;
   const whole = [main[0][0], Math.max(main.at(-1)[0], main[0][0] + 60_000)];
   let range = whole;
@@ -95,7 +98,7 @@ export function lineChart({ series, name }) {
     const days = range[1] - range[0] > 2 * 864e5;
     const stamps = [0, 1, 2, 3, 4].map((i) => range[0] + ((range[1] - range[0]) * i) / 4);
     svg.replaceChildren(
-      ...grid(ticks(low - pad, high + pad, 4), y, left, w - 10, (v) => '$' + v).flat(),
+      ...grid(ticks(low - pad, high + pad, 4), y, left, w - 10, (v) => usd(BigInt(Math.round(v * 1e9)))).flat(),
       ...stamps.map((t, i) => h('text', { x: x(t), y: ht - 6, 'text-anchor': i === 0 ? 'start' : i === 4 ? 'end' : 'middle' },
         new Date(t).toLocaleString('en-GB', days ? { day: 'numeric', month: 'short' } : { hour: '2-digit', minute: '2-digit' }))),
       ...series.map((s) => h('polyline', { class: s.class, points: shownOf(s.points).map(([t, v]) => `${x(t).toFixed(1)},${y(Number(v) / 1e9).toFixed(1)}`).join(' ') })),
@@ -164,5 +167,5 @@ export function lineChart({ series, name }) {
     draw();
   });
   draw();
-  return h('figure.figure', h('figcaption', h('span.keys', series.map((s) => h('span', h('i', { class: s.class }), s.name))), read, all), frame);
+  return h('figure.figure', { 'aria-label': name }, h('figcaption', h('span.keys', series.map((s) => h('span', h('i', { class: s.class }), s.name))), read, all), frame);
 }

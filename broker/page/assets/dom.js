@@ -39,9 +39,9 @@ export function say(text) {
   if (e.textContent !== text) e.textContent = text;
 }
 
-// table makes a table that becomes cards on a narrow screen. Columns are {name, label, num, cell(row), key, sort};
+// table makes a table that becomes cards on a narrow screen, unless it is narrow itself. Columns are {name, label, num, cell(row), key, sort};
 // a column with sort has a button for a heading, see sorted.
-export function table({ caption, columns, rows, sorted, onsort, empty, rowClass }) {
+export function table({ caption, columns, rows, sorted, onsort, empty, rowClass, narrow }) {
   const head = columns.map((c) => {
     const align = c.num ? 'th.num' : 'th';
     if (!c.sort || !onsort) return h(align, { scope: 'col' }, c.name);
@@ -55,7 +55,7 @@ export function table({ caption, columns, rows, sorted, onsort, empty, rowClass 
     return h(tag, { 'data-label': c.label ?? c.name, scope: i === 0 ? 'row' : null }, c.cell(row));
   })));
   if (!rows.length && empty) body.push(h('tr.empty', h('td', { colspan: columns.length }, empty)));
-  return h('div.scroll', h('table.cards', h('caption', caption), h('thead', h('tr', head)), h('tbody', body)));
+  return h(narrow ? 'div.scroll.narrow' : 'div.scroll', h(narrow ? 'table' : 'table.cards', h('caption', caption), h('thead', h('tr', head)), h('tbody', body)));
 }
 
 // chip is a word with a colour and a meaning.

@@ -4,11 +4,18 @@ import { get, session } from './api.js';
 import * as live from './live.js';
 import overview from './overview.js';
 import offers from './offers.js';
+import model from './model.js';
+import calculator from './calculator.js';
+import { job, jobs } from './jobs.js';
 import { plural } from './format.js';
 
 const views = [
   [/^$/, overview, 'Market'],
   [/^offers$/, offers, 'Offers'],
+  [/^model\/([^/]+)$/, model, ''],
+  [/^calculator$/, calculator, 'Calculator'],
+  [/^jobs$/, jobs, 'Jobs'],
+  [/^job\/([^/]+)$/, job, ''],
 ];
 
 const main = document.getElementById('main');

@@ -52,7 +52,7 @@ function numbers(rows, health) {
     fact('Rented', total ? percent(((total - free) * 1e6) / total, 0) : '–', total ? ` ${plural(total - free, 'GPU')}` : ''),
     fact('Offers', count(sum((r) => r.offers)), ` of ${plural(sum((r) => r.providers), 'provider')}`),
     fact('Leases, 24 h', count(sum((r) => r.trades_24h)), health ? ` ${count(Math.round(health.gpu_seconds / 3600))} GPU-hours` : ''),
-    fact('Median start', health?.median_start_ms !== undefined ? lasting(health.median_start_ms) : '–', health?.fill_rate_ppm !== undefined ? ` ${percent(health.fill_rate_ppm, 1)} of holds granted` : ''),
+    fact('Median start', health?.median_start_ms !== undefined ? lasting(health.median_start_ms) : '–', health?.fill_rate_ppm !== undefined ? ` ${percent(health.fill_rate_ppm, 1)} granted` : ''),
   ];
 }
 

@@ -1,0 +1,155 @@
+package page_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+
+	"rialto/broker"
+	"rialto/pricing"
+)
+
+// model: a price history that zooms by keyboard and by a drag, an order book, offers.
+func (b *browser) model(t *testing.T) {
+	b.t = t
+	b.open("#/", "RTX 4090")
+	b.click("main a.model", "H100 SXM")
+	b.awaitText("Order book")
+	b.await(`document.querySelector(".plot polyline.stroke")?.points.length > 10`)
+	b.awaitText("Offers, all regions")
+	b.awaitText("firm")
+	if got := eval[string](b, `document.querySelector("main h1").innerText`); !strings.HasPrefix(got, "H100 SXM") {
+		t.Errorf("heading %q", got)
+	}
+	width := func() int {
+		return eval[int](b, `(({ from, to }) => Math.round((to - from) / 60000))(document.querySelector(".plot").dataset)`)
+	}
+	whole := width()
+	eval[bool](b, `document.querySelector(".plot").focus(), true`)
+	first := eval[string](b, `document.querySelector(".readout").innerText`)
+	b.do(chromedp.KeyEvent(kb.ArrowLeft))
+	if got := eval[string](b, `document.querySelector(".readout").innerText`); got == first || !strings.Contains(got, "$") {
+		t.Errorf("readout %q, was %q", got, first)
+	}
+	b.do(chromedp.KeyEvent("+"))
+	if got := width(); got >= whole {
+		t.Errorf("zoomed with +: %d minutes of %d", got, whole)
+	}
+	b.do(chromedp.KeyEvent(kb.Home))
+	if got := width(); got != whole {
+		t.Errorf("after Home: %d minutes of %d", got, whole)
+	}
+	box := eval[[]float64](b, `(({ left, top, width, height }) => [left, top, width, height])(document.querySelector(".plot svg").getBoundingClientRect())`)
+	y := box[1] + box[3]/2
+	b.do(chromedp.DragAndDropXY(box[0]+box[2]*0.4, y, box[0]+box[2]*0.7, y, 5))
+	if got := width(); got > whole/2 {
+		t.Errorf("zoomed by a drag: %d minutes of %d", got, whole)
+	}
+	b.shoot("model-zoomed-1280-light")
+	b.click("button", "Show all")
+	b.click("summary", "The same as a table")
+	b.awaitText("Paid, by GPU-hours")
+	b.click(".tabs a", "5 minutes")
+	b.await(`location.hash.includes("step=5m") && document.querySelector(".plot polyline.stroke")?.points.length > 10`)
+	b.quiet(t)
+}
+
+// calculator: eight GPU-hours with at least 24 GB.
+func (b *browser) calculator(t *testing.T) {
+	b.t = t
+	b.open("#/calculator", "The cheapest that fit")
+	// prairie sells an RTX 4090 for 0.34; attic's RTX 3090 for 0.17 has 24 GB and is the cheapest.
+	if got, want := eval[string](b, `document.querySelector(".total data").value`), "1360000000"; got != want {
+		t.Errorf("total %q, want %q", got, want)
+	}
+	b.do(chromedp.SetValue("#hours", "2.5"), chromedp.SetValue("#memory", "80"), chromedp.SetValue("#image", "10"))
+	eval[bool](b, `(document.querySelector("#place").selectedIndex = 1, true)`)
+	b.click("button", "Calculate")
+	b.awaitText("for 2.5 GPU-hours on H100 SXM, boreal, Sweden")
+	b.awaitText("On the index of H100 SXM it would be")
+	b.awaitText("10 GB take about 1 min 20 s")
+	if got, want := eval[string](b, `document.querySelector(".total data").value`), "4550000000"; got != want {
+		t.Errorf("total %q, want %q", got, want)
+	}
+	b.do(chromedp.SetValue("#hours", "-1"))
+	b.click("button", "Calculate")
+	b.awaitText("GPU-hours: want a number above zero")
+	b.open("#/calculator?hours=1&memory=500", "No offer fits")
+	b.awaitText("leaves out")
+	b.quiet(t)
+}
+
+// money: the page's arithmetic is the market's.
+func (b *browser) money(t *testing.T) {
+	b.t = t
+	b.open("#/", "RTX 4090")
+	eval[bool](b, `(async () => {
+		const dir = document.querySelector("script[src]").getAttribute("src").replace("main.js", "");
+		window.lib = { ...await import(dir + "format.js"), ...await import(dir + "api.js"), ...await import(dir + "calculator.js") };
+		return true;
+	})()`)
+	for _, tt := range []struct{ js, want string }{
+		{`lib.usd(9007199254740993n)`, "$9,007,199.254740993"},
+		{`lib.usd(400000000n)`, "$0.40"},
+		{`lib.usd(1n)`, "$0.000000001"},
+		{`lib.usd(-1250000000n)`, "−$1.25"},
+		{`lib.usd(123450000n, 4)`, "$0.1234"}, // half to even
+		{`lib.usd(123550000n, 4)`, "$0.1236"},
+		{`lib.usd(999999999n, 2)`, "$1.00"},
+		{`lib.decode('{"a_nanousd":9007199254740993,"n":1}').a_nanousd.toString()`, "9007199254740993"},
+		{`lib.decode('{"text":"\\"x_nanousd\\":5"}').text`, `"x_nanousd":5`},
+		{`String(lib.nanoOf("1e3"))`, "null"},
+	} {
+		if got := eval[string](b, tt.js); got != tt.want {
+			t.Errorf("%s = %q, want %q", tt.js, got, tt.want)
+		}
+	}
+	random := rand.New(rand.NewPCG(3, 4))
+	for range 50 {
+		r, hours := pricing.Rate(random.Int64N(20_000_000_000)), random.Int64N(1_000_000_000_000)
+		want, err := r.Cost(time.Duration(hours) * 3600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := eval[string](b, fmt.Sprintf(`String(lib.costOf(%dn, %dn))`, r, hours)); got != fmt.Sprint(int64(want)) {
+			t.Errorf("%d nanodollars an hour for %d billionths of an hour: the page says %s, the market %d", r, hours, got, want)
+		}
+	}
+}
+
+// jobs: signing in, the list, a job that runs and ends while one looks, one that failed.
+func (b *browser) jobs(t *testing.T, w *world) {
+	b.t = t
+	b.open("#/jobs", "paste your account")
+	b.shoot("signin-1280-light")
+	b.do(chromedp.SendKeys("#token", "rialto_wrong"+kb.Enter))
+	b.awaitText("does not know the token")
+	b.do(chromedp.SetValue("#token", w.token))
+	b.click("button", "Sign in")
+	b.awaitText("Jobs, newest first")
+	if eval[bool](b, fmt.Sprintf(`JSON.stringify(localStorage).includes(%q) || document.cookie !== ""`, w.token)) {
+		t.Error("the token outlives the tab")
+	}
+	b.awaitText("done, exit 3")
+	b.click("main a.model", string(w.running))
+	b.awaitText("Start-up: 309 ms")
+	b.awaitText("from other hosts")
+	b.awaitText("rialto logs -f " + string(w.running))
+	b.await(`document.querySelectorAll(".events li").length >= 3`)
+	before := eval[int](b, `document.querySelectorAll(".events li").length`)
+	eval[bool](b, `window.untouched = true`)
+	w.host("moraine").report(t, w.lease, 2, broker.PhaseExited, 0)
+	b.await(fmt.Sprintf(`document.querySelectorAll(".events li").length > %d`, before))
+	b.awaitText("Billed: corroborated time")
+	if !eval[bool](b, `window.untouched === true`) {
+		t.Error("the page was loaded again")
+	}
+	b.open("#/job/"+string(w.failed), "no command python3 in the image")
+	b.open("#/job/j-of-nobody", "not found")
+	b.quiet(t, "401 (Unauthorized)", "404 (Not Found)")
+}
