@@ -8,10 +8,18 @@ export const session = {
     if (t) sessionStorage.setItem(tokenKey, t);
     else sessionStorage.removeItem(tokenKey);
   },
-  // local says that `rialto web` serves the page: it knows the login and has the logs.
-  get local() { return sessionStorage.getItem('rialto.local') === '1'; },
-  set local(yes) { sessionStorage.setItem('rialto.local', yes ? '1' : '0'); },
+  // broker is set where `rialto web` serves the page, which knows the login and has the logs: it is where links lead to.
+  get broker() { return sessionStorage.getItem('rialto.broker') ?? ''; },
+  get local() { return this.broker !== ''; },
 };
+
+// enter signs in with the key of a link that `rialto web` printed.
+export async function enter(key) {
+  const answer = await call('/local/enter', { method: 'POST', headers: { Authorization: 'Bearer ' + key } });
+  const { token, broker } = await answer.json();
+  session.token = token;
+  sessionStorage.setItem('rialto.broker', broker);
+}
 
 // Problem is what the API says is wrong (RFC 9457).
 export class Problem extends Error {
@@ -33,11 +41,12 @@ export function decode(text) {
 
 function headers(extra) {
   const all = { ...extra };
-  if (session.token) all.Authorization = 'Bearer ' + session.token;
+  if (session.token && !all.Authorization) all.Authorization = 'Bearer ' + session.token;
   return all;
 }
 
-async function call(path, options = {}) {
+// call returns an answer that is fine; all else is a Problem.
+export async function call(path, options = {}) {
   let answer;
   try {
     answer = await fetch(path, { cache: 'no-cache', credentials: 'omit', ...options, headers: headers(options.headers) });

@@ -39,7 +39,7 @@ function signIn(why, again) {
 function signedIn(box, signal, fill) {
   const start = async (why = '') => {
     if (!session.token) {
-      swap(box, signIn(why, start));
+      swap(box, session.local ? h('p.problem', { role: 'alert' }, why) : signIn(why, start));
       return;
     }
     try {
@@ -67,7 +67,7 @@ export function jobs({ signal }) {
     const [account, list] = await Promise.all([get('/v1/account', {}, signal), get('/v1/jobs', { limit }, signal)]);
     const fact = (name, value) => h('div', h('dt', name), h('dd', value));
     swap(box,
-      h('p.who', `${account.name} `, h('button.quiet', { type: 'button', 'data-key': 'out', onclick: () => { session.token = ''; start(); } }, 'Sign out')),
+      h('p.who', `${account.name} `, !session.local && h('button.quiet', { type: 'button', 'data-key': 'out', onclick: () => { session.token = ''; start(); } }, 'Sign out')),
       h('dl.facts', fact('Available', amount(account.available_nanousd, 2)), fact('Held for jobs', amount(account.held_nanousd, 2)), fact('Spent', amount(account.spent_nanousd, 4))),
       table({
         caption: 'Jobs, newest first', rows: list.jobs, empty: ['No job yet. ', h('code', 'rialto run --gpu any IMAGE -- COMMAND'), ' starts one.'], columns: [

@@ -63,9 +63,9 @@ function apply(name, data) {
 // of its stream: without HTTP/2 a browser has six connections to a broker, for all its tabs.
 export function start(status) {
   const text = status.querySelector('#live-text');
-  const state = (s) => {
+  const state = (s, why) => {
     status.dataset.state = s;
-    text.textContent = { live: 'live', lost: 'connection lost, trying again', off: 'not live' }[s];
+    text.textContent = why ?? { live: 'live', lost: 'connection lost, trying again', off: 'not live' }[s];
   };
   let looking = null;
   const look = async () => {
@@ -75,8 +75,8 @@ export function start(status) {
     try {
       await load(signal, state);
       await follow('/v1/stream', { on: apply, state, signal }); // which begins with what is true now
-    } catch {
-      if (!signal.aborted) state('off');
+    } catch (e) {
+      if (!signal.aborted) state('off', e.message);
     }
   };
   const rest = () => {
@@ -95,7 +95,8 @@ async function load(signal, state) {
     try {
       await read(signal);
       return;
-    } catch {
+    } catch (e) {
+      if (e.status === 401) throw e;
       state('lost');
       await new Promise((done) => setTimeout(done, wait));
     }

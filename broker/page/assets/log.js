@@ -1,9 +1,10 @@
 // A job's log. It flows from host to customer inside the tunnel and never through the broker: only `rialto web`, on the
 // customer's own machine, can show it.
 import { h, say, swap } from './dom.js';
-import { Problem, session } from './api.js';
+import { call, session } from './api.js';
 
 const most = 2000; // lines kept on the page
+const colours = /\x1b\[[0-9;?]*[ -/]*[@-~]/g; // and whatever else a terminal would do
 
 export function logPanel(job, ends, signal) {
   const box = h('section.log', h('h2', 'Log'));
@@ -20,14 +21,13 @@ export function logPanel(job, ends, signal) {
 
 async function stream(job, ends, out, note, signal) {
   try {
-    const answer = await fetch(`/local/logs/${encodeURIComponent(job.id)}`, { headers: { Authorization: 'Bearer ' + session.token }, signal });
-    if (!answer.ok) throw new Problem(answer.status, { detail: (await answer.text()).trim() });
+    const answer = await call(`/local/logs/${encodeURIComponent(job.id)}`, { signal });
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     for (;;) {
       const { value, done } = await reader.read();
       if (done) break;
       const end = out.scrollHeight - out.scrollTop - out.clientHeight < 30;
-      out.append(value);
+      out.append(value.replace(colours, ''));
       const lines = out.textContent.split('\n');
       if (lines.length > most * 1.5) out.textContent = lines.slice(-most).join('\n');
       if (end) out.scrollTop = out.scrollHeight;

@@ -1,6 +1,6 @@
 // The frame of the page: routes, theme, what is live, who is signed in.
 import { h, say } from './dom.js';
-import { get, session } from './api.js';
+import { enter, get, session } from './api.js';
 import * as live from './live.js';
 import overview from './overview.js';
 import offers from './offers.js';
@@ -101,12 +101,17 @@ async function about() {
 }
 
 // A link of `rialto web` carries a one-time key in its fragment, which never leaves the browser on its own.
-const key = /^#key=([A-Za-z0-9_-]+)$/.exec(location.hash);
+const key = /^#key=([A-Z0-9]+)$/.exec(location.hash)?.[1];
 if (key) {
-  session.token = key[1];
-  session.local = true;
   history.replaceState(null, '', '#/');
+  try {
+    await enter(key);
+  } catch (e) {
+    banner.hidden = false;
+    banner.replaceChildren(h('strong', 'NOT SIGNED IN'), ' ', e.message);
+  }
 }
+document.querySelector('footer a').href = session.broker + '/openapi.json';
 
 let started = false;
 addEventListener('hashchange', show);

@@ -1,6 +1,6 @@
 // A model: its price over time, its order book, what is on offer.
 import { h, swap, table } from './dom.js';
-import { Problem, get } from './api.js';
+import { Problem, get, session } from './api.js';
 import { amount, count, percent, plural, price, rate, usd, when } from './format.js';
 import { bars, points } from './history.js';
 import * as live from './live.js';
@@ -138,7 +138,7 @@ function page(name, cell, step, signal) {
 
   const r = live.row(cell);
   const receipt = h('p.note', 'Index and receipt: ', h('code', `rialto prices verify '${cell}'`), ' computes the newest print again from the leases behind it; the receipt itself is at ',
-    h('a', { href: `/v1/prices/${encodeURIComponent(cell)}/receipt` }, 'the API'), '.');
+    h('a', { href: `${session.broker}/v1/prices/${encodeURIComponent(cell)}/receipt` }, 'the API'), '.');
   return {
     nodes: [h('h1', name, ' ', tier(r.tier)), cells, facts, h('h2', 'Price'), steps, history, outlook, book, h('h2', 'On offer'), list, receipt],
     update,

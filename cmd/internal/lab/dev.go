@@ -46,9 +46,10 @@ In another terminal:
   rialto offers
   rialto run --gpu any docker.io/library/python:3-slim -- python3 -c 'print("hello")'
 
+Page %s/   (rialto web: the same, signed in, with logs)
 API  %s/openapi.json
 Ctrl-C stops everything and leaves no trace.
-`, c.home, cfg.Bin, m.URL)
+`, c.home, cfg.Bin, m.URL, m.URL)
 	select {
 	case <-ctx.Done():
 		fmt.Fprintln(out, "\nstopping …")
