@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,9 +21,10 @@ import (
 
 // browser is one tab of a headless Chromium.
 type browser struct {
-	context.Context
-	t   *testing.T
-	url string
+	context.Context //nolint:containedctx // to chromedp, a tab is a context
+	t               *testing.T
+	url             string
+	w               *world // that is looked at
 
 	mu       sync.Mutex
 	problems []string // what the console said
@@ -70,8 +72,7 @@ func (b *browser) hear() {
 		if err != nil {
 			return
 		}
-		switch m.Type {
-		case "error", "warning", "assert", chromedp.ConsoleException:
+		if slices.Contains([]chromedp.ConsoleType{chromedp.ConsoleError, chromedp.ConsoleWarning, chromedp.ConsoleException, "assert"}, m.Type) {
 			b.mu.Lock()
 			b.problems = append(b.problems, m.Text)
 			b.mu.Unlock()
@@ -161,11 +162,12 @@ func (b *browser) await(expression string) {
 	b.t.Fatalf("never true: %s\nthe page says:\n%s", expression, eval[string](b, `document.getElementById("main")?.innerText ?? ""`))
 }
 
-// open goes to a place on the page and waits for what must be there.
+// open goes to a place on the page and waits for what must be there, and until it is live.
 func (b *browser) open(place, sign string) {
 	b.t.Helper()
 	b.do(chromedp.Navigate("about:blank"), chromedp.Navigate(b.url+"/"+place))
 	b.awaitText(sign)
+	b.await(`document.querySelector("#live-text").innerText === "live"`)
 }
 
 func (b *browser) awaitText(sign string) {

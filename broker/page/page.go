@@ -27,7 +27,7 @@ import (
 )
 
 //go:embed assets
-var assets embed.FS //nolint:gochecknoglobals // files, which cannot be written as a constant
+var assets embed.FS
 
 // policy lets the page do what it does and no more: its own files and its own API, no frames, no forms to elsewhere.
 const policy = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"

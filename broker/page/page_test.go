@@ -13,7 +13,14 @@ import (
 	"rialto/broker/page"
 )
 
-func ask(t *testing.T, method, path string, header ...string) *http.Response {
+// reply is an answer of the page.
+type reply struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func ask(t *testing.T, method, path string, header ...string) reply {
 	t.Helper()
 	h, err := page.Handler()
 	if err != nil {
@@ -25,29 +32,20 @@ func ask(t *testing.T, method, path string, header ...string) *http.Response {
 	}
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
-	return w.Result()
-}
-
-func body(t *testing.T, r *http.Response) string {
-	t.Helper()
-	text, err := io.ReadAll(r.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
+	return reply{w.Code, w.Header(), w.Body.String()}
 }
 
 func TestFiles(t *testing.T) {
 	index := ask(t, "GET", "/")
-	text := body(t, index)
-	if got, want := index.Header.Get("Content-Security-Policy"), "default-src 'self'"; !strings.HasPrefix(got, want) {
+	text := index.body
+	if got, want := index.header.Get("Content-Security-Policy"), "default-src 'self'"; !strings.HasPrefix(got, want) {
 		t.Errorf("policy %q, want %q…", got, want)
 	}
-	if got, want := index.Header.Get("Cache-Control"), "no-cache"; got != want {
+	if got, want := index.header.Get("Cache-Control"), "no-cache"; got != want {
 		t.Errorf("the page's caching: %q, want %q", got, want)
 	}
-	if again := ask(t, "GET", "/", "If-None-Match", "W/"+index.Header.Get("ETag")); again.StatusCode != http.StatusNotModified || body(t, again) != "" {
-		t.Errorf("the page again: %d, want 304 without a body", again.StatusCode)
+	if again := ask(t, "GET", "/", "If-None-Match", "W/"+index.header.Get("ETag")); again.status != http.StatusNotModified || again.body != "" {
+		t.Errorf("the page again: %d, want 304 without a body", again.status)
 	}
 	links := regexp.MustCompile(`(?:href|src)="(/page/[^"]+)"`).FindAllStringSubmatch(text, -1)
 	if len(links) < 3 || strings.Contains(text, "HASH") {
@@ -55,15 +53,15 @@ func TestFiles(t *testing.T) {
 	}
 	for _, l := range links {
 		plain := ask(t, "GET", l[1])
-		if plain.StatusCode != http.StatusOK || !strings.Contains(plain.Header.Get("Cache-Control"), "immutable") {
-			t.Errorf("%s: %d, %q", l[1], plain.StatusCode, plain.Header.Get("Cache-Control"))
+		if plain.status != http.StatusOK || !strings.Contains(plain.header.Get("Cache-Control"), "immutable") {
+			t.Errorf("%s: %d, %q", l[1], plain.status, plain.header.Get("Cache-Control"))
 		}
-		want := body(t, plain)
+		want := plain.body
 		zipped := ask(t, "GET", l[1], "Accept-Encoding", "br, gzip;q=0.8")
-		if zipped.Header.Get("Content-Encoding") != "gzip" {
+		if zipped.header.Get("Content-Encoding") != "gzip" {
 			continue // too small to shrink
 		}
-		z, err := gzip.NewReader(bytes.NewReader([]byte(body(t, zipped))))
+		z, err := gzip.NewReader(bytes.NewReader([]byte(zipped.body)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,15 +83,15 @@ func TestFiles(t *testing.T) {
 		{"GET", "/", "identity, gzip;q=0", 200},
 	} {
 		r := ask(t, tt.method, tt.path, "Accept-Encoding", tt.header)
-		if r.StatusCode != tt.want || r.Header.Get("Content-Encoding") != "" {
-			t.Errorf("%s %s: %d %q, want %d as it is", tt.method, tt.path, r.StatusCode, r.Header.Get("Content-Encoding"), tt.want)
+		if r.status != tt.want || r.header.Get("Content-Encoding") != "" {
+			t.Errorf("%s %s: %d %q, want %d as it is", tt.method, tt.path, r.status, r.header.Get("Content-Encoding"), tt.want)
 		}
 	}
 }
 
 // TestOwnCodeOnly: the page loads nothing from elsewhere, and runs no text as code.
 func TestOwnCodeOnly(t *testing.T) {
-	index := body(t, ask(t, "GET", "/"))
+	index := ask(t, "GET", "/").body
 	dir := regexp.MustCompile(`/page/\w+/`).FindString(index)
 	todo, seen := []string{"main.js"}, map[string]bool{}
 	for len(todo) > 0 {
@@ -104,9 +102,9 @@ func TestOwnCodeOnly(t *testing.T) {
 		}
 		seen[name] = true
 		r := ask(t, "GET", dir+name)
-		text := body(t, r)
-		if r.StatusCode != http.StatusOK {
-			t.Fatalf("%s is imported, but %d", name, r.StatusCode)
+		text := r.body
+		if r.status != http.StatusOK {
+			t.Fatalf("%s is imported, but %d", name, r.status)
 		}
 		for _, m := range regexp.MustCompile(`from '\./([^']+)'`).FindAllStringSubmatch(text, -1) {
 			todo = append(todo, m[1])

@@ -87,7 +87,7 @@ func TestSite(t *testing.T) {
 	}
 	b := newBrowser(t, "")
 	w := market(t, 26)
-	b.url = w.url
+	b.url, b.w = w.url, w
 	b.scheme("light")
 
 	t.Run("overview", func(t *testing.T) {
@@ -164,10 +164,10 @@ func TestSite(t *testing.T) {
 		}
 	})
 
-	t.Run("model", func(t *testing.T) { b.model(t) })
-	t.Run("calculator", func(t *testing.T) { b.calculator(t) })
-	t.Run("money", func(t *testing.T) { b.money(t) })
-	t.Run("jobs", func(t *testing.T) { b.jobs(t, w) })
+	t.Run("model", b.model)
+	t.Run("calculator", b.calculator)
+	t.Run("money", b.money)
+	t.Run("jobs", b.jobs)
 
 	t.Run("phone", func(t *testing.T) {
 		b.t = t
@@ -175,9 +175,12 @@ func TestSite(t *testing.T) {
 		defer b.size(1280, 900, false)
 		for _, p := range places(w) {
 			b.open(p.hash, p.sign)
-			if got := eval[int](b, `document.documentElement.scrollWidth`); got > 390 {
+			if got := eval[int](b, `Math.max(document.documentElement.scrollWidth, innerWidth)`); got > 390 {
 				wide := eval[[]string](b, `[...document.querySelectorAll("body *")].filter((e) => e.getBoundingClientRect().right > 391).map((e) => e.tagName + "." + e.className + ": " + e.innerText?.slice(0, 40))`)
 				t.Errorf("%s scrolls sideways: %d pixels wide: %q", p.hash, got, wide)
+			}
+			if got := eval[int](b, `[...document.querySelectorAll("table.cards tbody tr")].filter((e) => getComputedStyle(e).display !== "block").length`); got > 0 {
+				t.Errorf("%s: %d rows are no cards", p.hash, got)
 			}
 			b.shoot(p.name + "-390-light")
 		}

@@ -123,8 +123,9 @@ func (b *browser) money(t *testing.T) {
 }
 
 // jobs: signing in, the list, a job that runs and ends while one looks, one that failed.
-func (b *browser) jobs(t *testing.T, w *world) {
+func (b *browser) jobs(t *testing.T) {
 	b.t = t
+	w := b.w
 	b.open("#/jobs", "paste your account")
 	b.shoot("signin-1280-light")
 	b.do(chromedp.SendKeys("#token", "rialto_wrong"+kb.Enter))

@@ -169,7 +169,7 @@ func (w *world) past(hours int) {
 	outer := w.t
 	synctest.Test(w.t, func(t *testing.T) {
 		w.t = t
-		time.Sleep(now.Add(-time.Duration(hours)*time.Hour - 10*time.Second).Sub(time.Now()))
+		time.Sleep(time.Until(now.Add(-time.Duration(hours)*time.Hour - 10*time.Second)))
 		stop := w.run()
 		w.open()
 		random := rand.New(rand.NewPCG(1, 2))
