@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/chromedp/cdproto/accessibility"
 	"github.com/chromedp/chromedp"
@@ -43,14 +44,29 @@ func market(t *testing.T, hours int) *world {
 		w.agent(o.host, o.model, o.region, o.gpus, o.rate, change)
 	}
 	w.past(hours)
-	t.Cleanup(w.run())
+	t.Cleanup(w.run(5 * time.Second))
 	for _, a := range w.hub.list() {
 		a.offer.Rate = a.base
 		a.post(t)
 	}
+	w.printed()
 	w.serve()
 	w.work()
 	return w
+}
+
+// printed waits until what is on offer has a price: the first print after a start may come before the offers do.
+func (w *world) printed() {
+	w.t.Helper()
+	stale := func() bool {
+		b, err := w.Prices(w.t.Context())
+		return err != nil || slices.ContainsFunc(b.Rows, func(r broker.PriceRow) bool { return r.FreeGPUs > 0 && r.Print.Quality == pricing.Stale })
+	}
+	for begun := time.Now(); stale(); time.Sleep(50 * time.Millisecond) {
+		if time.Since(begun) > patience {
+			w.t.Fatal("offers have no price")
+		}
+	}
 }
 
 // work gives the customer a job that runs, one that is done and one that failed.
@@ -337,7 +353,7 @@ func TestEmptyMarket(t *testing.T) {
 	b := newBrowser(t, "")
 	w := newWorld(t)
 	a := w.agent("toybox", "RTX 4090", "DE", 2, 40*cent, simulated)
-	t.Cleanup(w.run())
+	t.Cleanup(w.run(time.Minute))
 	w.serve()
 	b.url = w.url
 	b.scheme("light")

@@ -50,6 +50,12 @@ func (b *browser) model(t *testing.T) {
 	if got := width(); got > whole/2 {
 		t.Errorf("zoomed by a drag: %d minutes of %d", got, whole)
 	}
+	zoomed := width()
+	eval[bool](b, `(document.querySelector(".readout").textContent = "old", true)`)
+	b.await(`document.querySelector(".readout").textContent !== "old"`) // a print came
+	if got := width(); got != zoomed {
+		t.Errorf("after a print: %d minutes, was zoomed to %d", got, zoomed)
+	}
 	b.shoot("model-zoomed-1280-light")
 	b.click("button", "Show all")
 	b.click("summary", "The same as a table")

@@ -22,7 +22,7 @@ export function spark(points, name) {
       h('polygon.area', { points: `${x(points[0][0])},${ht} ${at.join(' ')} ${x(points.at(-1)[0])},${ht}` }),
       h('polyline.stroke', { points: at.join(' ') }),
       h('circle.end', { cx: at.at(-1).split(',')[0], cy: at.at(-1).split(',')[1], r: 2.5 })),
-    h('small', { class: move > 0 ? 'up' : move < 0 ? 'down' : null }, `${move > 0 ? '+' : move < 0 ? '−' : '±'}${Math.abs(move)}%`));
+    h('small', `${move > 0 ? '+' : move < 0 ? '−' : '±'}${Math.abs(move)}%`));
 }
 
 // meter shows how many of all are free.
@@ -75,8 +75,8 @@ function grid(values, y, from, to, label) {
 // A drag over a part zooms in; so do + and −; arrows move the cursor, Home and Escape show all again.
 export function lineChart({ series, name }) {
   const [w, ht, left, bottom] = [phone() ? 420 : 920, 280, 58, 26];
-  const main = series[0].points;
-  const whole = [main[0][0], Math.max(main.at(-1)[0], main[0][0] + 60_000)];
+  let main = series[0].points;
+  let whole = wholeOf(main);
   let range = whole;
   let cursor = main.length - 1;
   let drag = null;
@@ -167,5 +167,20 @@ export function lineChart({ series, name }) {
     draw();
   });
   draw();
-  return h('figure.figure', { 'aria-label': name }, h('figcaption', h('span.keys', series.map((s) => h('span', h('i', { class: s.class }), s.name))), read, all), frame);
+  const node = h('figure.figure', { 'aria-label': name }, h('figcaption', h('span.keys', series.map((s) => h('span', h('i', { class: s.class }), s.name))), read, all), frame);
+  // update draws what came since, and leaves a person's zoom and place as they are.
+  const update = (next) => {
+    const [atEnd, at, zoomed] = [cursor === main.length - 1, main[cursor][0], !all.hidden];
+    series = next;
+    main = series[0].points;
+    whole = wholeOf(main);
+    if (!zoomed) range = whole;
+    if (atEnd) cursor = main.length - 1;
+    else nearest(at);
+    frame.setAttribute('aria-valuemax', main.length - 1);
+    draw();
+  };
+  return { node, update };
 }
+
+const wholeOf = (points) => [points[0][0], Math.max(points.at(-1)[0], points[0][0] + 60_000)];

@@ -36,6 +36,10 @@ function page(name, cell, step, signal) {
   const cells = h('nav.tabs', { 'aria-label': 'Kinds of proof and regions' });
   const steps = h('nav.tabs', { 'aria-label': 'Intervals' });
   const history = h('div', h('p.wait', 'Reading history …'));
+  const numbers = h('div');
+  const asTable = h('details.note', h('summary', 'The same as a table'), numbers);
+  let chart = null;
+  let charted = ''; // what the chart shows: quality and step
   const book = h('div');
   const list = h('div');
   const outlook = h('div');
@@ -56,15 +60,21 @@ function page(name, cell, step, signal) {
         return;
       }
       const asks = points(rows, 'best_ask_nanousd_per_hour');
-      swap(history,
-        lineChart({ name: `${q} index of ${name}`, series: [{ name: `index, ${q}`, class: 'stroke', points: index }, ...(asks.length > 1 ? [{ name: 'best ask', class: 'ask', points: asks }] : [])] }),
-        h('details.note', h('summary', 'The same as a table'), table({
-          caption: `${q} prices by ${spans[s]}, newest first`, rows: rows.toReversed().slice(0, 200), columns: [
-            { name: 'From', cell: (b) => when(b.start) }, { name: 'Close', num: true, cell: (b) => price(b.close_nanousd_per_hour) },
-            { name: 'Low', num: true, cell: (b) => price(b.low_nanousd_per_hour) }, { name: 'High', num: true, cell: (b) => price(b.high_nanousd_per_hour) },
-            { name: 'Paid, by GPU-hours', num: true, cell: (b) => price(b.vwap_nanousd_per_hour) }, { name: 'Leases', num: true, cell: (b) => count(b.trades) },
-          ],
-        })));
+      const series = [{ name: `index, ${q}`, class: 'stroke', points: index }, ...(asks.length > 1 ? [{ name: 'best ask', class: 'ask', points: asks }] : [])];
+      if (chart && charted === q + s && history.contains(chart.node)) {
+        chart.update(series);
+      } else {
+        charted = q + s;
+        chart = lineChart({ name: `${q} index of ${name}`, series });
+        swap(history, chart.node, asTable);
+      }
+      swap(numbers, table({
+        caption: `${q} prices by ${spans[s]}, newest first`, rows: rows.toReversed().slice(0, 200), columns: [
+          { name: 'From', cell: (b) => when(b.start) }, { name: 'Close', num: true, cell: (b) => price(b.close_nanousd_per_hour) },
+          { name: 'Low', num: true, cell: (b) => price(b.low_nanousd_per_hour) }, { name: 'High', num: true, cell: (b) => price(b.high_nanousd_per_hour) },
+          { name: 'Paid, by GPU-hours', num: true, cell: (b) => price(b.vwap_nanousd_per_hour) }, { name: 'Leases', num: true, cell: (b) => count(b.trades) },
+        ],
+      }));
     } catch (e) {
       if (e instanceof Problem && !signal.aborted) swap(history, h('p.problem', e.message));
     }
