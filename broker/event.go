@@ -44,6 +44,8 @@ type (
 		Spec     JobSpec
 		Envelope []byte
 	}
+	// QuoteAccepted is a customer's word that he takes a firm quote.
+	QuoteAccepted struct{ Job JobID }
 	// CancelRequested asks for a job to end.
 	CancelRequested struct {
 		Job    JobID
@@ -99,6 +101,7 @@ func (AccountOpened) event()    {}
 func (KeyBound) event()         {}
 func (Deposited) event()        {}
 func (Submitted) event()        {}
+func (QuoteAccepted) event()    {}
 func (CancelRequested) event()  {}
 func (HoldAnswered) event()     {}
 func (ConfirmAnswered) event()  {}

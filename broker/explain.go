@@ -14,7 +14,7 @@ const (
 // explain says what each predicate does by itself, and which offers fail exactly one. It asks every predicate of every
 // offer that fails fewer than two.
 func (m *Market) explain(q *Query, f *found) {
-	ps := append(q.predicates(), q.freeNow())
+	ps := append(m.predicates(q), q.freeNow())
 	alone := make([][]*Offer, len(ps)) // offers that fail this predicate and no other
 	for _, o := range m.offers {
 		l := m.listing(q, o)

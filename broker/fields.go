@@ -98,6 +98,7 @@ const (
 	fieldFailures
 	fieldReady
 	fieldMiss
+	fieldFillRate
 	fieldUnknown // and those after it in the table have no evidence
 )
 
@@ -148,6 +149,7 @@ func makeFields() []Field {
 		has(fieldFailures, "failures", KindCount, "", market, "ready leases that the host lost"),
 		has(fieldReady, "ready_s", KindTime, "s", market, "expected time from the lease to ready, with the image that is asked with"),
 		has(fieldMiss, "miss_bytes", KindSize, "B", market, "bytes of the image and weights that are asked with and that the host does not hold"),
+		has(fieldFillRate, "fill_rate", KindShare, "", market, "share of its last holds that the host honoured, (20 + honoured) / (20 + asked); below 90% offers are hidden unless the query names it"),
 	}
 	for i := range table {
 		id := table[i].id

@@ -22,17 +22,19 @@ const (
 	JobFailed                        // it could not run; see Error
 	JobExpired                       // its maximum duration or budget was spent
 	JobCancelled                     // the customer ended it
+	JobQuoted                        // GPUs granted as a firm quote that its customer has not accepted yet; saved states keep their numbers
 )
 
-func jobStates() [JobCancelled + 1]string {
+func jobStates() [JobQuoted + 1]string {
 	return [...]string{
 		JobQueued: "queued", JobHolding: "holding", JobLeased: "leased", JobReady: "ready", JobRunning: "running",
 		JobDone: "done", JobFailed: "failed", JobExpired: "expired", JobCancelled: "cancelled",
+		JobQuoted: "quoted",
 	}
 }
 
 // Terminal reports whether s is final.
-func (s JobState) Terminal() bool { return s >= JobDone }
+func (s JobState) Terminal() bool { return s >= JobDone && s <= JobCancelled }
 
 // String returns the state's word.
 func (s JobState) String() string {
@@ -73,6 +75,7 @@ type Job struct {
 	Accepted time.Time
 	Ended    time.Time
 	Log      []JobEvent // what happened, in order
+	Quote    FirmQuote  `json:",omitzero"`
 }
 
 // Size is roughly how many bytes a record of the job takes, without its spec, and of its settlement.
@@ -138,7 +141,9 @@ type Lease struct {
 	Level     Level  // of its least proved GPU
 	Settled   time.Time
 
-	Startup Startup `json:",omitzero"`
+	Startup  Startup   `json:",omitzero"`
+	Fill     Fill      `json:",omitzero"`
+	Answered time.Time `json:",omitzero"` // when the hold was, with Fill
 }
 
 // Over reports whether nothing of the lease will change any more: it was never granted, or its receipt is signed.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -25,6 +24,7 @@ func (t *turn) answered(ev HoldAnswered) error {
 	}
 	j := t.jobs[l.Job]
 	if grant == nil && ev.Answer.Refusal != "" {
+		t.judge(l, FillFailed)
 		t.end(l)
 		t.next(j, l, l.Host+" refused: "+clean(ev.Answer.Refusal))
 		return nil
@@ -34,6 +34,7 @@ func (t *turn) answered(ev HoldAnswered) error {
 		return nil
 	}
 	if why := t.flaw(l, j, &ev.Answer); why != "" {
+		t.judge(l, FillFailed)
 		t.release(l, why)
 		t.next(j, l, l.Host+" answered with a bad grant: "+why)
 		return nil
@@ -46,68 +47,15 @@ func (t *turn) answered(ev HoldAnswered) error {
 	l.Granted, l.Renewed = t.now, t.now
 	l.Answer = ev.Envelope
 	t.occupy(l)
+	t.judge(l, FillHonoured)
+	if j.quoting() {
+		t.quoted(l, j)
+		return nil
+	}
 	j.State = JobLeased
 	t.log(j, "%s leased %d × %s at %v", l.Host, len(l.GPUs), l.Model, l.Rate)
 	t.sendConfirm(l, j)
 	return nil
-}
-
-// flaw says what is wrong with a grant.
-func (m *Market) flaw(l *Lease, j *Job, a *Answer) string {
-	g := a.Grant
-	switch {
-	case a.Lease != l.ID || g.Lease != l.ID || g.Job != l.Job:
-		return "it is for another lease"
-	case len(g.GPUs) != j.Spec.GPU.Count:
-		return fmt.Sprintf("%d GPUs, want %d", len(g.GPUs), j.Spec.GPU.Count)
-	case g.TunnelKey.IsZero():
-		return "no tunnel key"
-	case len(g.Endpoints) > maxJobGPUs:
-		return "too many endpoints"
-	}
-	for _, e := range g.Endpoints {
-		if !isEndpoint(e) {
-			return "endpoint " + quoteClipped(e) + " is not host:port"
-		}
-	}
-	for i, gpu := range g.GPUs {
-		id := gpuID{l.Provider, gpu.UUID}
-		_, leased := m.leased[gpu.UUID]
-		switch {
-		case !m.offered(l.Provider, l.Offer, gpu.UUID):
-			return "GPU " + quoteClipped(gpu.UUID) + " is not in the offer"
-		case slices.ContainsFunc(g.GPUs[:i], func(o GPULease) bool { return o.UUID == gpu.UUID }):
-			return "GPU " + gpu.UUID + " twice"
-		case leased:
-			return "GPU " + gpu.UUID + " is leased already"
-		case gpu.Epoch <= m.epochs[id]:
-			return fmt.Sprintf("GPU %s: epoch %d is not above %d: %v", gpu.UUID, gpu.Epoch, m.epochs[id], ErrFencedEpoch)
-		}
-	}
-	return ""
-}
-
-// isEndpoint reports whether s is host:port with a host that is not empty.
-func isEndpoint(s string) bool {
-	colon := strings.LastIndexByte(s, ':')
-	if colon < 1 || len(s) > 2*maxName || !printable(s) {
-		return false
-	}
-	port, err := strconv.ParseUint(s[colon+1:], 10, 16)
-	return err == nil && port > 0
-}
-
-// offered reports whether a GPU belongs to an offer. The provider may have left since it was asked: it
-// knows its own GPUs, so then only a GPU that another provider sells is foreign.
-func (m *Market) offered(p PeerID, o OfferID, uuid string) bool {
-	s := m.shops[p]
-	if s == nil {
-		_, foreign := m.sellers[uuid]
-		return !foreign && uuid != "" && len(uuid) <= maxName
-	}
-	return slices.ContainsFunc(s.offers, func(x *Offer) bool {
-		return x.ID == o && slices.ContainsFunc(x.GPUs, func(g GPU) bool { return g.UUID == uuid })
-	})
 }
 
 // occupy records that a lease has its GPUs.
@@ -135,6 +83,9 @@ func (m *Market) unask(l *Lease) {
 }
 
 func (t *turn) noAnswer(l *Lease, j *Job, why string) {
+	if t.shops[l.Provider] != nil { // one whose connection broke offers nothing any more
+		t.judge(l, FillFailed)
+	}
 	t.release(l, "the hold was not answered in time")
 	t.next(j, l, l.Host+" did not answer: "+why)
 }
@@ -332,6 +283,9 @@ func (t *turn) tickHolding(l *Lease) {
 	j := t.jobs[l.Job]
 	at, ok := t.sent[l.ID]
 	switch {
+	case !ok && j.quoting(): // nor does this one know until when the provider would keep it
+		t.finish(j, nil, JobFailed, "the broker was restarted before the quote was made")
+		t.release(l, j.Error)
 	case !ok: // this process did not send it: a restart
 		t.sendHold(l, j)
 	case t.now.Sub(at) >= t.cfg.HoldTTL:
@@ -343,19 +297,22 @@ func (t *turn) tickLeased(l *Lease) {
 	j := t.jobs[l.Job]
 	silent, ready := t.now.Sub(l.Renewed), !l.Ready.IsZero()
 	switch {
+	case j.State == JobQuoted:
+		t.tickQuoted(l, j)
 	case silent >= t.cfg.lapse() && ready:
 		t.finish(j, l, JobFailed, fmt.Sprintf("provider lost: no report from %s for %v", l.Host, silent.Round(time.Second)))
 		t.end(l)
 	case silent >= t.cfg.lapse():
 		t.end(l)
 		t.next(j, l, fmt.Sprintf("lost %s: no report for %v", l.Host, silent.Round(time.Second)))
-	case l.State == LeaseGranted && t.now.Sub(l.Granted) >= t.cfg.HoldTTL:
+	case l.State == LeaseGranted && t.now.Sub(j.unconfirmed(l)) >= t.cfg.HoldTTL:
 		// The provider has let the unconfirmed hold lapse by now, or will not answer anyway.
+		t.judge(l, FillFailed)
 		t.release(l, "the lease was not confirmed in time")
 		t.next(j, l, l.Host+" did not confirm the lease")
 	case l.State == LeaseGranted && t.due(l):
 		t.sendConfirm(l, j)
-	case !ready && t.now.Sub(l.Granted) >= t.cfg.PrepareTimeout:
+	case !ready && t.now.Sub(j.unconfirmed(l)) >= t.cfg.PrepareTimeout:
 		t.finish(j, nil, JobFailed, fmt.Sprintf("not ready on %s within %v", l.Host, t.cfg.PrepareTimeout))
 		t.release(l, j.Error)
 	case ready && t.now.Sub(l.Ready) >= j.Spec.MaxDuration:

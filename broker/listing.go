@@ -78,7 +78,7 @@ func (l listing) read(f fieldID) (value, bool) {
 		return truth(l.query.imageOn(o)), l.query.Image != "" || l.query.Root != ""
 	case fieldAgent:
 		return value{s: o.Agent}, o.Agent != ""
-	case fieldReliability, fieldHoursSeen, fieldFailures:
+	case fieldReliability, fieldHoursSeen, fieldFailures, fieldFillRate:
 		return l.readRecord(f)
 	case fieldReady, fieldMiss:
 		return l.readStart(f)
@@ -112,6 +112,8 @@ func (l listing) readRecord(f fieldID) (value, bool) {
 		return number(int64(r.Seen / time.Hour)), true
 	case fieldFailures:
 		return number(int64(r.Failures)), true
+	case fieldFillRate:
+		return number(r.FillRate()), true
 	default:
 		return number(r.Reliability()), true
 	}

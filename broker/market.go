@@ -56,7 +56,7 @@ func (c MarketConfig) lapse() time.Duration { return c.LeaseTTL + c.LeaseTTL/50 
 // Values that it returns share memory with it and must not be changed.
 //
 // A job waits (queued) until an offer matches, then the provider is asked (holding). A grant makes it
-// leased; ready starts the meter; the first corroborated interval makes it running. A refusal, a host's own
+// leased, or, of a firm quote, quoted until its customer accepts it; ready starts the meter; the first corroborated interval makes it running. A refusal, a host's own
 // fault or a provider lost before ready leads to the next offer; a provider lost later fails the job, and
 // so does what the job itself is to blame for. A job that is
 // stopped after ready stays open until the provider's last report or its lease's lapse, so that a
@@ -82,6 +82,7 @@ type Market struct {
 	nonces    map[nonce]JobID       // a signed spec is accepted once
 	queued    map[JobID]struct{}
 	open      map[AccountID]int // jobs that are not terminal
+	quotes    map[AccountID]int // of them, firm quotes that are not accepted
 
 	leases map[LeaseID]*Lease
 	live   map[LeaseID]struct{}  // not ended, or its receipt not signed
@@ -92,7 +93,8 @@ type Market struct {
 
 	records map[PeerID]Record // what was seen of each provider
 	starts  seenStarts
-	sizes   map[string]int64 // bytes of images by digest and root, by the broker's own count; not saved
+	sizes   map[string]int64  // bytes of images by digest and root, by the broker's own count; not saved
+	fills   map[PeerID][]fill // how each answered the last holds, oldest first
 
 	backlog bool                // queued jobs that a full step left over
 	pardons map[PeerID]struct{} // providers that a full step has not forgiven everywhere
@@ -142,6 +144,7 @@ func NewMarket(cfg MarketConfig) (*Market, error) {
 		nonces:    map[nonce]JobID{},
 		queued:    map[JobID]struct{}{},
 		open:      map[AccountID]int{},
+		quotes:    map[AccountID]int{},
 		leases:    map[LeaseID]*Lease{},
 		live:      map[LeaseID]struct{}{},
 		sent:      map[LeaseID]time.Time{},
@@ -151,6 +154,7 @@ func NewMarket(cfg MarketConfig) (*Market, error) {
 		records:   map[PeerID]Record{},
 		starts:    newSeenStarts(),
 		sizes:     map[string]int64{},
+		fills:     map[PeerID][]fill{},
 		pardons:   map[PeerID]struct{}{},
 		shops:     map[PeerID]*shop{},
 		sellers:   map[string]PeerID{},
@@ -198,6 +202,8 @@ func (t *turn) apply(ev Event) error {
 		return t.deposit(ev)
 	case Submitted:
 		return t.submit(ev)
+	case QuoteAccepted:
+		return t.accept(ev)
 	case CancelRequested:
 		return t.cancel(ev)
 	case HoldAnswered:

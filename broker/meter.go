@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -42,6 +43,12 @@ func (t *turn) report(ev Reported) error {
 		return refuse(&FieldError{Field: "report.phase", Problem: "preparing after ready"})
 	}
 
+	j := t.jobs[l.Job]
+	waits := j.State == JobQuoted && t.billing(l)
+	if waits && (r.Used > 0 || r.Phase == PhaseReady) {
+		return refuse(fmt.Errorf("%w: nothing may run before the quote is accepted", ErrConflict))
+	}
+
 	t.touchLease(l)
 	t.learn(l.Provider, r.Held)
 	seen := t.corroborated(l, r)
@@ -50,9 +57,12 @@ func (t *turn) report(ev Reported) error {
 	if l.State == LeaseGranted && r.Phase >= PhaseReady {
 		l.State = LeaseActive // it can only have started because the confirmation arrived
 	}
-	if t.billing(l) {
-		t.follow(l, t.jobs[l.Job], r, seen)
-	} else if r.Phase >= PhaseExited {
+	switch {
+	case waits && r.Phase >= PhaseExited:
+		t.withdrawn(l, j, cmp.Or(clean(r.Message), "no reason given"))
+	case t.billing(l):
+		t.follow(l, j, r, seen)
+	case r.Phase >= PhaseExited:
 		t.end(l)
 	}
 	if r.Phase == PhaseExited {

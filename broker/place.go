@@ -131,12 +131,18 @@ func (t *turn) submit(ev Submitted) error {
 	if t.open[a.ID] >= maxOpen {
 		return refuse(fmt.Errorf("%w: account %s has %d open jobs", ErrUnavailable, a.ID, maxOpen))
 	}
+	if spec.Firm > 0 && t.quotes[a.ID] >= maxQuotes {
+		return refuse(fmt.Errorf("%w: account %s has %d open quotes: accept or drop one", ErrUnavailable, a.ID, maxQuotes))
+	}
 	query := spec.query()
 	if err := t.knowsAll(&query); err != nil {
 		return refuse(err)
 	}
 	found := t.search(query, nil)
 	fitting := slices.Concat(found.free, found.busy)
+	if spec.Firm > 0 {
+		fitting = found.free // a quote does not wait
+	}
 	if len(fitting) == 0 {
 		t.explain(&query, &found)
 		return refuse(&NoOfferError{Search: found.Search})
@@ -173,6 +179,9 @@ func (m *Market) addJob(j *Job) {
 	if j.State == JobQueued {
 		m.queued[j.ID] = struct{}{}
 	}
+	if j.quoting() {
+		m.quotes[j.Account]++
+	}
 }
 
 // serveQueue looks for places for all waiting jobs, first come first served.
@@ -189,21 +198,25 @@ func (t *turn) serveQueue() {
 	}
 }
 
-// place asks the best provider that was not tried yet; failing that the job waits.
+// place asks the best provider that was not tried yet; failing that the job waits, and a quote fails.
 func (t *turn) place(j *Job) {
 	found := t.search(j.Spec.query(), j.Tried)
 	for _, c := range found.free {
-		if t.covers(j, c) {
+		if j.affords(c.offer) && t.covers(j, c) {
 			t.ask(j, c.offer)
 			return
 		}
 	}
-	if waits := len(j.Log) > 0 && j.Log[len(j.Log)-1].State == JobQueued; waits {
-		return
-	}
 	why := "no offer that the money on hold covers"
 	if len(found.free) == 0 {
 		why = (&NoOfferError{Search: found.Search}).Error()
+	}
+	if j.quoting() {
+		t.finish(j, nil, JobFailed, "no provider quotes: "+why)
+		return
+	}
+	if waits := len(j.Log) > 0 && j.Log[len(j.Log)-1].State == JobQueued; waits {
+		return
 	}
 	t.log(j, "waiting up to %v: %s", t.cfg.QueueTimeout, why)
 }
@@ -253,7 +266,7 @@ func (t *turn) ask(j *Job, o *Offer) {
 func (t *turn) sendHold(l *Lease, j *Job) {
 	t.sent[l.ID] = t.now
 	t.send(SendHold{Provider: l.Provider, Hold: Hold{
-		Lease: l.ID, Job: j.ID, Offer: l.Offer, Rate: l.Rate, Spec: j.Envelope, TTL: t.cfg.HoldTTL,
+		Lease: l.ID, Job: j.ID, Offer: l.Offer, Rate: l.Rate, Spec: j.Envelope, TTL: t.cfg.holdTTL(j),
 		Sources: t.sources(&j.Spec, l.Provider),
 	}})
 }
@@ -323,6 +336,9 @@ func (t *turn) finish(j *Job, l *Lease, state JobState, reason string) {
 	if j.State.Terminal() {
 		t.broken(fmt.Sprintf("job %s: %v cannot become %v", j.ID, j.State, state))
 		return
+	}
+	if j.quoting() {
+		t.quotes[j.Account]--
 	}
 	t.settle(j, l)
 	j.State, j.Error, j.Ended, j.Stopping = state, reason, t.now, 0

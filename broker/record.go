@@ -6,11 +6,13 @@ import (
 	"time"
 )
 
-// Record is what the market saw of a provider in leases that became ready and have ended. It is recomputed from them
-// after a restart.
+// Record is what the market saw of a provider: in leases that became ready and have ended, and in how it answered holds.
+// It is recomputed from them after a restart.
 type Record struct {
 	Seen     time.Duration // corroborated time of the leases, each counted
 	Failures int           // of them, those that the host lost: it fell silent, or broke its sandbox
+	Asked    int           // holds that count for the fill rate, see [Record.FillRate]
+	Honoured int           // of them, those that it granted and did not take back
 }
 
 // Prior of the hazard: a host that nobody knows is taken for one that fails once in 200 hours.
@@ -29,7 +31,11 @@ func (r Record) Hazard() float64 {
 func (r Record) Reliability() int64 { return int64(math.Round(1e6 * math.Exp(-r.Hazard()))) }
 
 // RecordOf returns what the market saw of a provider.
-func (m *Market) RecordOf(p PeerID) Record { return m.records[p] }
+func (m *Market) RecordOf(p PeerID) Record {
+	r := m.records[p]
+	r.Asked, r.Honoured = m.filled(p)
+	return r
+}
 
 // with adds a lease that has ended, and its job.
 func (r Record) with(l *Lease, j *Job) Record {

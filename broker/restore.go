@@ -96,6 +96,7 @@ func (m *Market) restoreLease(l *Lease) error {
 		m.clock = l.Renewed
 	}
 	m.recall(l)
+	m.recallFill(l)
 	if l.State != LeaseEnded {
 		m.occupy(l)
 	} else {
@@ -161,7 +162,7 @@ func (m *Market) Audit() error {
 	if !maps.Equal(taken, m.leased) {
 		return &InvariantError{Rule: "GPUs: the index of leased GPUs is wrong"}
 	}
-	return m.auditRecords()
+	return cmp.Or(m.auditRecords(), m.auditFills(), m.auditQuotes())
 }
 
 func mapHas[K comparable, V any](m map[K]V, k K) bool {

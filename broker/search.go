@@ -209,7 +209,7 @@ func (m *Market) search(q Query, tried []PeerID) found {
 		left, missed = split(left, func(o *Offer) bool { return !slices.Contains(tried, o.Provider) })
 		f.note("provider not tried yet", len(missed), "")
 	}
-	for _, p := range q.predicates() {
+	for _, p := range m.predicates(&q) {
 		left = f.apply(m, &q, p, left)
 	}
 	enough := q.freeNow()

@@ -166,6 +166,9 @@ type JobSpec struct {
 	// is the root's own then, so that nobody learns the OCI manifest's.
 	Private  bool
 	WaitRate pricing.Rate // what an hour of waiting costs the customer beside the GPUs themselves; see [Cost]
+	// Firm asks for a firm quote: the provider holds GPUs and price for so long, and nothing starts until the customer
+	// accepts it. Zero: the job starts as soon as it can. See [FirmQuote].
+	Firm time.Duration
 }
 
 // PrivateRoots returns the roots that the job needs keys for, each once.
@@ -214,6 +217,10 @@ type Grant struct {
 	GPUs      []GPULease
 	TunnelKey tunnel.Key // the provider's end
 	Endpoints []string   // UDP host:port of the provider's end, best first
+
+	// Of a firm quote:
+	Rate pricing.Rate  // per GPU-hour: the provider's word for the price
+	Firm time.Duration // for so long after its answer the provider stands by it
 }
 
 // Answer is a provider's reply to a hold: a grant, or the reason of a refusal.
