@@ -208,6 +208,9 @@ func (t *turn) place(j *Job) {
 		}
 	}
 	why := "no offer that the money on hold covers"
+	if !j.Quote.Taken.IsZero() {
+		why = fmt.Sprintf("no offer that costs at most the %v of the quote and that the money on hold covers", j.Quote.Rate)
+	}
 	if len(found.free) == 0 {
 		why = (&NoOfferError{Search: found.Search}).Error()
 	}

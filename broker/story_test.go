@@ -144,6 +144,8 @@ func (s *teller) play(line string) {
 		s.step(broker.SourceDistrusted{Provider: broker.PeerID(name[0]), Until: s.world.Now.Add(must(time.ParseDuration(name[1])))})
 	case "submit":
 		s.step(s.submission(c))
+	case "accept":
+		s.step(broker.QuoteAccepted{Job: broker.JobID(name[0])})
 	case "cancel":
 		s.step(broker.CancelRequested{Job: broker.JobID(name[0]), Reason: c.rest(1)})
 	case "grant":
@@ -285,7 +287,7 @@ func (c command) query() broker.Query {
 	return q
 }
 
-// submit JOB CUSTOMER [QUERY] [budget=MONEY] [for=DURATION] [broker=ID] [signer=KEY] [nonce=N]
+// submit JOB CUSTOMER [QUERY] [firm=DURATION] [budget=MONEY] [for=DURATION] [broker=ID] [signer=KEY] [nonce=N]
 func (s *teller) submission(c command) broker.Event {
 	id, customer := c.words[0], c.words[1]
 	spec := markettest.Spec(customer, "nonce of "+id)
@@ -304,6 +306,8 @@ func (s *teller) submission(c command) broker.Event {
 			spec.MaxCost = must(pricing.ParseMoney(v))
 		case "for":
 			spec.MaxDuration = must(time.ParseDuration(v))
+		case "firm":
+			spec.Firm = must(time.ParseDuration(v))
 		case "broker":
 			spec.Broker = broker.PeerID(v)
 		case "signer":
@@ -329,7 +333,7 @@ func (s *teller) lease(name string) broker.LeaseID {
 	return j.Lease
 }
 
-// grant LEASE [gpu=UUID] [epoch=N]
+// grant LEASE [gpu=UUID] [epoch=N] [rate=RATE] [firm=DURATION]
 func (s *teller) grant(c command) broker.Event {
 	l, ok := s.world.Market.Lease(s.lease(c.words[0]))
 	if !ok {
@@ -352,7 +356,17 @@ func (s *teller) grant(c command) broker.Event {
 		s.epochs[g.UUID]++
 		g.Epoch = uint64(c.number("epoch", int(s.epochs[g.UUID])))
 	}
-	return markettest.Grant(l, gpus...)
+	ev := markettest.Grant(l, gpus...)
+	if j.Spec.Firm > 0 {
+		ev.Answer.Grant.Rate, ev.Answer.Grant.Firm = l.Rate, j.Spec.Firm
+	}
+	if v := c.opts["rate"]; v != "" {
+		ev.Answer.Grant.Rate = must(pricing.ParseRate(v))
+	}
+	if v := c.opts["firm"]; v != "" {
+		ev.Answer.Grant.Firm = must(time.ParseDuration(v))
+	}
+	return ev
 }
 
 // report LEASE PHASE [used=D] [code=N] [seq=N] [from=HOST] [epoch=N] [peers=MiB] [local=MiB] [total=MiB] [fault=host] [message…]
