@@ -68,11 +68,11 @@ func (a *agent) offers() broker.OffersPosted {
 }
 
 // hold answers a hold; a repeated one gets the same answer.
-func (a *agent) hold(now time.Time, h broker.Hold, count int) broker.HoldAnswered {
+func (a *agent) hold(now time.Time, h broker.Hold, spec *broker.JobSpec) broker.HoldAnswered {
 	if w := a.work[h.Lease]; w != nil {
 		return w.granted
 	}
-	free := a.free()
+	free, count := a.free(), spec.GPU.Count
 	if len(free) < count {
 		return broker.HoldAnswered{Lease: h.Lease, Answer: broker.Answer{Lease: h.Lease, Refusal: "no free GPU"}}
 	}
@@ -82,6 +82,9 @@ func (a *agent) hold(now time.Time, h broker.Hold, count int) broker.HoldAnswere
 		w.gpus = append(w.gpus, broker.GPULease{UUID: uuid, Epoch: a.epochs[uuid]})
 	}
 	w.granted = markettest.Grant(broker.Lease{ID: h.Lease, Job: h.Job}, w.gpus...)
+	if spec.Firm > 0 {
+		w.granted.Answer.Grant.Rate, w.granted.Answer.Grant.Firm = h.Rate, spec.Firm
+	}
 	a.work[h.Lease] = w
 	return w.granted
 }

@@ -44,11 +44,11 @@ func live(t *rapid.T) {
 	h := begin(t)
 	actions := map[string]func(*rapid.T){
 		"submit": h.submit, "deliver": h.deliver, "flow": h.flow, "advance": h.advance, "report": h.report,
-		"pass": h.pass, "cancel": h.cancel, "connect": h.connect, "restart": h.restart, "crash": h.crash, "forge": h.forge,
+		"pass": h.pass, "cancel": h.cancel, "accept": h.accept, "connect": h.connect, "restart": h.restart, "crash": h.crash, "forge": h.forge,
 	}
 	// What usually happens is more likely than faults, so that jobs get far.
 	names := slices.Sorted(maps.Keys(actions))
-	names = append(names, "submit", "deliver", "flow", "flow", "advance", "report", "report", "pass", "pass")
+	names = append(names, "accept", "submit", "deliver", "flow", "flow", "advance", "report", "report", "pass", "pass")
 	for range rapid.IntRange(1, 120).Draw(t, "steps") {
 		actions[rapid.SampledFrom(names).Draw(t, "action")](t)
 		h.check(t)
@@ -118,6 +118,9 @@ func (h *history) submit(t *rapid.T) {
 	if rapid.Bool().Draw(t, "capped") {
 		spec.MaxRate = pricing.Rate(rapid.Int64Range(1, 600_000_000).Draw(t, "rate"))
 	}
+	if rapid.Bool().Draw(t, "quote") {
+		spec.Firm = time.Duration(rapid.IntRange(1, 60).Draw(t, "firm")) * time.Second
+	}
 	h.jobs = append(h.jobs, id)
 	h.step(broker.Submitted{Job: id, Account: broker.AccountID(customer), Spec: spec, Envelope: []byte("spec")})
 }
@@ -126,6 +129,29 @@ func (h *history) cancel(t *rapid.T) {
 	if len(h.jobs) > 0 {
 		h.step(broker.CancelRequested{Job: rapid.SampledFrom(h.jobs).Draw(t, "job")})
 	}
+}
+
+// accept takes a quote, or tries to take what is none.
+func (h *history) accept(t *rapid.T) {
+	if len(h.jobs) == 0 {
+		return
+	}
+	id := rapid.SampledFrom(h.jobs).Draw(t, "job")
+	if open := h.open(); len(open) > 0 && rapid.Bool().Draw(t, "a quote") {
+		id = rapid.SampledFrom(open).Draw(t, "quote")
+	}
+	before := h.world.Jobs[id]
+	h.step(broker.QuoteAccepted{Job: id})
+	after, now := h.world.Jobs[id], h.world.Now
+	may := before.State == broker.JobQuoted && now.Before(before.Quote.Until)
+	if took := before.Quote.Taken.IsZero() && !after.Quote.Taken.IsZero(); took != may {
+		t.Fatalf("at %v: taken %v: %+v", now, took, before)
+	}
+}
+
+// open lists the quotes that wait for their customers.
+func (h *history) open() []broker.JobID {
+	return slices.DeleteFunc(slices.Clone(h.jobs), func(id broker.JobID) bool { return h.world.Jobs[id].State != broker.JobQuoted })
 }
 
 // deliver takes one message to its agent, in any order; message or answer may get lost, and a message
@@ -169,7 +195,8 @@ func (h *history) carry(e broker.Effect, fate string) {
 	case broker.SendHold:
 		answer := broker.HoldAnswered{Lease: e.Hold.Lease}
 		if a, ok := reaches(e.Provider); ok {
-			answer = a.hold(now, e.Hold, h.world.Jobs[e.Hold.Job].Spec.GPU.Count)
+			spec := h.world.Jobs[e.Hold.Job].Spec
+			answer = a.hold(now, e.Hold, &spec)
 		}
 		if lost != "" {
 			answer = broker.HoldAnswered{Lease: e.Hold.Lease, Error: lost}
@@ -177,6 +204,9 @@ func (h *history) carry(e broker.Effect, fate string) {
 		h.step(answer)
 	case broker.SendConfirm:
 		answer := broker.ConfirmAnswered{Lease: e.Confirm.Lease}
+		if j := h.world.Jobs[h.world.Leases[e.Confirm.Lease].Job]; j.Spec.Firm > 0 && j.Quote.Taken.IsZero() {
+			h.Fatalf("lease %s is confirmed, its quote was not accepted", e.Confirm.Lease)
+		}
 		if a, ok := reaches(e.Provider); ok {
 			answer = a.confirm(now, e.Confirm)
 		}
@@ -224,7 +254,7 @@ func (h *history) report(t *rapid.T) {
 		of[i].renewed(h.world.Now, renewal)
 	}
 	if job := h.world.Jobs[before.Job]; !ended && r.Report.HostFault && job.State == broker.JobFailed && job.Ended.Equal(h.world.Now) &&
-		job.Lease == before.ID && job.Attempts < 32 {
+		job.Lease == before.ID && job.Attempts < 32 && (job.Spec.Firm == 0 || !job.Quote.Taken.IsZero()) {
 		t.Fatalf("job %s failed through its host's fault: %+v", job.ID, job.Log)
 	}
 	if rapid.Bool().Draw(t, "replay") {
@@ -331,6 +361,7 @@ func (h *history) forge(t *rapid.T) {
 		broker.Deposited{Account: l.Account, Amount: 1, Ref: "first of bob"},
 		broker.Submitted{Job: l.Job, Account: l.Account, Spec: markettest.Spec("ann", "forged")},
 		broker.KeyBound{Account: l.Account, Key: "mallory"},
+		broker.QuoteAccepted{Job: "nobody's"},
 	}).Draw(t, "event"))
 }
 
@@ -417,11 +448,33 @@ func (h *history) checkJob(t *rapid.T, j broker.Job) {
 	if j.State == broker.JobQueued && j.Log[len(j.Log)-1].State != broker.JobQueued {
 		t.Fatalf("job %s waits and does not say why: %+v", j.ID, j.Log)
 	}
+	h.checkQuote(t, &j)
 	if end, ok := h.ends[j.ID]; ok && !reflect.DeepEqual(end, j) {
 		t.Fatalf("job %s changed after its end:\n got  %+v\n want %+v", j.ID, j, end)
 	}
 	if j.State.Terminal() {
 		h.ends[j.ID] = j
+	}
+}
+
+// checkQuote wants a quote to be what its provider holds, to start nothing before it is accepted, and to be the highest
+// price after that.
+func (h *history) checkQuote(t *rapid.T, j *broker.Job) {
+	l := h.world.Leases[j.Lease]
+	if j.State == broker.JobQuoted {
+		w := h.agent(l.Provider).work[l.ID]
+		if l.State != broker.LeaseGranted || l.Rate != j.Quote.Rate || !j.Quote.Taken.IsZero() || j.Hold == 0 && l.Rate > 0 {
+			t.Fatalf("job %s is quoted: %+v, lease %+v", j.ID, j.Quote, l)
+		}
+		if w != nil && w.running() && w.seq == 0 && w.deadline.Before(j.Quote.Until) {
+			t.Fatalf("job %s: its quote lasts until %v, its host's hold until %v", j.ID, j.Quote.Until, w.deadline)
+		}
+	}
+	if j.Spec.Firm > 0 && j.Quote.Taken.IsZero() && (l.Cost != 0 || !l.Ready.IsZero() || j.State == broker.JobLeased) {
+		t.Fatalf("job %s was not accepted and is %v, its lease %+v", j.ID, j.State, l)
+	}
+	if !j.Quote.Taken.IsZero() && l.Rate > j.Quote.Rate {
+		t.Fatalf("job %s: quoted at %v, leased at %v", j.ID, j.Quote.Rate, l.Rate)
 	}
 }
 

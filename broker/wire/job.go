@@ -44,7 +44,7 @@ func encodeJobSpec(x broker.JobSpec) *JobSpec {
 		MaxCostNanousd: int64(x.MaxCost), MaxDurationNs: int64(x.MaxDuration), Region: x.Region,
 		Provider: string(x.Provider), Weights: each(x.Weights, encodeWeightsMount), TunnelKey: x.TunnelKey[:],
 		Customer: string(x.Customer), Broker: string(x.Broker), CreatedNs: nanos(x.Created), Nonce: x.Nonce,
-		Root: x.Root, Where: x.Where, Private: x.Private, WaitRateNanousdPerHour: int64(x.WaitRate),
+		Root: x.Root, Where: x.Where, Private: x.Private, WaitRateNanousdPerHour: int64(x.WaitRate), FirmNs: int64(x.Firm),
 	}
 	for _, name := range slices.Sorted(maps.Keys(x.Env)) {
 		m.Env = append(m.Env, &EnvVar{Name: name, Value: x.Env[name]})
@@ -80,6 +80,10 @@ func decodeJobSpec(c checker, m *JobSpec) broker.JobSpec {
 		Where:       c.label("where", m.GetWhere(), maxQuery),
 		Private:     m.GetPrivate(),
 		WaitRate:    c.rate("wait_rate_nanousd_per_hour", m.GetWaitRateNanousdPerHour()),
+		Firm:        c.duration("firm_ns", m.GetFirmNs()),
+	}
+	if x.Firm > broker.MaxFirm {
+		c.failf("firm_ns", "%v, at most %v", x.Firm, broker.MaxFirm)
 	}
 	if x.Image == "" {
 		c.failf("image", "missing")

@@ -72,6 +72,7 @@ func encodeAnswer(x broker.Answer) *Answer {
 		m.Grant = &Grant{
 			Lease: string(g.Lease), Job: string(g.Job), Gpus: each(g.GPUs, encodeGPULease),
 			TunnelKey: g.TunnelKey[:], Endpoints: g.Endpoints,
+			RateNanousdPerHour: int64(g.Rate), FirmNs: int64(g.Firm),
 		}
 	}
 	return m
@@ -99,6 +100,11 @@ func decodeGrant(c checker, m *Grant) broker.Grant {
 		GPUs:      gpuLeases(c, m.GetGpus()),
 		TunnelKey: c.tunnelKey("tunnel_key", m.GetTunnelKey()),
 		Endpoints: addresses(c, "endpoints", m.GetEndpoints()),
+		Rate:      c.rate("rate_nanousd_per_hour", m.GetRateNanousdPerHour()),
+		Firm:      c.duration("firm_ns", m.GetFirmNs()),
+	}
+	if x.Rate > 0 && x.Firm == 0 {
+		c.failf("firm_ns", "missing, and the grant names a price")
 	}
 	if len(x.GPUs) == 0 {
 		c.failf("gpus", "missing")

@@ -750,6 +750,7 @@ type JobSpec struct {
 	Private                bool                   `protobuf:"varint,21,opt,name=private,proto3" json:"private,omitempty"`
 	Where                  string                 `protobuf:"bytes,22,opt,name=where,proto3" json:"where,omitempty"`                                                                        // what else the offer must satisfy, in the market's query language
 	WaitRateNanousdPerHour int64                  `protobuf:"varint,23,opt,name=wait_rate_nanousd_per_hour,json=waitRateNanousdPerHour,proto3" json:"wait_rate_nanousd_per_hour,omitempty"` // what an hour of waiting costs the customer beside the GPUs
+	FirmNs                 int64                  `protobuf:"varint,24,opt,name=firm_ns,json=firmNs,proto3" json:"firm_ns,omitempty"`                                                       // how long a firm quote waits for its customer; zero: no quote
 	unknownFields          protoimpl.UnknownFields
 	sizeCache              protoimpl.SizeCache
 }
@@ -941,6 +942,13 @@ func (x *JobSpec) GetWhere() string {
 func (x *JobSpec) GetWaitRateNanousdPerHour() int64 {
 	if x != nil {
 		return x.WaitRateNanousdPerHour
+	}
+	return 0
+}
+
+func (x *JobSpec) GetFirmNs() int64 {
+	if x != nil {
+		return x.FirmNs
 	}
 	return 0
 }
@@ -1154,14 +1162,16 @@ func (x *Hold) GetTrace() []byte {
 
 // A provider's acceptance of a hold.
 type Grant struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Lease         string                 `protobuf:"bytes,1,opt,name=lease,proto3" json:"lease,omitempty"`
-	Job           string                 `protobuf:"bytes,2,opt,name=job,proto3" json:"job,omitempty"`
-	Gpus          []*GPULease            `protobuf:"bytes,3,rep,name=gpus,proto3" json:"gpus,omitempty"`
-	TunnelKey     []byte                 `protobuf:"bytes,4,opt,name=tunnel_key,json=tunnelKey,proto3" json:"tunnel_key,omitempty"` // 32 bytes
-	Endpoints     []string               `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	Lease              string                 `protobuf:"bytes,1,opt,name=lease,proto3" json:"lease,omitempty"`
+	Job                string                 `protobuf:"bytes,2,opt,name=job,proto3" json:"job,omitempty"`
+	Gpus               []*GPULease            `protobuf:"bytes,3,rep,name=gpus,proto3" json:"gpus,omitempty"`
+	TunnelKey          []byte                 `protobuf:"bytes,4,opt,name=tunnel_key,json=tunnelKey,proto3" json:"tunnel_key,omitempty"` // 32 bytes
+	Endpoints          []string               `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	RateNanousdPerHour int64                  `protobuf:"varint,6,opt,name=rate_nanousd_per_hour,json=rateNanousdPerHour,proto3" json:"rate_nanousd_per_hour,omitempty"` // of a firm quote
+	FirmNs             int64                  `protobuf:"varint,7,opt,name=firm_ns,json=firmNs,proto3" json:"firm_ns,omitempty"`                                         // of a firm quote: how long after the answer the provider stands by it
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Grant) Reset() {
@@ -1227,6 +1237,20 @@ func (x *Grant) GetEndpoints() []string {
 		return x.Endpoints
 	}
 	return nil
+}
+
+func (x *Grant) GetRateNanousdPerHour() int64 {
+	if x != nil {
+		return x.RateNanousdPerHour
+	}
+	return 0
+}
+
+func (x *Grant) GetFirmNs() int64 {
+	if x != nil {
+		return x.FirmNs
+	}
+	return 0
 }
 
 // A provider's answer to a hold, either a grant or a refusal; signed by the provider.
@@ -2304,7 +2328,7 @@ const file_messages_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\tR\x04root\x12\x12\n" +
 	"\x04path\x18\x03 \x01(\tR\x04path\x12\x18\n" +
-	"\aprivate\x18\x04 \x01(\bR\aprivate\"\xe7\x05\n" +
+	"\aprivate\x18\x04 \x01(\bR\aprivate\"\x80\x06\n" +
 	"\aJobSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +
@@ -2332,7 +2356,8 @@ const file_messages_proto_rawDesc = "" +
 	"\x04root\x18\x14 \x01(\tR\x04root\x12\x18\n" +
 	"\aprivate\x18\x15 \x01(\bR\aprivate\x12\x14\n" +
 	"\x05where\x18\x16 \x01(\tR\x05where\x12:\n" +
-	"\x1await_rate_nanousd_per_hour\x18\x17 \x01(\x03R\x16waitRateNanousdPerHour\"4\n" +
+	"\x1await_rate_nanousd_per_hour\x18\x17 \x01(\x03R\x16waitRateNanousdPerHour\x12\x17\n" +
+	"\afirm_ns\x18\x18 \x01(\x03R\x06firmNs\"4\n" +
 	"\bGPULease\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"7\n" +
@@ -2347,14 +2372,16 @@ const file_messages_proto_rawDesc = "" +
 	"\x04spec\x18\x05 \x01(\fR\x04spec\x12\x15\n" +
 	"\x06ttl_ns\x18\x06 \x01(\x03R\x05ttlNs\x120\n" +
 	"\asources\x18\b \x03(\v2\x16.rialto.v1.BlockSourceR\asources\x12\x14\n" +
-	"\x05trace\x18\t \x01(\fR\x05traceJ\x04\b\a\x10\bR\x04root\"\x95\x01\n" +
+	"\x05trace\x18\t \x01(\fR\x05traceJ\x04\b\a\x10\bR\x04root\"\xe1\x01\n" +
 	"\x05Grant\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12\x10\n" +
 	"\x03job\x18\x02 \x01(\tR\x03job\x12'\n" +
 	"\x04gpus\x18\x03 \x03(\v2\x13.rialto.v1.GPULeaseR\x04gpus\x12\x1d\n" +
 	"\n" +
 	"tunnel_key\x18\x04 \x01(\fR\ttunnelKey\x12\x1c\n" +
-	"\tendpoints\x18\x05 \x03(\tR\tendpoints\"`\n" +
+	"\tendpoints\x18\x05 \x03(\tR\tendpoints\x121\n" +
+	"\x15rate_nanousd_per_hour\x18\x06 \x01(\x03R\x12rateNanousdPerHour\x12\x17\n" +
+	"\afirm_ns\x18\a \x01(\x03R\x06firmNs\"`\n" +
 	"\x06Answer\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12&\n" +
 	"\x05grant\x18\x02 \x01(\v2\x10.rialto.v1.GrantR\x05grant\x12\x18\n" +

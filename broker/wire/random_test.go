@@ -206,6 +206,9 @@ func (g generators) jobSpec() broker.JobSpec {
 		root := blockstore.Sum([]byte(g.raw("root")))
 		x.Image, x.Root, x.Digest, x.Private = broker.LocalImage("mine"), root.String(), root.Digest().String(), true
 	}
+	if draw(g, "firm", rapid.Bool()) {
+		x.Firm = time.Duration(draw(g, "firm for", rapid.Int64Range(1, int64(broker.MaxFirm))))
+	}
 	if draw(g, "has workdir", rapid.Bool()) {
 		x.Workdir = "/" + g.raw("workdir")
 	}
@@ -242,6 +245,9 @@ func (g generators) answer() broker.Answer {
 	x.Grant = &broker.Grant{
 		Lease: x.Lease, Job: g.job(), GPUs: append(some(g, "gpus", 3, g.gpuLease), g.gpuLease(9)),
 		TunnelKey: g.key(), Endpoints: g.addrs("endpoints"),
+	}
+	if draw(g, "quoted", rapid.Bool()) {
+		x.Grant.Rate, x.Grant.Firm = pricing.Rate(g.count("rate")), g.ttl()
 	}
 	return x
 }

@@ -82,6 +82,7 @@ func sampleJobSpec(customer broker.PeerID) broker.JobSpec {
 		MemoryMiB: 8192, CPUs: 4, MaxRate: 500_000_000, MaxCost: 2_000_000_000, MaxDuration: time.Hour,
 		Region: "DE", Provider: customer, Weights: []broker.WeightsMount{{Name: "llama", Root: sampleCID, Path: "/weights/llama"}},
 		TunnelKey: tunnelKey(), Customer: customer, Broker: customer, Created: sampleTime(), Nonce: "n-1", Root: sampleCID, Where: "gpu_ram>=24GiB", WaitRate: 1_000_000_000,
+		Firm: 15 * time.Second,
 	}
 }
 
@@ -114,7 +115,7 @@ func sampleAnswers() []broker.Answer {
 	return []broker.Answer{
 		{Lease: sampleLease, Grant: &broker.Grant{
 			Lease: sampleLease, Job: sampleJob, GPUs: sampleGPULeases(), TunnelKey: tunnelKey(),
-			Endpoints: []string{"203.0.113.7:51820", "[2001:db8::7]:51820"},
+			Endpoints: []string{"203.0.113.7:51820", "[2001:db8::7]:51820"}, Rate: 400_000_000, Firm: 15 * time.Second,
 		}},
 		{Lease: sampleLease, Refusal: "all GPUs are leased"},
 	}
