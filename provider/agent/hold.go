@@ -127,7 +127,7 @@ func (a *Agent) claim(arrived time.Time, hold broker.Hold, spec broker.JobSpec, 
 		Spec: hold.Spec, Sources: fitting(hold.Sources), TunnelKey: key, Deadline: a.Clock.instant(claim.Deadline),
 		Report: broker.Report{Lease: hold.Lease, GPUs: claim.GPUs, Phase: broker.PhasePreparing},
 	}, spec, arrived)
-	w.hint = hold.Trace
+	w.hint, w.rate = hold.Trace, hold.Rate
 	a.workloads[hold.Lease] = w
 	return w, nil
 }
@@ -180,19 +180,21 @@ func (a *Agent) checkOffer(hold broker.Hold, spec broker.JobSpec) error {
 	gpus := uint64(spec.GPU.Count) //nolint:gosec // at least one
 	holding := 0
 	for _, w := range a.workloads {
-		if w.record().State == provider.StateHeld {
+		if w.record().State == provider.StateHeld && w.spec.Firm == 0 { // a quote costs nothing but its GPUs, which bound them
 			holding++
 		}
 	}
 	switch {
 	case a.draining:
 		return refusal("the provider takes no more jobs")
-	case holding >= a.MaxHolds:
+	case spec.Firm == 0 && holding >= a.MaxHolds:
 		return refusal("too many holds at once")
 	case len(a.workloads) >= maxWorkloads:
 		return refusal("too many leases on this host")
 	case hold.Rate < a.Rate: // its owner may ask more at a broker
 		return refusal(fmt.Sprintf("the price is %v, not %v", a.Rate, hold.Rate))
+	case min(hold.TTL, maxHoldTTL) < spec.Firm:
+		return refusal(fmt.Sprintf("the quote is to last %v, the hold %v", spec.Firm, hold.TTL))
 	case spec.MaxRate != 0 && hold.Rate > spec.MaxRate:
 		return refusal("the price is above the customer's limit")
 	case spec.Region != "" && spec.Region != a.Region:

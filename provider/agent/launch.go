@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"rialto/broker"
+	"rialto/broker/wire"
 	"rialto/provider"
 )
 
@@ -153,6 +154,44 @@ func sum(counts []broker.Fetched) broker.Fetched {
 	}
 	s.From = broker.TopPeers(from)
 	return s
+}
+
+// taken waits until work for the workload may begin that costs the host much. That is at once, but a firm quote may come to
+// nothing: its image is not fetched before its customer accepts it.
+func (w *workload) taken(alive context.Context) bool {
+	if w.spec.Firm == 0 {
+		return true
+	}
+	select {
+	case <-w.confirmed:
+		return true
+	case <-alive.Done():
+		return false
+	}
+}
+
+// grant signs the answer to the hold and makes it durable. An adopted workload has it already.
+func (w *workload) grant(ctx context.Context, port uint16) error {
+	defer w.settle()
+	r := w.record()
+	if len(r.Answer) > 0 {
+		return nil
+	}
+	key, err := r.TunnelKey.Public()
+	if err != nil {
+		return err
+	}
+	g := broker.Grant{Lease: w.lease, Job: r.Job, GPUs: r.GPUs, TunnelKey: key, Endpoints: w.agent.endpoints(port)}
+	if w.spec.Firm > 0 {
+		g.Rate, g.Firm = w.rate, w.spec.Firm
+		w.agent.Touch() // other brokers need not ask for these GPUs for a while
+	}
+	envelope, err := wire.SealAnswer(w.agent.Key, broker.Answer{Lease: w.lease, Grant: &g})
+	if err != nil {
+		return err
+	}
+	w.log.Info("hold granted", slog.Any("gpus", r.GPUs))
+	return w.update(ctx, func(r *provider.Record) error { r.Answer, r.TunnelPort = envelope, port; return nil })
 }
 
 // launch starts the workload, unless an earlier agent did, and begins to meter it.

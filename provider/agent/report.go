@@ -33,7 +33,7 @@ func (w *workload) step(name string) (done func()) {
 		}
 		took := time.Since(start)
 		w.note(func(d *broker.Report) {
-			d.Steps = append(slices.Clip(d.Steps), broker.Step{Name: name, Start: start.Sub(w.arrived), Took: took})
+			d.Steps = append(slices.Clip(d.Steps), broker.Step{Name: name, Start: max(0, start.Sub(w.begun)), Took: took})
 		})
 	}
 }
@@ -77,7 +77,10 @@ func (w *workload) ready(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.log.Info("workload is ready", slog.Duration("after", time.Since(w.arrived)))
+	w.mu.Lock()
+	begun := w.begun
+	w.mu.Unlock()
+	w.log.Info("workload is ready", slog.Duration("after", time.Since(begun)))
 	signal(w.phase)
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"rialto/blockstore"
 	"rialto/broker"
 	"rialto/broker/wire"
+	"rialto/pricing"
 	"rialto/provider"
 )
 
@@ -30,8 +31,9 @@ type workload struct {
 	agent   *Agent
 	lease   broker.LeaseID
 	spec    broker.JobSpec
-	arrived time.Time // of the hold, or of the adoption; its monotonic part times the steps
+	arrived time.Time // of the hold, or of the adoption
 	adopted bool
+	rate    pricing.Rate     // of the hold; not kept for a next agent
 	hint    blockstore.Trace // what the broker says that it will read first; not kept for a next agent
 	log     *slog.Logger
 
@@ -51,6 +53,7 @@ type workload struct {
 	refetched func() // closes fetched
 
 	mu        sync.Mutex // guards what follows
+	begun     time.Time  // when the timeline began: the hold arrived, or a quote was accepted
 	rec       provider.Record
 	draft     broker.Report // what the next report will say
 	box       provider.Sandbox
@@ -64,7 +67,7 @@ type workload struct {
 
 func newWorkload(a *Agent, r provider.Record, spec broker.JobSpec, arrived time.Time) *workload {
 	w := &workload{
-		agent: a, lease: r.Lease, spec: spec, arrived: arrived, rec: r, draft: r.Report, meterBase: r.Report.Used,
+		agent: a, lease: r.Lease, spec: spec, arrived: arrived, begun: arrived, rec: r, draft: r.Report, meterBase: r.Report.Used,
 		log:      a.Logger.With(slog.String("lease", string(r.Lease)), slog.String("job", string(r.Job))),
 		answered: make(chan struct{}), confirmed: make(chan struct{}), ending: make(chan struct{}),
 		phase: make(chan struct{}, 1), progress: make(chan struct{}, 1), online: make(chan struct{}, 1), order: make(chan struct{}, 1),
@@ -136,6 +139,9 @@ func (w *workload) confirm() {
 	defer w.mu.Unlock()
 	if !w.isConfirm {
 		w.isConfirm = true
+		if w.spec.Firm > 0 {
+			w.begun = time.Now()
+		}
 		close(w.confirmed)
 	}
 }
@@ -310,7 +316,13 @@ func (w *workload) live(ctx, alive context.Context, s *site) outcome {
 		return broken(hostError{err})
 	}
 	images := make(chan fetched, 1)
-	s.tasks.Go(func() { images <- w.fetch(alive) })
+	s.tasks.Go(func() {
+		if w.taken(alive) {
+			images <- w.fetch(alive)
+			return
+		}
+		images <- fetched{err: alive.Err()}
+	})
 	if err := s.open(ctx); err != nil {
 		w.mu.Lock()
 		w.refused = clip("the host cannot prepare the job: " + err.Error())
@@ -343,27 +355,6 @@ func (w *workload) live(ctx, alive context.Context, s *site) outcome {
 	close(ended)
 	<-traced // before the image is released
 	return out
-}
-
-// grant signs the answer to the hold and makes it durable. An adopted workload has it already.
-func (w *workload) grant(ctx context.Context, port uint16) error {
-	defer w.settle()
-	r := w.record()
-	if len(r.Answer) > 0 {
-		return nil
-	}
-	key, err := r.TunnelKey.Public()
-	if err != nil {
-		return err
-	}
-	envelope, err := wire.SealAnswer(w.agent.Key, broker.Answer{Lease: w.lease, Grant: &broker.Grant{
-		Lease: w.lease, Job: r.Job, GPUs: r.GPUs, TunnelKey: key, Endpoints: w.agent.endpoints(port),
-	}})
-	if err != nil {
-		return err
-	}
-	w.log.Info("hold granted", slog.Any("gpus", r.GPUs))
-	return w.update(ctx, func(r *provider.Record) error { r.Answer, r.TunnelPort = envelope, port; return nil })
 }
 
 // wait returns how the started workload ended. When alive ends first, it stops the workload.
