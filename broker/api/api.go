@@ -25,6 +25,13 @@
 // POST /v1/jobs needs an Idempotency-Key header. The same key with the same body returns the same job; with
 // another body it is refused with 422. An answer 202 means that the job is durable.
 //
+// # Firm quotes
+//
+// POST /v1/quotes says what a job would cost now, and holds nothing. POST /v1/quotes/firm takes a signed spec that says how
+// long it is to be firm (1 to 60 s): a provider holds GPUs and signs its price, the customer's money is held, and nothing is
+// started. POST /v1/quotes/{id}/accept makes it a job, which has the quote's id; accepting again returns the same job.
+// DELETE /v1/quotes/{id} or time gives GPUs and money back. An account has at most eight open quotes.
+//
 // # Images
 //
 // The broker imports images, those that it is asked for by POST /v1/images and those of jobs, and vouches for their roots:
@@ -61,6 +68,7 @@ import (
 // durable, and fail with the errors of package broker. A job of another account is [broker.ErrNotFound].
 type Market interface {
 	JobMarket
+	QuoteMarket
 	AccountMarket
 	ImageMarket
 	HostMarket

@@ -40,7 +40,7 @@ type (
 	// Job is a request and all that became of it.
 	Job struct {
 		ID            string     `json:"id"`
-		State         string     `json:"state" enum:"queued,holding,leased,ready,running,done,failed,expired,cancelled"`
+		State         string     `json:"state" enum:"queued,holding,quoted,leased,ready,running,done,failed,expired,cancelled"`
 		Image         string     `json:"image"`
 		Digest        string     `json:"digest"`
 		Command       []string   `json:"command,omitempty"`

@@ -47,6 +47,9 @@ type (
 		ReadyMS                 int64  `json:"ready_ms" doc:"expected time from the lease to ready; without what must be fetched while that is not known"`
 		MissBytes               *int64 `json:"miss_bytes,omitempty" doc:"of the image and weights of the query, not on the host; missing: not known, or none were named"`
 		HeldBytes               *int64 `json:"held_bytes,omitempty" doc:"of them, on the host"`
+		FillRatePPM             int64  `json:"fill_rate_ppm" doc:"share of its last holds that the host honoured, in millionths: (20+honoured)/(20+asked) over the last 20 of the last hour"`
+		HoldsAsked              int    `json:"holds_asked" doc:"of them, those that count"`
+		HoldsHonoured           int    `json:"holds_honoured" doc:"of them, those that the host granted and did not take back"`
 	}
 	// Cost is what a job is expected to cost, and what that is made of.
 	Cost struct {
@@ -207,6 +210,7 @@ func offerOf(m broker.Match) Offer {
 		CPUsPerGPU:              o.CPUs, MemoryMiBPerGPU: o.MemoryMiB, DiskMiB: o.DiskMiB, HasImage: m.HasImage, Level: broker.LevelClaimed.String(),
 		ReliabilityPPM: m.Record.Reliability(), SeenMS: m.Record.Seen.Milliseconds(), Failures: m.Record.Failures,
 		Expected: costOf(m.Cost), ReadyMS: m.Cost.Ready.Milliseconds(),
+		FillRatePPM: m.Record.FillRate(), HoldsAsked: m.Record.Asked, HoldsHonoured: m.Record.Honoured,
 	}
 	if m.Cost.Sized {
 		out.MissBytes, out.HeldBytes = &m.Cost.MissBytes, &m.Cost.HeldBytes

@@ -104,6 +104,7 @@ func New(c Config) (*Server, error) {
 	s.routeOffers()
 	s.routeAccounts()
 	s.routeJobs()
+	s.routeQuotes()
 	s.routeEvents()
 	s.routeBlocks()
 	s.routeImages()

@@ -275,3 +275,33 @@ func ask(t *testing.T, method, url, token, body string, header ...string) (int, 
 	}
 	return resp.StatusCode, resp.Header, decoded
 }
+
+func (m *market) FirmQuote(ctx context.Context, a broker.AccountID, key string, spec []byte) (broker.Job, error) {
+	if _, err := m.Submit(ctx, a, key, spec); err != nil {
+		return broker.Job{}, err
+	}
+	return quotedJob(), nil
+}
+
+func (m *market) AcceptQuote(_ context.Context, a broker.AccountID, id broker.JobID) (broker.Job, error) {
+	if a == owner && id == "j-late" {
+		return broker.Job{}, &broker.JobError{Op: "accept quote of", Job: id, Err: broker.ErrJobTerminal}
+	}
+	j := quotedJob()
+	j.State = broker.JobLeased
+	return j, m.mine(a, id)
+}
+
+func (m *market) DropQuote(_ context.Context, a broker.AccountID, id broker.JobID) (broker.Job, error) {
+	j := quotedJob()
+	j.State = broker.JobCancelled
+	return j, m.mine(a, id)
+}
+
+func quotedJob() broker.Job {
+	return broker.Job{
+		ID: jobID, Account: owner, State: broker.JobQuoted, Lease: "l-1", Hold: pricing.USD,
+		Spec:  broker.JobSpec{Firm: 15 * time.Second, MaxDuration: 2 * time.Hour, GPU: broker.GPURequest{Count: 2}},
+		Quote: broker.FirmQuote{Rate: 400_000_000, Until: time.Now().Add(15 * time.Second)},
+	}
+}

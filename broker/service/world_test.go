@@ -208,7 +208,8 @@ func (a *agent) hold(_ context.Context, from identity.ID, request []byte) ([]byt
 	if err != nil || string(signer) != string(from) {
 		return nil, errors.New("bad hold")
 	}
-	if _, customer, err := wire.OpenJobSpec(h.Spec); err != nil || customer != broker.PeerID(a.w.customer.ID()) {
+	spec, customer, err := wire.OpenJobSpec(h.Spec)
+	if err != nil || customer != broker.PeerID(a.w.customer.ID()) {
 		return nil, errors.New("bad spec")
 	}
 	a.holds <- h
@@ -216,9 +217,11 @@ func (a *agent) hold(_ context.Context, from identity.ID, request []byte) ([]byt
 		return wire.SealAnswer(a.key, broker.Answer{Lease: h.Lease, Refusal: a.refuse})
 	}
 	a.epoch++
-	return wire.SealAnswer(a.key, broker.Answer{Lease: h.Lease, Grant: &broker.Grant{
-		Lease: h.Lease, Job: h.Job, GPUs: a.gpus(), TunnelKey: tunnel.Key{2}, Endpoints: []string{"127.0.0.1:7072"},
-	}})
+	g := &broker.Grant{Lease: h.Lease, Job: h.Job, GPUs: a.gpus(), TunnelKey: tunnel.Key{2}, Endpoints: []string{"127.0.0.1:7072"}}
+	if spec.Firm > 0 {
+		g.Rate, g.Firm = h.Rate, spec.Firm
+	}
+	return wire.SealAnswer(a.key, broker.Answer{Lease: h.Lease, Grant: g})
 }
 
 func (a *agent) gpus() []broker.GPULease {
