@@ -1,12 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"rialto/broker"
 	"rialto/broker/api"
 	"rialto/cmd/internal/cli"
 	"rialto/cmd/internal/tenant"
@@ -15,16 +17,38 @@ import (
 
 func (a *app) quoteCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "quote [flags] IMAGE",
+		Use:   "quote [flags] IMAGE [-- CMD…]",
 		Short: "Show what a job would cost, and on which hosts",
-		Long:  "Show what a job would cost on the offer that it would get now, and on which other hosts it could\nrun. Takes the flags of `rialto run`. Nothing is held.",
+		Long: "Show what a job would cost on the offer that it would get now, and on which other hosts it could\nrun. Takes the flags of `rialto run`. Nothing is held.\n\n" +
+			"With --firm a host holds GPUs and signs its price until you accept with `rialto run --quote ID`, or time\n" +
+			"is up. The money is kept aside meanwhile; nothing runs, and nothing is paid. The command is part of what is\n" +
+			"quoted.",
 		Example: "  rialto quote --gpu any python:3.13\n" +
-			"  rialto quote --gpu 'H100 SXM:2' --for 30m ghcr.io/me/train:1",
-		Args: cli.Args(1, 1),
+			"  rialto quote --gpu 'H100 SXM:2' --for 30m ghcr.io/me/train:1\n" +
+			"  rialto quote --firm --ttl 60s ghcr.io/me/train:1 -- ./train --all",
 	}
 	r := newRequest(c)
+	f := c.Flags()
+	firm := f.Bool("firm", false, "let a host hold GPUs and price until you accept")
+	ttl := broker.DefaultFirm
+	f.Var(&value[time.Duration]{to: &ttl, parse: cli.ParseDuration, kind: "duration", text: cli.FormatDuration(ttl)}, "ttl", "with --firm: how long, at most "+cli.FormatDuration(broker.MaxFirm))
 	p := a.jsonFlag(c)
+	c.Args = func(c *cobra.Command, args []string) error {
+		if *firm {
+			return imageAndCommand(c, args)
+		}
+		return cli.Args(1, 1)(c, args)
+	}
 	c.RunE = func(c *cobra.Command, args []string) error {
+		switch {
+		case *firm && (ttl < time.Second || ttl > broker.MaxFirm):
+			return fmt.Errorf("--ttl %v: want 1s to %v", ttl, broker.MaxFirm)
+		case *firm:
+			r.firm = ttl
+			return a.firmQuote(c.Context(), r, args, p)
+		case f.Changed("ttl"):
+			return cli.Hint(errors.New("--ttl is for firm quotes"), "add --firm")
+		}
 		m, err := a.connect()
 		if err != nil {
 			return err

@@ -35,7 +35,8 @@ type request struct {
 	region   string
 	provider string
 	weights  []mount
-	where    string // in the query language
+	where    string        // in the query language
+	firm     time.Duration // of a firm quote; zero: none
 }
 
 // defaultDuration ends a forgotten job before it costs much.
@@ -207,6 +208,6 @@ func (r *request) spec(name string, image imageRef, mounts []broker.WeightsMount
 		GPU: gpu, MemoryMiB: r.memory, CPUs: r.cpus,
 		MaxRate: r.maxRate, MaxCost: r.maxCost, MaxDuration: r.duration,
 		Region: r.region, Provider: broker.PeerID(r.provider), Weights: mounts,
-		Where: r.where, Created: time.Now().UTC(), Nonce: rand.Text(), WaitRate: r.waitRate,
+		Where: r.where, Created: time.Now().UTC(), Nonce: rand.Text(), WaitRate: r.waitRate, Firm: r.firm,
 	}
 }

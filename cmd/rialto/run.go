@@ -28,12 +28,13 @@ type runFlags struct {
 	wait    bool
 	quiet   bool
 	key     string
+	accepts string // id of the firm quote to accept; empty: none
 	out     *cli.Printer
 }
 
 func (a *app) runCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "run [flags] IMAGE [-- CMD…]",
+		Use:   "run [flags] IMAGE [-- CMD…] | run --quote ID",
 		Short: "Run a container on a GPU of the market",
 		Long: "Run a container on the cheapest offer that matches, stream its output, and print how it started and\n" +
 			"what it cost. Its exit code becomes the command's; 125 is an error of Rialto's own. The image is a\n" +
@@ -47,7 +48,6 @@ func (a *app) runCommand() *cobra.Command {
 			"  rialto run -p 8080:80 --weights llama:/models ghcr.io/me/serve:1\n" +
 			"  rialto run local/mine\n" +
 			"  rialto run -d --gpu-memory 24GiB ghcr.io/me/batch:1 -- ./batch --all",
-		Args: imageAndCommand,
 	}
 	r := &runFlags{request: newRequest(c)}
 	f := c.Flags()
@@ -56,7 +56,14 @@ func (a *app) runCommand() *cobra.Command {
 	f.BoolVar(&r.wait, "wait", false, "wait for a matching offer if there is none now")
 	f.StringVar(&r.key, "idempotency-key", "", "name the submission: the same key never starts a second job, but continues with the first")
 	f.BoolVarP(&r.quiet, "quiet", "q", false, "print nothing but the container's output and errors")
+	f.StringVar(&r.accepts, "quote", "", "accept this firm quote of `rialto quote --firm`, instead of IMAGE and CMD")
 	r.out = a.jsonFlag(c)
+	c.Args = func(c *cobra.Command, args []string) error {
+		if r.accepts != "" {
+			return quoteFlag(c, args)
+		}
+		return imageAndCommand(c, args)
+	}
 	c.RunE = func(c *cobra.Command, args []string) error { return a.run(c.Context(), r, args) }
 	a.completeRequest(c)
 	return c
@@ -69,8 +76,8 @@ func imageAndCommand(c *cobra.Command, args []string) error {
 		before = dash
 	}
 	if before > 1 && before == len(args) {
-		err := fmt.Errorf("`rialto run` takes one image; %q is not expected", args[1])
-		return cli.Hint(err, "put the command behind --: rialto run %s -- %s", args[0], strings.Join(args[1:], " "))
+		err := fmt.Errorf("`%s` takes one image; %q is not expected", c.CommandPath(), args[1])
+		return cli.Hint(err, "put the command behind --: %s %s -- %s", c.CommandPath(), args[0], strings.Join(args[1:], " "))
 	}
 	return cli.Args(1, 1)(c, args[:before])
 }
@@ -91,7 +98,12 @@ func (a *app) run(ctx context.Context, f *runFlags, args []string) error {
 	}
 	follower := newFollower(a, m, f)
 	defer follower.view.close()
-	r, err := a.prepare(ctx, m, f, args)
+	var r record
+	if f.accepts != "" {
+		r, err = follower.accept(ctx, f.accepts)
+	} else {
+		r, err = a.prepare(ctx, m, f, args)
+	}
 	if err != nil {
 		return err
 	}
@@ -100,7 +112,9 @@ func (a *app) run(ctx context.Context, f *runFlags, args []string) error {
 		return fmt.Errorf("submission %s: %w", r.IdempotencyKey, err)
 	}
 	follower.root = spec.Root
-	follower.took("resolve", follower.begin, vouchedNote(&spec))
+	if f.accepts == "" {
+		follower.took("resolve", follower.begin, vouchedNote(&spec))
+	}
 	job := api.Job{ID: r.Job}
 	if r.Job == "" {
 		sent := time.Now()

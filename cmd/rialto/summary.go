@@ -164,12 +164,17 @@ func timeline(own []step, events []api.Event, lease api.Lease, first time.Durati
 		known += s.TookMS
 	}
 	var holding, leased time.Time // of the lease that came to be, which is the last
+	quoted := false
 	for _, e := range events {
 		switch e.State {
 		case broker.JobHolding.String():
-			holding = e.Time
+			holding, quoted = e.Time, false
+		case broker.JobQuoted.String(): // what follows is the customer's own time
+			leased, quoted = e.Time, true
 		case broker.JobLeased.String():
-			leased = e.Time
+			if !quoted {
+				leased = e.Time
+			}
 		}
 	}
 	if !holding.IsZero() && !leased.IsZero() {
