@@ -37,7 +37,7 @@ func (j *Job) quoting() bool {
 
 // holdTTL is how long a job's hold must last: until it was surely confirmed, or its quote has surely expired. The quote
 // is made at most HoldTTL after the hold was sent, so that it never outlasts the hold.
-func (c *MarketConfig) holdTTL(j *Job) time.Duration {
+func (c MarketConfig) holdTTL(j *Job) time.Duration {
 	if j.quoting() {
 		return c.HoldTTL + j.Spec.Firm
 	}
