@@ -12,6 +12,8 @@
 //     and returned exactly once, in the same step.
 //   - A bill is at most the hold, and at most the time that provider and market both saw, from the first
 //     ready report on. What was never ready costs nothing.
+//   - A firm quote starts nothing and costs nothing before its customer accepts it, and what he accepts is what he saw:
+//     a quote that was made is never replaced by another.
 //   - Money moves by transfers between two books; all books add up to zero and none but the world's is
 //     below zero. Each step asserts it, and a market that finds it broken refuses to go on.
 //   - A refused event changes nothing.

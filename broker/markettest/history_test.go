@@ -140,6 +140,9 @@ func (h *history) accept(t *rapid.T) {
 	if open := h.open(); len(open) > 0 && rapid.Bool().Draw(t, "a quote") {
 		id = rapid.SampledFrom(open).Draw(t, "quote")
 	}
+	if rapid.Bool().Draw(t, "late") { // before the market has noticed
+		h.world.Now = h.world.Now.Add(time.Duration(rapid.IntRange(0, 60_000).Draw(t, "ms late")) * time.Millisecond)
+	}
 	before := h.world.Jobs[id]
 	h.step(broker.QuoteAccepted{Job: id})
 	after, now := h.world.Jobs[id], h.world.Now
