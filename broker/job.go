@@ -119,8 +119,8 @@ type Lease struct {
 	GPUs      []GPULease
 	Rate      pricing.Rate // per GPU-hour
 	State     LeaseState
-	Answer    []byte // the provider's signed answer with the grant, for the customer to verify
-	Granted   time.Time
+	Answer    []byte        // the provider's signed answer with the grant, for the customer to verify
+	Granted   time.Time     // or, of a firm quote, when it was accepted
 	Ready     time.Time     // zero: never
 	Renewed   time.Time     // last report, by the broker's clock
 	Ended     time.Time     // when it ended, or when its release was first wanted

@@ -305,14 +305,14 @@ func (t *turn) tickLeased(l *Lease) {
 	case silent >= t.cfg.lapse():
 		t.end(l)
 		t.next(j, l, fmt.Sprintf("lost %s: no report for %v", l.Host, silent.Round(time.Second)))
-	case l.State == LeaseGranted && t.now.Sub(j.unconfirmed(l)) >= t.cfg.HoldTTL:
+	case l.State == LeaseGranted && t.now.Sub(l.Granted) >= t.cfg.HoldTTL:
 		// The provider has let the unconfirmed hold lapse by now, or will not answer anyway.
 		t.judge(l, FillFailed)
 		t.release(l, "the lease was not confirmed in time")
 		t.next(j, l, l.Host+" did not confirm the lease")
 	case l.State == LeaseGranted && t.due(l):
 		t.sendConfirm(l, j)
-	case !ready && t.now.Sub(j.unconfirmed(l)) >= t.cfg.PrepareTimeout:
+	case !ready && t.now.Sub(l.Granted) >= t.cfg.PrepareTimeout:
 		t.finish(j, nil, JobFailed, fmt.Sprintf("not ready on %s within %v", l.Host, t.cfg.PrepareTimeout))
 		t.release(l, j.Error)
 	case ready && t.now.Sub(l.Ready) >= j.Spec.MaxDuration:

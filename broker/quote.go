@@ -78,7 +78,7 @@ func (t *turn) accept(ev QuoteAccepted) error {
 	t.quotes[j.Account]--
 	j.Quote.Taken = t.now
 	j.State = JobLeased
-	l.Renewed = t.now // a provider may be silent for as long as after any grant
+	l.Granted, l.Renewed = t.now, t.now // all that counts from a grant counts from here
 	t.log(j, "accepted: %s leased %d × %s at %v", l.Host, len(l.GPUs), l.Model, l.Rate)
 	t.sendConfirm(l, j)
 	return nil
@@ -98,14 +98,6 @@ func (t *turn) withdrawn(l *Lease, j *Job, why string) {
 	t.judge(l, FillFailed)
 	t.finish(j, nil, JobFailed, l.Host+" withdrew its quote: "+why)
 	t.end(l)
-}
-
-// unconfirmed is since when a granted lease waits for its confirmation.
-func (j *Job) unconfirmed(l *Lease) time.Time {
-	if j.Quote.Taken.After(l.Granted) {
-		return j.Quote.Taken
-	}
-	return l.Granted
 }
 
 // auditQuotes recounts the open quotes.
