@@ -15,13 +15,15 @@ import (
 // ranked by: it is no bill, and no bill has its part Start.
 //
 //	Run     = rate · T
-//	Start   = rate · R
+//	Start   = rate · (R + H)
 //	Failure = rate · (E[T] − T)      E[T] = T/C · (1/λ + R) · (exp(λ·C) − 1),  C = min(T, 24 h)
-//	Waiting = V · R                  V = [Query.WaitRate]
+//	Waiting = V · (R + H)            V = [Query.WaitRate]
 //	R       = setup + φ · missing bytes / inbound rate
+//	H       = (1 − f)/f · MarketConfig.HoldTTL
 //
 // rate is that of all GPUs of the job, T how long it is expected to run, R the expected time from the lease's grant to
-// ready, and λ the host's [Record.Hazard]. The meter begins at ready, so the market bills nothing of R; but who pays a
+// ready, f the host's [Record.FillRate] and H the time that holds which it does not honour are expected to cost, each as
+// much as one without an answer, and λ the host's [Record.Hazard]. The meter begins at ready, so the market bills nothing of R; but who pays a
 // rate for an hour with the GPUs loses at least as much by an hour without them, and that is Start. E[T] is the time to
 // finish under failures that come at rate λ and throw the job back to its last checkpoint: the renewal argument of Duda
 // (The effects of checkpointing on program execution time, 1983). The market does not know how often a job keeps
@@ -29,7 +31,7 @@ import (
 // [Startup]. Storage and traffic have no price in this market, and so no part.
 //
 // Amounts are exact and rounded once each; R and E[T] are rounded to milliseconds, so that the last bit of a float
-// decides nothing. All parts grow, or stay, with price, hazard and missing bytes.
+// decides nothing. All parts grow, or stay, with price, hazard, failed holds and missing bytes.
 type Cost struct {
 	Run, Start, Failure, Waiting pricing.Money
 	Total                        pricing.Money // the sum
@@ -47,6 +49,7 @@ type priced struct {
 	rate   pricing.Rate  // of all GPUs
 	run    time.Duration // T
 	ready  time.Duration // R
+	hold   time.Duration // H
 	hazard float64       // λ, per hour
 	wait   pricing.Rate  // V
 }
@@ -63,9 +66,9 @@ const (
 // money fills in the amounts.
 func (c *Cost) money(p priced) {
 	c.Run = boundedCost(p.rate, p.run)
-	c.Start = boundedCost(p.rate, p.ready)
+	c.Start = boundedCost(p.rate, p.ready+p.hold)
 	c.Failure = boundedCost(p.rate, lost(p.run, p.ready, p.hazard))
-	c.Waiting = boundedCost(p.wait, p.ready)
+	c.Waiting = boundedCost(p.wait, p.ready+p.hold)
 	c.Total = c.Run + c.Start + c.Failure + c.Waiting
 }
 
@@ -99,8 +102,9 @@ func milliseconds(hours float64, most time.Duration) time.Duration {
 // cost estimates what the query's job costs on an offer whose rate for all its GPUs is given.
 func (m *Market) cost(q *Query, o *Offer, rate pricing.Rate) Cost {
 	c := m.start(q, o)
+	r := m.RecordOf(o.Provider)
 	c.money(priced{
-		rate: rate, run: cmp.Or(q.Run, usualRun), ready: c.Ready, hazard: m.RecordOf(o.Provider).Hazard(), wait: q.WaitRate,
+		rate: rate, run: cmp.Or(q.Run, usualRun), ready: c.Ready, hold: r.unfilled(m.cfg.HoldTTL), hazard: r.Hazard(), wait: q.WaitRate,
 	})
 	return c
 }

@@ -70,6 +70,7 @@ func TestCostGrows(t *testing.T) {
 			return priced{
 				rate: pricing.Rate(rate.Draw(t, "rate")), run: time.Duration(rapid.Int64Range(0, int64(maxDuration)).Draw(t, "run")),
 				hazard: rapid.Float64Range(0, 1e6).Draw(t, "hazard"), wait: pricing.Rate(rate.Draw(t, "wait")),
+				hold: Record{Asked: fillWindow, Honoured: rapid.IntRange(0, fillWindow).Draw(t, "honoured")}.unfilled(20 * time.Second),
 			}, bytes.Draw(t, "missing")
 		}
 		cost := func(p priced, missing int64) (c Cost) {
@@ -84,11 +85,12 @@ func TestCostGrows(t *testing.T) {
 			t.Fatalf("%+v: %+v", a, low)
 		}
 		for name, change := range map[string]func(*priced, *int64){
-			"price":   func(p *priced, _ *int64) { p.rate = max(a.rate, b.rate) },
-			"run":     func(p *priced, _ *int64) { p.run = max(a.run, b.run) },
-			"hazard":  func(p *priced, _ *int64) { p.hazard = max(a.hazard, b.hazard) },
-			"waiting": func(p *priced, _ *int64) { p.wait = max(a.wait, b.wait) },
-			"missing": func(_ *priced, n *int64) { *n = max(missing, more) },
+			"price":        func(p *priced, _ *int64) { p.rate = max(a.rate, b.rate) },
+			"run":          func(p *priced, _ *int64) { p.run = max(a.run, b.run) },
+			"hazard":       func(p *priced, _ *int64) { p.hazard = max(a.hazard, b.hazard) },
+			"failed holds": func(p *priced, _ *int64) { p.hold = max(a.hold, b.hold) },
+			"waiting":      func(p *priced, _ *int64) { p.wait = max(a.wait, b.wait) },
+			"missing":      func(_ *priced, n *int64) { *n = max(missing, more) },
 		} {
 			p, n := a, missing
 			change(&p, &n)

@@ -44,6 +44,12 @@ func (r Record) FillRate() int64 {
 	return int64(priorFills+r.Honoured) * 1_000_000 / int64(priorFills+r.Asked)
 }
 
+// unfilled returns the time that a provider's failures are expected to cost before it honours a hold, each the same:
+// (1 − f)/f of it.
+func (r Record) unfilled(each time.Duration) time.Duration {
+	return each * time.Duration(r.Asked-r.Honoured) / time.Duration(priorFills+r.Honoured)
+}
+
 // filled counts what a provider's fill rate is computed from.
 func (m *Market) filled(p PeerID) (asked, honoured int) {
 	var failing []AccountID

@@ -54,9 +54,9 @@ type (
 	// Cost is what a job is expected to cost, and what that is made of.
 	Cost struct {
 		RunNanoUSD     int64 `json:"run_nanousd" doc:"the rate for run_ms or, in a quote, its duration"`
-		StartNanoUSD   int64 `json:"start_nanousd" doc:"the rate for ready_ms. It is not billed: it is what the time without the GPUs is worth at least"`
+		StartNanoUSD   int64 `json:"start_nanousd" doc:"the rate for ready_ms, and for the time that holds which the host does not honour are expected to cost. It is not billed: it is what the time without the GPUs is worth at least"`
 		FailureNanoUSD int64 `json:"failure_nanousd" doc:"the rate for the time that failures of the host are expected to throw away"`
-		WaitingNanoUSD int64 `json:"waiting_nanousd" doc:"wait_rate_nanousd_per_hour for ready_ms"`
+		WaitingNanoUSD int64 `json:"waiting_nanousd" doc:"wait_rate_nanousd_per_hour for the same times"`
 		TotalNanoUSD   int64 `json:"total_nanousd" doc:"the sum"`
 	}
 	// Elimination says how many offers one predicate removed.
