@@ -117,6 +117,11 @@ bench/market: ## The order book of 10^6 offers beside a B-tree and a scan, in CP
 	  END { m = split(keys, key, " "); for (i = 1; i <= m; i++) if (n[key[i]]) out = out (out ? "," : "") "\"" key[i] "\":" median(key[i]); print "{" out "}" }' \
 	  .cache/market.txt
 
+SIM ?= -seeds 20
+.PHONY: sim
+sim: ## The market in virtual time beside naive placers: welfare, prices, waiting, the index; SIM='-json -hosts 100'
+	@go run ./cmd/internal/labctl sim $(SIM)
+
 KILLS ?= 2000
 .PHONY: campaign/blocks
 campaign/blocks: ## Kill a host KILLS times at all that it does with images, compare every byte (root)

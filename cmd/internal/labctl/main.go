@@ -1,9 +1,11 @@
-// Labctl runs the whole of Rialto on one machine: a demonstration, a market to play with, a benchmark.
+// Labctl runs the whole of Rialto on one machine: a demonstration, a market to play with, a benchmark; and a market that
+// is simulated.
 // The Makefile calls it; see `make help`.
 package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -12,8 +14,10 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"rialto/blockstore/mount"
+	"rialto/broker/markettest/sim"
 	"rialto/cmd/internal/lab"
 	"rialto/cmd/internal/lab/blocks"
 )
@@ -40,6 +44,9 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
+	if fs.Arg(0) == "sim" {
+		return simulate(fs.Args()[1:], stdout)
+	}
 	abs, err := filepath.Abs(*bin)
 	if err != nil {
 		return err
@@ -59,6 +66,34 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	case "blocks":
 		return blocks.Run(ctx, blocks.Config{Lab: cfg, Scale: *scale, Bench: *gobench}, stdout)
 	default:
-		return errors.Join(errors.New("usage: labctl [-bin DIR] demo | dev | bench | blocks"), os.RemoveAll(work))
+		return errors.Join(errors.New("usage: labctl [-bin DIR] demo | dev | bench | blocks | sim"), os.RemoveAll(work))
 	}
+}
+
+// simulate prints what became of simulated markets.
+func simulate(args []string, stdout io.Writer) error {
+	fs := flag.NewFlagSet("labctl sim", flag.ContinueOnError)
+	var cfg sim.Config
+	fs.IntVar(&cfg.Seeds, "seeds", 10, "how many simulations of each policy")
+	fs.Uint64Var(&cfg.First, "first", 1, "the first `seed`")
+	fs.IntVar(&cfg.Hosts, "hosts", 60, "hosts of a simulation")
+	fs.DurationVar(&cfg.Span, "span", 48*time.Hour, "`time` in which jobs arrive")
+	fs.Float64Var(&cfg.Load, "load", 0.6, "GPU time wanted over GPU time there is")
+	fs.BoolVar(&cfg.Audit, "audit", false, "audit all of the market after every step")
+	asJSON := fs.Bool("json", false, "print one JSON object")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("sim takes no argument %q", fs.Arg(0))
+	}
+	report, err := sim.Run(cfg)
+	if err != nil {
+		return err
+	}
+	if *asJSON {
+		return json.NewEncoder(stdout).Encode(report)
+	}
+	_, err = fmt.Fprint(stdout, report)
+	return err
 }
