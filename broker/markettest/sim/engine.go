@@ -91,7 +91,7 @@ func (q *events) Less(i, j int) bool {
 	return a.at < b.at || a.at == b.at && a.seq < b.seq
 }
 func (q *events) Swap(i, j int) { (*q)[i], (*q)[j] = (*q)[j], (*q)[i] }
-func (q *events) Push(x any) { *q = append(*q, x.(event)) }
+func (q *events) Push(x any)    { *q = append(*q, x.(event)) }
 func (q *events) Pop() any {
 	old := *q
 	last := old[len(old)-1]

@@ -95,7 +95,7 @@ func TestPlay(t *testing.T) {
 		var paid pricing.Money
 		var seen strings.Builder
 		for _, j := range e.jobs {
-			seen.WriteString(fmt.Sprintln(j.arrived, j.work, j.gpus, j.memory, j.maxRate, j.image))
+			fmt.Fprintln(&seen, j.arrived, j.work, j.gpus, j.memory, j.maxRate, j.image)
 			paid += j.paid
 			if !j.over {
 				t.Errorf("%s: job %d is not over", p.name, j.id)
@@ -146,7 +146,7 @@ func TestFailuresInCommon(t *testing.T) {
 	}
 	var first string
 	for _, p := range policies() {
-		e := newEngine(cfg, 4)
+		e := newEngine(cfg, 5)
 		v, err := p.open(e)
 		if err != nil {
 			t.Fatal(err)
