@@ -1,0 +1,83 @@
+package sim
+
+import (
+	"time"
+
+	"rialto/pricing"
+)
+
+type answer uint8
+
+const (
+	granted answer = iota + 1
+	refused
+	unreachable
+)
+
+type phase uint8
+
+const (
+	asked phase = iota
+	held
+	preparing
+	running
+	exited // by itself or released
+	vanished
+)
+
+// run is an attempt of a host at a job.
+type run struct {
+	id       string // of its lease
+	job      *job
+	host     *host
+	rate     pricing.Rate
+	cheapest pricing.Rate // of a host that would have granted it
+	try      int          // of the job
+
+	phase    phase
+	slots    []int // GPUs
+	granted  time.Duration
+	ready    time.Duration // zero: never
+	ended    time.Duration
+	exitCode int
+	released bool // by the venue, before it exited
+	seq      uint64
+	fetched  bool // the image was not there
+	settled  bool
+}
+
+func (r *run) live() bool { return r.phase == preparing || r.phase == running }
+
+// used is how long it has been ready.
+func (r *run) used(now time.Duration) time.Duration {
+	switch {
+	case r.ready == 0:
+		return 0
+	case r.phase >= exited:
+		return r.ended - r.ready
+	}
+	return now - r.ready
+}
+
+// event is something that will happen.
+type event struct {
+	at  time.Duration
+	seq int
+	do  func()
+}
+
+type events []event
+
+func (q *events) Len() int { return len(*q) }
+func (q *events) Less(i, j int) bool {
+	a, b := &(*q)[i], &(*q)[j]
+	return a.at < b.at || a.at == b.at && a.seq < b.seq
+}
+func (q *events) Swap(i, j int) { (*q)[i], (*q)[j] = (*q)[j], (*q)[i] }
+func (q *events) Push(x any)    { *q = append(*q, x.(event)) }
+func (q *events) Pop() any {
+	old := *q
+	last := old[len(old)-1]
+	*q = old[:len(old)-1]
+	return last
+}
