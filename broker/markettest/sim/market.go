@@ -18,6 +18,8 @@ type market struct {
 	start time.Time
 	inbox []broker.Event
 	busy  bool
+	steps int
+	books books
 	err   error
 	// refused says that the last job found no offer, free or busy.
 	refused bool
@@ -39,8 +41,13 @@ func openMarket(e *engine) (venue, error) {
 		}
 	}
 	m := &market{
-		engine: e, Market: w.Market, start: w.Now, runs: map[broker.LeaseID]*run{}, byJob: map[broker.JobID]*job{},
+		engine: e, Market: w.Market, start: w.Now, books: books{}, runs: map[broker.LeaseID]*run{}, byJob: map[broker.JobID]*job{},
 		peers: map[broker.PeerID]*host{}, closed: map[broker.JobID]bool{},
+	}
+	for _, x := range w.Transfers {
+		if err := m.books.post(x); err != nil {
+			return nil, err
+		}
 	}
 	for _, h := range e.hosts {
 		m.peers[broker.PeerID(h.name)] = h
@@ -78,7 +85,10 @@ func (m *market) step(ev broker.Event) error {
 	if err != nil {
 		return err
 	}
-	if m.cfg.Audit {
+	if err := m.books.step(effects); err != nil {
+		return err
+	}
+	if m.steps++; m.cfg.AuditEvery > 0 && m.steps%m.cfg.AuditEvery == 0 {
 		if err := m.Audit(); err != nil {
 			return err
 		}

@@ -44,7 +44,9 @@ type Config struct {
 	Hosts int           // default 60
 	Span  time.Duration // in which jobs arrive; default 48 h
 	Load  float64       // GPU time wanted over GPU time there is; default 0.6
-	Audit bool          // audit all of the real market after every step, not only at the end
+	// AuditEvery is after how many steps all of the real market is audited, which it is at the end anyway; default never.
+	// Its transfers are added up and compared with its accounts at every step.
+	AuditEvery int
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -59,6 +61,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("seeds: %d: want 1 to 10000", c.Seeds)
 	case c.Hosts < 1 || c.Hosts > 5000:
 		return c, fmt.Errorf("hosts: %d: want 1 to 5000", c.Hosts)
+	case c.AuditEvery < 0:
+		return c, fmt.Errorf("audit every %d steps: want 0 or more", c.AuditEvery)
 	case c.Span < time.Hour || c.Span > 90*24*time.Hour:
 		return c, fmt.Errorf("span: %v: want 1h to 2160h", c.Span)
 	case !(c.Load > 0 && c.Load <= 10):

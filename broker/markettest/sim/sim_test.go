@@ -57,7 +57,7 @@ func TestStories(t *testing.T) {
 // parse reads lines of a field of [sim.Config] and its value.
 func parse(t *testing.T, text string) sim.Config {
 	t.Helper()
-	cfg := sim.Config{Audit: true}
+	cfg := sim.Config{AuditEvery: 50}
 	for line := range strings.Lines(text) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		var err error
@@ -133,7 +133,7 @@ func TestPrices(t *testing.T) {
 }
 
 func TestBadConfig(t *testing.T) {
-	for _, cfg := range []sim.Config{{Seeds: -1}, {Hosts: 5001}, {Span: time.Minute}, {Load: -1}} {
+	for _, cfg := range []sim.Config{{Seeds: -1}, {Hosts: 5001}, {Span: time.Minute}, {Load: -1}, {AuditEvery: -1}} {
 		if r, err := sim.Run(cfg); err == nil {
 			t.Errorf("%+v: got %v, want an error", cfg, r)
 		}

@@ -79,7 +79,7 @@ func simulate(args []string, stdout io.Writer) error {
 	fs.IntVar(&cfg.Hosts, "hosts", 60, "hosts of a simulation")
 	fs.DurationVar(&cfg.Span, "span", 48*time.Hour, "`time` in which jobs arrive")
 	fs.Float64Var(&cfg.Load, "load", 0.6, "GPU time wanted over GPU time there is")
-	fs.BoolVar(&cfg.Audit, "audit", false, "audit all of the market after every step")
+	fs.IntVar(&cfg.AuditEvery, "audit", 0, "audit all of the market after every so many `steps`; 0: at the end")
 	asJSON := fs.Bool("json", false, "print one JSON object")
 	if err := fs.Parse(args); err != nil {
 		return err
