@@ -161,11 +161,10 @@ func washed(at int64, rate pricing.Rate, gpuHours float64, operators int) []pric
 func (e *engine) figures() figures {
 	t := &e.tally
 	f := figures{}
-	value, welfare, fair := 0.0, 0.0, 0.0
-	finished, late, never := 0, 0, 0
+	welfare, fair := 0.0, 0.0
+	finished, never := 0, 0
 	var waits []float64
 	for _, j := range e.jobs {
-		value += j.value
 		switch {
 		case j.won == nil && j.ready == 0:
 			never++
@@ -176,8 +175,6 @@ func (e *engine) figures() figures {
 			waits = append(waits, (j.won.ready - j.arrived).Seconds())
 			if j.won.ended <= j.deadline() {
 				welfare += j.value
-			} else {
-				late++
 			}
 		}
 	}

@@ -103,7 +103,7 @@ func (m *market) step(ev broker.Event) error {
 func (m *market) do(e broker.Effect) {
 	if e, ok := e.(broker.SendHold); ok {
 		j := m.byJob[e.Hold.Job]
-		r := &run{id: string(e.Hold.Lease), job: j, host: m.peers[e.Provider], rate: e.Hold.Rate, try: j.tries}
+		r := &run{id: string(e.Hold.Lease), job: j, host: m.peers[e.Provider], rate: e.Hold.Rate}
 		m.runs[e.Hold.Lease] = r
 		m.ask(r)
 	}

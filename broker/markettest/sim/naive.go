@@ -106,7 +106,7 @@ func (n *naive) place(p *placing) bool {
 	n.order(n, p.job, fitting)
 	h := fitting[0]
 	n.busy[h.id] += p.job.gpus
-	l := &lease{run: &run{job: p.job, host: h, rate: h.rate, try: p.job.tries}, from: p, sent: n.now}
+	l := &lease{run: &run{job: p.job, host: h, rate: h.rate}, from: p, sent: n.now}
 	l.id = fmt.Sprintf("%d.%d.%d", p.job.id, p.job.tries, p.asks)
 	p.asks++
 	n.live = append(n.live, l)

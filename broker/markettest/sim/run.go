@@ -32,7 +32,6 @@ type run struct {
 	host     *host
 	rate     pricing.Rate
 	cheapest pricing.Rate // of a host that would have granted it
-	try      int          // of the job
 
 	phase    phase
 	slots    []int // GPUs

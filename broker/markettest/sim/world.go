@@ -17,8 +17,8 @@ type model struct {
 	share     float64 // of hosts
 }
 
-// models are the most frequent of broker/testdata/vast.csv: memory and median price per GPU of its offers, and shares
-// about as there.
+// models are four of broker/testdata/vast.csv: memory and median price per GPU of its offers. The shares are about those
+// of consumer and data center GPUs there.
 func models() []model {
 	return []model{
 		{"RTX 4090", 24564, 0.395, 0.35},
