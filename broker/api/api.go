@@ -15,15 +15,15 @@
 // # Who may do what
 //
 // A caller shows "Authorization: Bearer TOKEN". Market, offers, quotes and prices need none. A customer sees its own
-// account and jobs; another account's job does not exist for it. The admin's token opens accounts and
-// sees who is accused of what, makes tokens for owners of providers, and nothing else. Job specs are signed by the customer
+// account and jobs; another account's job does not exist for it. The admin's token opens accounts, adds
+// to them what was paid, sees who is accused of what, makes tokens for owners of providers, and nothing else. Job specs are signed by the customer
 // besides, so that a stolen token alone starts nothing; unless the account is custodial: then the broker holds the key and
 // signs for whoever shows the token, which is what clients of other markets need (rialto/broker/vast).
 //
 // # Exactly once
 //
 // POST /v1/jobs needs an Idempotency-Key header. The same key with the same body returns the same job; with
-// another body it is refused with 422. An answer 202 means that the job is durable.
+// another body it is refused with 422. An answer 202 means that the job is durable. A deposit is made once per ref.
 //
 // # Firm quotes
 //
@@ -109,6 +109,8 @@ type AccountMarket interface {
 	OpenAccount(ctx context.Context, name string, deposit *pricing.Money) (broker.Account, string, error)
 	// OpenCustodial is OpenAccount for an account whose key the market holds.
 	OpenCustodial(ctx context.Context, name string, deposit *pricing.Money) (broker.Account, string, error)
+	// Deposit adds money from outside. The same deposit again, by its ref, changes nothing.
+	Deposit(ctx context.Context, id broker.AccountID, amount pricing.Money, ref string) (broker.Account, error)
 	// OwnerToken makes a token that speaks for a provider.
 	OwnerToken(ctx context.Context, provider broker.PeerID) (string, error)
 }

@@ -108,6 +108,15 @@ func (c *Client) openAccount(ctx context.Context, r OpenAccountRequest, deposit 
 	return a, err
 }
 
+// Deposit adds money to an account; it needs the admin's token. The ref names the payment and makes it count once: after
+// an [*UnreachableError] send the same again. Another amount or account under the same ref is a [broker.ErrConflict].
+func (c *Client) Deposit(ctx context.Context, id broker.AccountID, amount pricing.Money, ref string) (Account, error) {
+	var a Account
+	path := "/v1/admin/accounts/" + url.PathEscape(string(id)) + "/deposits"
+	err := c.call(ctx, http.MethodPost, path, nil, DepositRequest{AmountNanoUSD: int64(amount), Ref: ref}, &a)
+	return a, err
+}
+
 // OwnerToken makes a token that speaks for a provider; it needs the admin's token.
 func (c *Client) OwnerToken(ctx context.Context, provider broker.PeerID) (OwnerToken, error) {
 	var t OwnerToken

@@ -192,6 +192,11 @@ type (
 		DepositNanoUSD *int64 `json:"deposit_nanousd,omitempty" minimum:"0" doc:"the broker's grant unless given"`
 		Custodial      bool   `json:"custodial,omitempty" doc:"the broker shall hold the account's key, for clients that cannot sign"`
 	}
+	// DepositRequest adds money to an account.
+	DepositRequest struct {
+		AmountNanoUSD int64  `json:"amount_nanousd" minimum:"1"`
+		Ref           string `json:"ref" minLength:"1" maxLength:"128" doc:"names the payment: a deposit is made once per ref, however often it is sent"`
+	}
 	// OwnerToken speaks for a provider; it is shown this once.
 	OwnerToken struct {
 		Provider string `json:"provider" doc:"peer id"`

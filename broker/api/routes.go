@@ -98,6 +98,20 @@ func (s *Server) routeAccounts() {
 		return &answer[OpenedAccount]{OpenedAccount{Account: accountOf(a), Token: token}}, nil
 	})
 	huma.Register(s.api, huma.Operation{
+		OperationID: "deposit", Method: http.MethodPost, Path: "/v1/admin/accounts/{id}/deposits",
+		Summary: "Add money to an account, once per ref", Security: adminOnly(), MaxBodyBytes: maxSmallBody,
+	}, func(ctx context.Context, in *struct {
+		ID   string `path:"id" maxLength:"128" doc:"of the account"`
+		Body DepositRequest
+	},
+	) (*answer[Account], error) {
+		a, err := s.c.Market.Deposit(ctx, broker.AccountID(in.ID), pricing.Money(in.Body.AmountNanoUSD), in.Body.Ref)
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		return &answer[Account]{accountOf(a)}, nil
+	})
+	huma.Register(s.api, huma.Operation{
 		OperationID: "owner-token", Method: http.MethodPost, Path: "/v1/admin/providers/{id}/tokens", DefaultStatus: http.StatusCreated,
 		Summary: "Make a token for the owner of a provider and show it", Security: adminOnly(),
 	}, func(ctx context.Context, in *struct {

@@ -122,6 +122,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"POST", "/v1/images", `{"image":"busy","digest":"` + unknownDigest + `"}`, 401, 503, 503, 403, 401},
 		{"POST", "/v1/admin/accounts", `{"name":"n"}`, 401, 403, 403, 201, 401},
 		{"GET", "/v1/admin/accounts", "", 401, 403, 403, 200, 401},
+		{"POST", "/v1/admin/accounts/a-owner/deposits", `{"amount_nanousd":1,"ref":"payment 1"}`, 401, 403, 403, 200, 401},
 	}
 	for _, tt := range tests {
 		for token, want := range map[string]int{"": tt.nobody, ownerToken: tt.owner, otherToken: tt.other, adminToken: tt.admin, "rialto_no": tt.no} {
@@ -212,6 +213,15 @@ func TestClientRoundTrip(t *testing.T) {
 	}
 	if a, err := admin.OpenCustodialAccount(ctx, "vera", nil); err != nil || a.Token != "rialto_new" || !a.Account.Custodial {
 		t.Errorf("open custodial account: %+v, %v", a, err)
+	}
+	if a, err := admin.Deposit(ctx, "a-new", deposit, "payment 1"); err != nil || a.ID != "a-new" || a.AvailableNanoUSD != int64(deposit) {
+		t.Errorf("deposit: %+v, %v", a, err)
+	}
+	if _, err := admin.Deposit(ctx, "a-new", deposit, "payment 2"); !isKind(err, broker.ErrConflict) {
+		t.Errorf("deposit under a used ref: %v", err)
+	}
+	if _, err := admin.Deposit(ctx, "a-new", 0, "payment 1"); !isKind(err, broker.ErrInvalid) {
+		t.Errorf("deposit of nothing: %v", err)
 	}
 	if owner, err := admin.OwnerToken(ctx, "12D3owned"); err != nil || owner.Token != "rialto_owner" || owner.Provider != "12D3owned" {
 		t.Errorf("owner's token: %+v, %v", owner, err)

@@ -214,6 +214,13 @@ func (m *market) OpenCustodial(ctx context.Context, name string, deposit *pricin
 	return a, token, err
 }
 
+func (m *market) Deposit(_ context.Context, id broker.AccountID, amount pricing.Money, ref string) (broker.Account, error) {
+	if ref != "payment 1" {
+		return broker.Account{}, fmt.Errorf("deposit %s: %w", ref, broker.ErrConflict)
+	}
+	return broker.Account{ID: id, Available: amount}, nil
+}
+
 func (m *market) OwnerToken(_ context.Context, provider broker.PeerID) (string, error) {
 	if provider != "12D3owned" {
 		return "", &broker.FieldError{Field: "provider", Problem: "no peer id"}

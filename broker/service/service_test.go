@@ -331,3 +331,26 @@ func TestOpenAccountRefuses(t *testing.T) {
 		t.Errorf("unknown token: %v, want ErrForbidden", err)
 	}
 }
+
+// TestDepositCountsOnce makes the same deposit again, also after a restart, and others under its ref.
+func TestDepositCountsOnce(t *testing.T) {
+	w := newWorld(t, memory())
+	check := func(want pricing.Money) {
+		t.Helper()
+		a, err := w.Deposit(t.Context(), w.account, 2*pricing.USD, "invoice 1")
+		if err != nil || a.Available != want {
+			t.Errorf("deposit: available %v, %v; want %v", a.Available, err, want)
+		}
+	}
+	check(12 * pricing.USD)
+	check(12 * pricing.USD)
+	w.stop()
+	w.start()
+	check(12 * pricing.USD)
+	if _, err := w.Deposit(t.Context(), w.account, pricing.USD, "invoice 1"); !errors.Is(err, broker.ErrConflict) {
+		t.Errorf("another amount under the same ref: %v", err)
+	}
+	if _, err := w.Deposit(t.Context(), "a-nobody", pricing.USD, "invoice 2"); !errors.Is(err, broker.ErrNotFound) {
+		t.Errorf("deposit for nobody: %v", err)
+	}
+}

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -13,8 +17,8 @@ import (
 )
 
 func accountCommand(state *string) *cobra.Command {
-	c := &cobra.Command{Use: "account", Short: "Open and list accounts of the running broker"}
-	c.AddCommand(accountCreateCommand(state), accountListCommand(state), accountOwnerCommand(state))
+	c := &cobra.Command{Use: "account", Short: "Open, fund and list accounts of the running broker"}
+	c.AddCommand(accountCreateCommand(state), accountDepositCommand(state), accountListCommand(state), accountOwnerCommand(state))
 	return c
 }
 
@@ -82,6 +86,55 @@ func (c created) write(w io.Writer) error {
 	_, err := fmt.Fprintf(w, "token    %s\nvastai   vastai --url %s --api-key %s search offers -n\n"+
 		"custody  this broker holds the account's key and signs jobs for whoever shows the token\n", c.Token, c.URL, c.Token)
 	return err
+}
+
+// deposited is what `account deposit --json` prints.
+type deposited struct {
+	Account api.Account `json:"account"`
+	Ref     string      `json:"ref"`
+}
+
+func accountDepositCommand(state *string) *cobra.Command {
+	var ref string
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "deposit ACCOUNT DOLLARS",
+		Short: "Add what a customer has paid to an account",
+		Long: "Add what a customer has paid to an account. The ref names the payment: a deposit is made once per ref, so that after an\n" +
+			"error the same command with the same --ref can be given again, whatever became of the first.",
+		Example: "  rialto-broker account deposit a-… 25.00 --ref 'invoice 17'",
+		Args:    cli.Args(2, 2),
+		RunE: func(c *cobra.Command, args []string) error {
+			amount, err := pricing.ParseMoney(args[1])
+			if err != nil {
+				return err
+			}
+			if ref == "" {
+				ref = "deposit-" + strings.ToLower(rand.Text())
+			}
+			client, err := dial(stateDir(*state))
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			a, err := client.Deposit(c.Context(), broker.AccountID(args[0]), amount, ref)
+			switch p, answered := errors.AsType[*api.Problem](err); {
+			case errors.Is(err, broker.ErrNotFound):
+				return cli.Hint(err, "`rialto-broker account list` lists the accounts")
+			case err != nil && (!answered || p.Status >= http.StatusInternalServerError):
+				return cli.Hint(err, "whether it was made is not known: the same command with --ref %s makes sure, and not twice", ref)
+			case err != nil:
+				return err
+			}
+			return cli.Printer{Out: c.OutOrStdout(), JSON: asJSON}.Print(deposited{Account: a, Ref: ref}, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "account  %s (%s)\nbalance  %s\nref      %s\n", a.ID, cli.Clean(a.Name), pricing.Money(a.AvailableNanoUSD), cli.Clean(ref))
+				return err
+			})
+		},
+	}
+	c.Flags().StringVar(&ref, "ref", "", "name of the payment (default: a new one, which is printed)")
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
 }
 
 func accountOwnerCommand(state *string) *cobra.Command {

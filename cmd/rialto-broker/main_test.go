@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"net/http"
 	"os"
@@ -22,7 +23,7 @@ func TestMain(m *testing.M) {
 }
 
 // TestScripts runs the manual. Beside testscript's commands, "await DIR" waits until the broker with that
-// state directory is ready.
+// state directory is ready, and "deposit FILE DOLLARS …" makes a deposit into the account that FILE tells of.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
@@ -30,6 +31,14 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"await": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Check(await(stateDir(ts.MkAbs(args[0]))))
+			},
+			"deposit": func(ts *testscript.TestScript, neg bool, args []string) {
+				var opened api.OpenedAccount
+				ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &opened))
+				err := ts.Exec("rialto-broker", append([]string{"account", "deposit", opened.Account.ID}, args[1:]...)...)
+				if (err != nil) != neg {
+					ts.Fatalf("deposit: %v", err)
+				}
 			},
 		},
 	})
