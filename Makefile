@@ -129,6 +129,12 @@ campaign/blocks: ## Kill a host KILLS times at all that it does with images, com
 	@RIALTO_KILLS=$(KILLS) RIALTO_JSON="$(CURDIR)/.cache/campaign.json" \
 	  go test -count=1 -v -timeout 12h -run '^TestKill$$' ./cmd/internal/campaign; cat .cache/campaign.json
 
+.PHONY: campaign/market
+campaign/market: build ## Kill a broker KILLS times while customers and providers use it, check every answer
+	@mkdir -p .cache; rm -f .cache/market.json
+	@RIALTO_BIN="$(CURDIR)/bin" RIALTO_KILLS=$(KILLS) RIALTO_JSON="$(CURDIR)/.cache/market.json" \
+	  go test -count=1 -v -timeout 12h -run '^TestHistories$$' ./cmd/internal/histories; cat .cache/market.json
+
 FUZZTIME ?= 30s
 .PHONY: fuzz
 # Minimising is off: it may take longer than the time given, and Go then reports a failure that is none.
