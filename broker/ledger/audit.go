@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"rialto/broker"
+	"rialto/broker/wire"
 	"rialto/pricing"
 )
 
@@ -27,13 +28,42 @@ type Report struct {
 }
 
 // Audit reads everything: it verifies the chain from the first batch on, that the state is what the journal
-// says, and that every balance is what its transfers add up to. Whatever is wrong matches [ErrCorrupt].
+// says, that every job's spec is signed by its customer, and that every balance is what its transfers add up to. Whatever is wrong matches [ErrCorrupt].
 func Audit(ctx context.Context, s Store) (Report, error) {
 	var r Report
 	if err := auditChain(ctx, s, &r); err != nil {
 		return r, err
 	}
+	if err := auditSpecs(ctx, s); err != nil {
+		return r, err
+	}
 	return r, auditMoney(ctx, s, &r)
+}
+
+// auditSpecs checks the signatures that a restart relies on.
+func auditSpecs(ctx context.Context, s Store) error {
+	const page = 4096
+	entries := make([]Entry, 0, page)
+	check := func() error {
+		defer func() { entries = entries[:0] }()
+		return parallel(ctx, len(entries), func(_ context.Context, i int) error {
+			if _, _, err := wire.OpenJobSpec(entries[i].Value); err != nil {
+				return fail("audit", entries[i].Key, fmt.Errorf("%w: %w", ErrCorrupt, err))
+			}
+			return nil
+		})
+	}
+	for e, err := range s.Scan(ctx, specPrefix) {
+		if err != nil {
+			return err
+		}
+		if entries = append(entries, e); len(entries) == page {
+			if err := check(); err != nil {
+				return err
+			}
+		}
+	}
+	return check()
 }
 
 // auditChain keeps a hash per key, so that a large state fits into memory.

@@ -169,6 +169,26 @@ func TestAuditAddsUp(t *testing.T) {
 	}
 }
 
+// TestAuditChecksSignatures: a restart believes what was verified before it was saved, an audit does not.
+func TestAuditChecksSignatures(t *testing.T) {
+	books := ledger.Books{Store: new(ledger.Memory)}
+	epoch, err := books.Campaign(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	job := aJob(t)
+	job.Envelope[len(job.Envelope)-1] ^= 1
+	if err := books.Save(t.Context(), epoch, "1", []broker.Effect{broker.SaveJob{Job: job, New: true}}, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := books.Load(t.Context()); err != nil || !reflect.DeepEqual(st.Jobs, []broker.Job{job}) {
+		t.Errorf("loaded %+v, %v; want %+v", st.Jobs, err, job)
+	}
+	if _, err := ledger.Audit(t.Context(), books.Store); !errors.Is(err, ledger.ErrCorrupt) || !strings.Contains(err.Error(), "spec/j-1") {
+		t.Errorf("audit: %v, want ErrCorrupt that names the spec", err)
+	}
+}
+
 // TestUnknownFieldIsRefused: a record of a newer version must not lose a field on its way through an older one.
 func TestUnknownFieldIsRefused(t *testing.T) {
 	store := new(ledger.Memory)

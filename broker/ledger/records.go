@@ -88,19 +88,30 @@ func State(ctx context.Context, s Store) (broker.State, error) {
 	if err != nil {
 		return broker.State{}, err
 	}
-	for _, r := range records {
-		j := r.Job
-		j.Stopping = broker.JobState(r.Stopping)
-		if j.Envelope, err = s.Get(ctx, SpecKey(j.ID)); err != nil {
-			return broker.State{}, err
-		}
-		if j.Spec, _, err = wire.OpenJobSpec(j.Envelope); err != nil {
-			return broker.State{}, fail("decode", SpecKey(j.ID), fmt.Errorf("%w: %w", ErrCorrupt, err))
-		}
-		st.Jobs = append(st.Jobs, j)
+	st.Jobs = make([]broker.Job, len(records))
+	err = parallel(ctx, len(records), func(ctx context.Context, i int) (err error) {
+		st.Jobs[i], err = records[i].job(ctx, s)
+		return err
+	})
+	if err != nil {
+		return broker.State{}, err
 	}
 	st.Transfers = transfers(ctx, s)
 	return st, nil
+}
+
+// job completes a job by its spec, whose signature was checked when the job was accepted. [Audit] checks it again.
+func (r *jobRecord) job(ctx context.Context, s Store) (broker.Job, error) {
+	j := r.Job
+	j.Stopping = broker.JobState(r.Stopping)
+	var err error
+	if j.Envelope, err = s.Get(ctx, SpecKey(j.ID)); err != nil {
+		return broker.Job{}, err
+	}
+	if j.Spec, _, err = wire.ReopenJobSpec(j.Envelope); err != nil {
+		return broker.Job{}, fail("decode", SpecKey(j.ID), fmt.Errorf("%w: %w", ErrCorrupt, err))
+	}
+	return j, nil
 }
 
 func transfers(ctx context.Context, s Store) iter.Seq2[broker.Transfer, error] {
@@ -121,18 +132,18 @@ func transfers(ctx context.Context, s Store) iter.Seq2[broker.Transfer, error] {
 }
 
 func all[T any](ctx context.Context, s Store, prefix string) ([]T, error) {
-	var out []T
+	var entries []Entry
 	for e, err := range s.Scan(ctx, prefix) {
 		if err != nil {
 			return nil, err
 		}
-		var v T
-		if err := decode(e, &v); err != nil {
-			return nil, err
-		}
-		out = append(out, v)
+		entries = append(entries, e)
 	}
-	return out, nil
+	if len(entries) == 0 {
+		return nil, nil
+	}
+	out := make([]T, len(entries))
+	return out, parallel(ctx, len(entries), func(_ context.Context, i int) error { return decode(entries[i], &out[i]) })
 }
 
 // decode reads a record strictly: a field that this version does not know means that a newer one wrote it.

@@ -99,11 +99,20 @@ func (c codec[X, M]) seal(k identity.Key, x X) ([]byte, error) {
 }
 
 func (c codec[X, M]) open(envelope []byte) (X, broker.PeerID, error) {
+	return c.openWith(identity.Open, envelope)
+}
+
+// reopen is open for what was opened before: the signature is not checked again, every other rule is.
+func (c codec[X, M]) reopen(envelope []byte) (X, broker.PeerID, error) {
+	return c.openWith(identity.Reopen, envelope)
+}
+
+func (c codec[X, M]) openWith(open func(domain string, envelope []byte) ([]byte, identity.ID, error), envelope []byte) (X, broker.PeerID, error) {
 	var none X
 	if len(envelope) > c.max {
 		return none, "", fmt.Errorf("open %s: %d bytes, at most %d: %w", c.name, len(envelope), c.max, broker.ErrInvalid)
 	}
-	payload, signer, err := identity.Open(c.domain(), envelope)
+	payload, signer, err := open(c.domain(), envelope)
 	if err != nil {
 		return none, "", fmt.Errorf("open %s: %w: %w", c.name, broker.ErrInvalid, err)
 	}

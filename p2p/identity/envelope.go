@@ -50,33 +50,52 @@ func Seal(k Key, domain string, payload []byte) ([]byte, error) {
 // Open checks that envelope was sealed for domain and returns its payload and signer. Whether that signer may
 // say what it says is the caller's to decide. The payload shares memory with the envelope.
 func Open(domain string, envelope []byte) (payload []byte, signer ID, err error) {
-	if len(envelope) > MaxEnvelope {
-		return nil, "", fmt.Errorf("open envelope: %d bytes, at most %d: %w", len(envelope), MaxEnvelope, ErrInvalid)
-	}
-	rest, ok := bytes.CutPrefix(envelope, []byte(keyField))
-	if !ok || len(rest) < ed25519.PublicKeySize {
-		return nil, "", fmt.Errorf("open envelope: no Ed25519 key: %w", ErrInvalid)
-	}
-	public := ed25519.PublicKey(rest[:ed25519.PublicKeySize])
-	kind, rest, err := cutBytes(rest[ed25519.PublicKeySize:], typeField)
+	payload, public, signature, err := split(domain, envelope)
 	if err != nil {
-		return nil, "", fmt.Errorf("open envelope: payload type: %w", err)
-	}
-	if string(kind) != domain {
-		return nil, "", fmt.Errorf("open envelope: sealed for %.64q, want %q: %w", kind, domain, ErrInvalid)
-	}
-	payload, rest, err = cutBytes(rest, payloadField)
-	if err != nil {
-		return nil, "", fmt.Errorf("open envelope: payload: %w", err)
-	}
-	signature, ok := bytes.CutPrefix(rest, []byte(signatureField))
-	if !ok || len(signature) != ed25519.SignatureSize {
-		return nil, "", fmt.Errorf("open envelope: no Ed25519 signature: %w", ErrInvalid)
+		return nil, "", err
 	}
 	if !ed25519.Verify(public, signed(domain, payload), signature) {
 		return nil, "", fmt.Errorf("open envelope: signature does not hold: %w", ErrInvalid)
 	}
 	return payload, idOf(public), nil
+}
+
+// Reopen is [Open] for an envelope that was opened before and has been kept where its bytes cannot have changed
+// unnoticed: it does not check the signature again, which is nearly all of the work. The signer is only who is named.
+func Reopen(domain string, envelope []byte) (payload []byte, signer ID, err error) {
+	payload, public, _, err := split(domain, envelope)
+	if err != nil {
+		return nil, "", err
+	}
+	return payload, idOf(public), nil
+}
+
+// split takes an envelope apart.
+func split(domain string, envelope []byte) (payload []byte, public ed25519.PublicKey, signature []byte, err error) {
+	if len(envelope) > MaxEnvelope {
+		return nil, nil, nil, fmt.Errorf("open envelope: %d bytes, at most %d: %w", len(envelope), MaxEnvelope, ErrInvalid)
+	}
+	rest, ok := bytes.CutPrefix(envelope, []byte(keyField))
+	if !ok || len(rest) < ed25519.PublicKeySize {
+		return nil, nil, nil, fmt.Errorf("open envelope: no Ed25519 key: %w", ErrInvalid)
+	}
+	public = ed25519.PublicKey(rest[:ed25519.PublicKeySize])
+	kind, rest, err := cutBytes(rest[ed25519.PublicKeySize:], typeField)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("open envelope: payload type: %w", err)
+	}
+	if string(kind) != domain {
+		return nil, nil, nil, fmt.Errorf("open envelope: sealed for %.64q, want %q: %w", kind, domain, ErrInvalid)
+	}
+	payload, rest, err = cutBytes(rest, payloadField)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("open envelope: payload: %w", err)
+	}
+	signature, ok = bytes.CutPrefix(rest, []byte(signatureField))
+	if !ok || len(signature) != ed25519.SignatureSize {
+		return nil, nil, nil, fmt.Errorf("open envelope: no Ed25519 signature: %w", ErrInvalid)
+	}
+	return payload, public, signature, nil
 }
 
 // signed returns the bytes that the signature covers.

@@ -245,6 +245,30 @@ func TestEnvelopeEveryBitFlip(t *testing.T) {
 	}
 }
 
+// TestReopen: all that Open checks but the signature.
+func TestReopen(t *testing.T) {
+	k := generate(t)
+	e, err := Seal(k, testDomain, []byte("some payload"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e[len(e)-1] ^= 1
+	if payload, signer, err := Reopen(testDomain, e); err != nil || string(payload) != "some payload" || signer != k.ID() {
+		t.Errorf("reopened %q of %s, %v", payload, signer, err)
+	}
+	if _, _, err := Open(testDomain, e); !errors.Is(err, ErrInvalid) {
+		t.Errorf("open: %v, want ErrInvalid", err)
+	}
+	if _, _, err := Reopen(testDomain+"2", e); !errors.Is(err, ErrInvalid) {
+		t.Errorf("reopen for another domain: %v, want ErrInvalid", err)
+	}
+	for i := range e {
+		if _, _, err := Reopen(testDomain, e[:i]); !errors.Is(err, ErrInvalid) {
+			t.Errorf("cut to %d bytes: %v, want ErrInvalid", i, err)
+		}
+	}
+}
+
 // libp2pRecord is a payload as libp2p's own envelope code wants it.
 type libp2pRecord struct{ payload []byte }
 
