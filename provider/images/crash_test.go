@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -256,8 +257,12 @@ func TestImportKeepsWhatItFinds(t *testing.T) {
 	layers = append(layers, map[string][]byte{"lib/more": random(81, 7<<20)})
 	after := ensure(t, n, s.push(t, "after", layers[2], layers[0], layers[1]))
 	held, _, err := n.Held(t.Context())
-	if err != nil || len(held) != 1 || held[0].Root != after.Root {
-		t.Fatalf("held = %v, %v", held, err)
+	holds := func(root string) bool {
+		return slices.ContainsFunc(held, func(h broker.ImageHeld) bool { return h.Root == root })
+	}
+	// Whether the first goes, too, whose blocks the import has found, is a matter of moments.
+	if err != nil || !holds(after.Root) || holds(other.Root) {
+		t.Fatalf("held = %v, %v; want %s and not %s", held, err, after.Root, other.Root)
 	}
 	for _, ref := range treeOf(t, n, after.Root).Blocks {
 		if ok, err := n.store.Has(t.Context(), ref.CID); !ok || err != nil {
