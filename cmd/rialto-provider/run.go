@@ -268,13 +268,18 @@ func openInventory(ctx context.Context, self broker.PeerID, simulate []simgpu.Sp
 	return inventory, len(gpus), nil
 }
 
-// memoryLimit is what the agent's heap should stay below. At rest it is far below; but each tunnel in user
-// space pools packet buffers without a bound of its own, up to 300 MiB when saturated, which the garbage
-// collector empties only when it runs. Three such tunnels fit; more cost collections, not the host's memory.
-const memoryLimit = 1 << 30
+const (
+	// memoryLimit is what the agent's heap should stay below. At rest it is far below; but each tunnel in user
+	// space pools packet buffers without a bound of its own, up to 300 MiB when saturated, which the garbage
+	// collector empties only when it runs. Three such tunnels fit; more cost collections, not the host's memory.
+	memoryLimit = 1 << 30
+	// gcPercent is how much garbage the heap may hold. While an image comes it is blocks of 1 MiB without a pointer
+	// in them: collecting them early costs next to nothing, and keeps the agent's peak at 240 MB instead of 340.
+	gcPercent = 40
+)
 
-// limitMemory has the garbage collector run more often near memoryLimit, or near a quarter of a small host's
-// memory, for the rest is the customers'. It ends nothing: the limit is soft. GOMEMLIMIT overrides it.
+// limitMemory has the garbage collector run early, and more often near memoryLimit, or near a quarter of a small host's
+// memory, for the rest is the customers'. It ends nothing: the limit is soft. GOMEMLIMIT and GOGC override it.
 func limitMemory() {
 	limit := int64(memoryLimit)
 	var info unix.Sysinfo_t
@@ -283,6 +288,9 @@ func limitMemory() {
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(limit)
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -41,6 +42,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	tunnel := fs.String("tunnel", "", "`file` with the output of the tunnel's benchmark, to be shown beside")
 	scale := fs.Float64("scale", 0.1, "`size` of the largest inputs of the benchmark of blocks; 1 is full size")
 	gobench := fs.String("gobench", "", "`file` with the output of the Go benchmarks of blocks, to be shown beside")
+	parts := fs.String("parts", "", "`parts` of the benchmark of blocks, of chunks,trees,start; all if empty")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -64,7 +66,8 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	case "bench":
 		return lab.Bench(ctx, cfg, *rounds, *tunnel, stdout)
 	case "blocks":
-		return blocks.Run(ctx, blocks.Config{Lab: cfg, Scale: *scale, Bench: *gobench}, stdout)
+		only := strings.FieldsFunc(*parts, func(r rune) bool { return r == ',' })
+		return blocks.Run(ctx, blocks.Config{Lab: cfg, Scale: *scale, Bench: *gobench, Parts: only}, stdout)
 	default:
 		return errors.Join(errors.New("usage: labctl [-bin DIR] demo | dev | bench | blocks | sim"), os.RemoveAll(work))
 	}

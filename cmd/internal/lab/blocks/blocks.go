@@ -22,9 +22,12 @@ import (
 // Config says what to measure.
 type Config struct {
 	Lab   lab.Config
-	Scale float64 // of the inputs that are as large as one likes; 1: full size
-	Bench string  // file with the output of the Go benchmarks; empty: their figures are left out
+	Scale float64  // of the inputs that are as large as one likes; 1: full size
+	Bench string   // file with the output of the Go benchmarks; empty: their figures are left out
+	Parts []string // of "chunks", "trees", "start"; empty: all
 }
+
+func (c Config) wants(part string) bool { return len(c.Parts) == 0 || slices.Contains(c.Parts, part) }
 
 // rebuiltFiles is the size of the tree that is built again: a Python installation's.
 const rebuiltFiles = 46_000
@@ -35,6 +38,11 @@ var errNoBench = errors.New("the Go benchmark that measures it printed nothing; 
 func Run(ctx context.Context, cfg Config, out io.Writer) error {
 	if cfg.Scale <= 0 || cfg.Scale > 1 {
 		return fmt.Errorf("scale %g: want more than 0 and at most 1", cfg.Scale)
+	}
+	for _, p := range cfg.Parts {
+		if p != "chunks" && p != "trees" && p != "start" {
+			return fmt.Errorf("part %q: want chunks, trees or start", p)
+		}
 	}
 	r := newReport(out)
 	fmt.Fprintf(out, "blocks at scale %g: the image of \"10 GB\" has %s GB; all other inputs have their full size\n", cfg.Scale, number(cfg.Scale*bigSize/1e9))
@@ -77,14 +85,20 @@ func gobenches(r *report, path string) error {
 
 // measure runs the parts that need the lab. One that fails is named, and the others go on.
 func measure(ctx context.Context, r *report, l *lab.Lab, cfg Config) error {
-	r.absent(rebuild(r), "rebuilt_new_ratio")
-	r.absent(zipf(r), "zipf_local_ratio")
+	if cfg.wants("chunks") {
+		r.absent(rebuild(r), "rebuilt_new_ratio")
+		r.absent(zipf(r), "zipf_local_ratio")
+	}
 	s, err := makeSite(ctx, l)
 	if err != nil {
 		return err
 	}
-	r.absent(trees(ctx, r, l, s), "mount_ms", "tree_first_lazy_s", "tree_first_sealed_s", "warm_seq_gbps", "native_seq_gbps", "import_warm_ratio", "cold_import_50ms_s")
-	r.absent(start(ctx, r, l, cfg, s), "start10gb_s", "start10gb_plain_s", "rss_mb")
+	if cfg.wants("trees") {
+		r.absent(trees(ctx, r, l, s), "mount_ms", "tree_first_lazy_s", "tree_first_sealed_s", "warm_seq_gbps", "native_seq_gbps", "import_warm_ratio", "cold_import_50ms_s")
+	}
+	if cfg.wants("start") {
+		r.absent(start(ctx, r, l, cfg, s), "start10gb_s", "start10gb_plain_s", "rss_mb")
+	}
 	return ctx.Err()
 }
 

@@ -1,12 +1,15 @@
 package blocks
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math"
 	"path/filepath"
+	"runtime"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -54,13 +57,14 @@ func (t tree) mounting(ctx context.Context, r *report, l *lab.Lab, native string
 	r.row("sealed: EROFS over the store's packs", 1000*float64(*mounts[mount.Sealed]), "ms", "")
 	r.row("rival: a FUSE tree (ours, for old kernels)", 1000*float64(*mounts[mount.FUSE]), "ms", "")
 
-	want, err := readAll(native) // its pages are cached from now on
+	want, err := readBy(1, native) // its pages are cached from now on
 	if err != nil {
 		return err
 	}
+	by := runtime.NumCPU()
 	check := func(name string, best *seconds, dir string) error {
 		begin := time.Now()
-		got, err := readAll(dir)
+		got, err := readBy(by, dir)
 		best.take(time.Since(begin))
 		if err == nil && got != want {
 			err = fmt.Errorf("%s: read %d bytes, ext4 has %d", name, got, want)
@@ -68,8 +72,16 @@ func (t tree) mounting(ctx context.Context, r *report, l *lab.Lab, native string
 		return err
 	}
 	lazy, known, again, sealed, fuse, ext4 := none(), none(), none(), none(), none(), none()
+	alone := map[string]*seconds{"lazy": new(none()), "sealed": new(none()), "ext4": new(none())}
 	for round := range rounds { // by turns, because what else the machine does changes
+		by = 1
 		err := errors.Join(
+			check("ext4", alone["ext4"], native),
+			t.anew(ctx, l, asStored, mount.Lazy, func(_ tree, m mount.Mounted) error { return check("lazy", alone["lazy"], m.Path) }),
+			t.as(ctx, mount.Sealed, func(m mount.Mounted) error { return check("sealed", alone["sealed"], m.Path) }),
+		)
+		by = runtime.NumCPU()
+		err = errors.Join(err,
 			check("ext4", &ext4, native),
 			t.anew(ctx, l, asStored, mount.Lazy, func(_ tree, m mount.Mounted) error { return check("lazy", &lazy, m.Path) }),
 			t.anew(ctx, l, asVerified, mount.Lazy, func(_ tree, m mount.Mounted) error { return check("lazy", &known, m.Path) }),
@@ -83,29 +95,54 @@ func (t tree) mounting(ctx context.Context, r *report, l *lab.Lab, native string
 			return err
 		}
 	}
-	r.section(fmt.Sprintf("first reading of its %d files, %d MB, after a fresh mount; packs are in the page cache; best of %d (FUSE of 2)", files, size/1e6, rounds))
+	r.section(fmt.Sprintf("first reading of its %d files, %d MB, %d at a time, after a fresh mount; packs are in the page cache; best of %d (FUSE of 2)", files, size/1e6, by, rounds))
 	r.figure("tree_first_lazy_s", "lazy, through a mount server that has served nothing", float64(lazy), "")
 	r.row("lazy, all blocks hashed before since the agent's start", float64(known), "s", "")
 	r.row("lazy, read before through another mount", float64(again), "s", "the FUSE file's pages are cached still")
 	r.figure("tree_first_sealed_s", "sealed", float64(sealed), "")
 	r.row("rival: a FUSE tree", float64(fuse), "s", "")
 	r.row("limit: unpacked on ext4, everything cached", float64(ext4), "s", "")
+	r.row("one at a time: lazy, nothing served", float64(*alone["lazy"]), "s", fmt.Sprintf("sealed %s s, ext4 %s s", number(float64(*alone["sealed"])), number(float64(*alone["ext4"]))))
 	return nil
 }
 
-// readAll reads every file below a directory and returns how many bytes they have.
-func readAll(dir string) (int64, error) {
-	buf := make([]byte, 1<<20)
-	var n int64
+// readBy reads every file below a directory, readers of them at a time, and returns how many bytes they have.
+func readBy(readers int, dir string) (int64, error) {
+	type folder []string // names of its files: handing over one by one would take as long as reading some
+	folders := make(chan folder, 2*readers)
+	sizes, errs := make([]int64, readers), make([]error, readers)
+	var wg sync.WaitGroup
+	for i := range readers {
+		wg.Go(func() {
+			buf := make([]byte, 1<<20)
+			for f := range folders {
+				for _, name := range f {
+					k, err := readFile(name, buf)
+					sizes[i], errs[i] = sizes[i]+k, cmp.Or(errs[i], err)
+				}
+			}
+		})
+	}
+	const most = 64
+	var names folder
 	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
-		k, err := readFile(name, buf)
-		n += k
-		return err
+		if names = append(names, name); len(names) == most {
+			folders <- names
+			names = nil
+		}
+		return nil
 	})
-	return n, err
+	folders <- names
+	close(folders)
+	wg.Wait()
+	var n int64
+	for _, k := range sizes {
+		n += k
+	}
+	return n, errors.Join(append(errs, err)...)
 }
 
 // readFile reads a file as a program in a container does. An os.File would poll each file, which takes as long as opening
