@@ -2,6 +2,7 @@ package mount
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"rialto/blockstore"
@@ -14,6 +15,8 @@ const (
 	mostAhead = 16
 	// aheadTurns is how many readers' blocks are verified ahead at a time.
 	aheadTurns = 2
+	// mostReaders is how many readers of a tree are told apart. One more makes the one that rested longest begin anew.
+	mostReaders = 8
 )
 
 // forward has blocks that are here verified and announced before the server asks for them, where it reads a tree from
@@ -26,7 +29,7 @@ type forward struct {
 	mu      sync.Mutex
 	ahead   map[blockstore.CID]*verifying // right now
 	answers map[blockstore.CID]int        // under way
-	trees   map[blockstore.CID]*stride
+	trees   map[blockstore.CID]*course
 }
 
 // verifying is a block that is being verified before anybody asked for it.
@@ -38,7 +41,7 @@ type verifying struct {
 func newForward() *forward {
 	return &forward{
 		turns: make(chan struct{}, aheadTurns), ahead: make(map[blockstore.CID]*verifying),
-		answers: make(map[blockstore.CID]int), trees: make(map[blockstore.CID]*stride),
+		answers: make(map[blockstore.CID]int), trees: make(map[blockstore.CID]*course),
 	}
 }
 
@@ -78,37 +81,66 @@ func (w *forward) begin(c blockstore.CID) (end func(announced bool), ok bool) {
 func (w *forward) next(root, c blockstore.CID, refs []blockstore.Ref) []blockstore.Ref {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s := w.trees[root]
-	if s == nil {
-		s = &stride{number: make(map[blockstore.CID]int, len(refs))}
+	tree := w.trees[root]
+	if tree == nil {
+		tree = &course{number: make(map[blockstore.CID]int, len(refs))}
 		for i, r := range refs {
-			s.number[r.CID] = i
+			tree.number[r.CID] = i
 		}
-		w.trees[root] = s
+		w.trees[root] = tree
 	}
-	i, ok := s.number[c]
+	i, ok := tree.number[c]
 	if !ok {
 		return nil
 	}
-	from, to := s.step(i)
+	from, to := tree.step(i)
 	return refs[min(from, len(refs)):min(to, len(refs))]
 }
 
-// stride is how a tree's blocks are asked for.
+// course is how a tree's blocks are asked for: by some readers at a time, each from where it is.
+type course struct {
+	number  map[blockstore.CID]int
+	strides []stride // the last that went on first
+}
+
+// step moves the reader that is at block i on, or notes a new one, and returns what to verify ahead.
+func (c *course) step(i int) (from, to int) {
+	at := slices.IndexFunc(c.strides, func(s stride) bool { return s.takes(i) })
+	switch {
+	case at >= 0:
+	case len(c.strides) < mostReaders:
+		c.strides = append(c.strides, stride{})
+		at = len(c.strides) - 1
+	default:
+		at = len(c.strides) - 1
+	}
+	s := c.strides[at]
+	from, to = s.step(i)
+	copy(c.strides[1:], c.strides[:at])
+	c.strides[0] = s
+	return from, to
+}
+
+// stride is how one reader goes on.
 type stride struct {
-	number   map[blockstore.CID]int
 	from, to int // the block that was asked for last, and those behind it that are verified ahead
 	width    int // how many these are
 }
 
+// slack is how many blocks of a reader may not be asked for, because another tree has them.
+const slack = 3
+
+func (s *stride) within(i int) bool { return i >= s.from-slack && i < s.to }
+func (s *stride) behind(i int) bool { return i >= s.to && i < s.to+slack && s.to > 0 }
+func (s *stride) takes(i int) bool  { return s.within(i) || s.behind(i) }
+
 // step moves on to block i and returns what to verify ahead: twice as many blocks each time that the reader goes on where
 // it was, and none when it does not. Several requests of one reader may come in another order.
 func (s *stride) step(i int) (from, to int) {
-	const slack = 3 // some blocks are not asked for, because another tree has them
 	switch {
-	case i >= s.from-slack && i < s.to:
+	case s.within(i):
 		return i, i
-	case i >= s.to && i < s.to+slack && s.to > 0:
+	case s.behind(i):
 		s.width = min(max(1, 2*s.width), mostAhead)
 	default:
 		s.width = 0

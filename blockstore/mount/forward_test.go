@@ -20,9 +20,11 @@ func TestStride(t *testing.T) {
 		{"what is announced in a moment", []ask{{0, 1, 1}, {1, 2, 3}, {2, 2, 2}, {3, 4, 6}, {5, 5, 5}, {6, 7, 11}}},
 		{"two requests in the other order", []ask{{0, 1, 1}, {2, 3, 4}, {1, 1, 1}, {4, 5, 7}}},
 		{"over what another tree has", []ask{{0, 1, 1}, {3, 4, 5}}},
+		{"two readers by turns", []ask{{0, 1, 1}, {100, 101, 101}, {1, 2, 3}, {101, 102, 103}, {3, 4, 6}, {103, 104, 106}, {6, 7, 11}}},
+		{"more readers than are told apart", []ask{{0, 1, 1}, {10, 11, 11}, {20, 21, 21}, {30, 31, 31}, {40, 41, 41}, {50, 51, 51}, {60, 61, 61}, {70, 71, 71}, {80, 81, 81}, {1, 2, 2}, {81, 82, 83}}},
 	}
 	for _, tc := range tests {
-		var s stride
+		var s course
 		for _, a := range tc.asks {
 			if from, to := s.step(a.block); from != a.from || to != a.to {
 				t.Errorf("%s: at block %d %d to %d are verified, want %d to %d", tc.name, a.block, from, to, a.from, a.to)

@@ -278,7 +278,7 @@ func places(w *world) []place {
 		{"overview", "#/", "RTX 4090"},
 		{"offers", "#/offers?q=gpu_ram%3E%3D24+price%3C%3D0.40%2Fh", "Near misses"},
 		{"model", "#/model/RTX%204090", "Order book"},
-		{"calculator", "#/calculator", "The cheapest that fit"},
+		{"calculator", "#/calculator", "Those that fit, cheapest expected cost first"},
 		{"jobs", "#/jobs", "Jobs, newest first"},
 		{"job", "#/job/" + string(w.running), "Start-up"},
 	}

@@ -68,7 +68,7 @@ func (b *browser) model(t *testing.T) {
 // calculator: eight GPU-hours with at least 24 GB.
 func (b *browser) calculator(t *testing.T) {
 	b.t = t
-	b.open("#/calculator", "The cheapest that fit")
+	b.open("#/calculator", "Those that fit, cheapest expected cost first")
 	// prairie sells an RTX 4090 for 0.34; attic's RTX 3090 for 0.17 has 24 GB and is the cheapest.
 	if got, want := eval[string](b, `document.querySelector(".total data").value`), "1360000000"; got != want {
 		t.Errorf("total %q, want %q", got, want)

@@ -161,7 +161,7 @@ func (f *fill) peers() (*exchange.Download, error) {
 	}
 	ctx := f.lifetime()
 	d, err := f.images.cfg.Peers.Open(ctx, f.target.sources, func(block blockstore.Block) error {
-		f.meter.peers(int64(block.Size()))
+		f.meter.came(int64(block.Size()))
 		return b.add(ctx, block)
 	})
 	if err != nil {
@@ -189,7 +189,6 @@ func (f *fill) Get(ctx context.Context, c blockstore.CID) (blockstore.Block, err
 	if b, err = d.Get(ctx, blockstore.Ref{CID: c}); err != nil {
 		return blockstore.Block{}, err
 	}
-	f.meter.peers(int64(b.Size()))
 	if parts, err := blockstore.Parts(b); err == nil && len(parts) > 1 {
 		// The caller asks for them one after the other; this asks for all at once.
 		refs := make([]blockstore.Ref, len(parts))
@@ -219,7 +218,6 @@ func (f *fill) bring(ctx context.Context, ref blockstore.Ref) error {
 	}
 	b, err := f.fromPeers(ctx, ref)
 	if err == nil {
-		f.meter.peers(int64(b.Size()))
 		return f.store().put(ctx, b) //nolint:contextcheck // the buffer outlives who asks first
 	}
 	if f.widen(ctx) {

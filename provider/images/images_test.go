@@ -562,7 +562,17 @@ func TestReadWhileItComes(t *testing.T) {
 	for i := range blocks {
 		w.Trace = append(w.Trace, uint32(i))
 	}
-	img := ensure(t, b, w)
+	var mu sync.Mutex
+	var last broker.Fetched
+	img, err := b.Ensure(t.Context(), w, func(now broker.Fetched) {
+		mu.Lock()
+		defer mu.Unlock()
+		last = now
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Release()
 	b.mounts.mu.Lock()
 	source := b.mounts.shown[img.RootFS].source
 	b.mounts.mu.Unlock()
@@ -580,6 +590,11 @@ func TestReadWhileItComes(t *testing.T) {
 	b.awaitHeld(t, 1)
 	if sent, most := a.x.Stats().ServedBytes, int64(size*103/100); sent > most {
 		t.Errorf("the peer sent %d bytes of %d, want at most %d", sent, size, most)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if served := last.From[0].Bytes; last.Peers != served || last.Peers > size*103/100 {
+		t.Errorf("the job is told of %d bytes from peers, the peer served %d of %d", last.Peers, served, size)
 	}
 }
 

@@ -66,9 +66,12 @@ func addPeers(all map[broker.PeerID]int64, got exchange.Fetched) {
 }
 
 func (m *meter) local(n int64)    { m.add(func(f *broker.Fetched) { f.Local += n }) }
-func (m *meter) peers(n int64)    { m.add(func(f *broker.Fetched) { f.Peers += n }) }
 func (m *meter) registry(n int64) { m.add(func(f *broker.Fetched) { f.Registry += n }) }
 func (m *meter) total(n int64)    { m.add(func(f *broker.Fetched) { f.Total = n }) }
+
+// came notes bytes from peers, only to tell of them: what they are in all is the downloads' own count, for a block that
+// somebody waits for and the bulk of an image want comes once.
+func (m *meter) came(n int64) { m.add(func(f *broker.Fetched) { f.Peers += n }) }
 
 // restart begins with a new source: what was here may have to come again.
 func (m *meter) restart(total int64) {
@@ -101,7 +104,7 @@ func (m *meter) count() broker.Fetched {
 	for _, n := range from {
 		served += n
 	}
-	now.Peers = max(now.Peers, served) // what has come and is not stored yet
+	now.Peers = served
 	now.From = broker.TopPeers(from)
 	return now
 }
@@ -145,8 +148,7 @@ func (m *meter) listeners() []func(broker.Fetched) {
 
 // end tells the final count, whose total is the sum.
 func (m *meter) end() {
-	m.mu.Lock()
-	m.now.Total = m.now.Local + m.now.Peers + m.now.Registry
-	m.mu.Unlock()
+	now := m.count()
+	m.total(now.Local + now.Peers + now.Registry)
 	m.flush()
 }

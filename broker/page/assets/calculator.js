@@ -1,8 +1,9 @@
 // What some GPU-hours would cost, on the cheapest offers and on the index.
 import { h, say, swap, table } from './dom.js';
 import { Problem, get } from './api.js';
-import { amount, count, mib, plural, price, rate, usd } from './format.js';
+import { amount, count, lasting, mib, plural, rate, usd } from './format.js';
 import * as live from './live.js';
+import { expected } from './offers.js';
 import { country, evidence, quality } from './words.js';
 
 // Countries of the European Union, which the market has no word for.
@@ -21,6 +22,13 @@ export function costOf(ratePerHour, nanoHours) {
   const product = ratePerHour * nanoHours;
   const [whole, rest] = [product / unit, product % unit];
   return whole + (rest * 2n > unit || (rest * 2n === unit && whole % 2n === 1n) ? 1n : 0n);
+}
+
+// runMS is billionths of an hour as the milliseconds that a search takes: 1 to 30 days of them.
+export function runMS(nanoHours) {
+  const ms = (nanoHours * 3_600_000n) / 1_000_000_000n;
+  const most = 2_592_000_000n;
+  return String(ms < 1n ? 1n : ms > most ? most : ms);
 }
 
 export default function calculator({ params, signal }) {
@@ -64,7 +72,7 @@ export default function calculator({ params, signal }) {
     }
     const q = [`num_gpus=${gpus}`, `gpu_ram>=${asked.memory}`, asked.place && `region in [${asked.place}]`, asked.real === '1' && 'simulated=false'].filter(Boolean).join(' ');
     try {
-      const found = await get('/v1/offers', { q, sort: 'price', limit: 20 }, signal);
+      const found = await get('/v1/offers', { q, run_ms: runMS(hours / gpus), limit: 20 }, signal);
       result(found, q, hours, gpus);
     } catch (e) {
       if (!signal.aborted && e instanceof Problem) problem.textContent = e.message;
@@ -90,9 +98,11 @@ export default function calculator({ params, signal }) {
         ? [`On the index of ${best.model} it would be `, amount(onIndex), ' ', quality(r.quality), cost <= onIndex ? `: the offer is ${usd(onIndex - cost, 4)} below it.` : `: the offer is ${usd(cost - onIndex, 4)} above it.`]
         : `There is no index of ${best.model} yet.`),
       table({
-        caption: 'The cheapest that fit', rows: found.offers, rowClass: (o) => (o.simulated ? 'toy' : null), columns: [
+        caption: 'Those that fit, cheapest expected cost first', rows: found.offers, rowClass: (o) => (o.simulated ? 'toy' : null), columns: [
           { name: 'Model', cell: (o) => [h('b', o.model), ' ', evidence(o)] },
           { name: 'Total', num: true, cell: (o) => h('b', amount(costOf(o.rate_nanousd_per_hour, hours))) },
+          { name: 'Expected', num: true, cell: expected },
+          { name: 'Ready in', num: true, cell: (o) => lasting(o.ready_ms) },
           { name: 'On the index', num: true, cell: (o) => (index(o)?.index_nanousd_per_hour > 0n ? amount(costOf(index(o).index_nanousd_per_hour, hours)) : 'no index') },
           { name: 'Per GPU', num: true, cell: (o) => rate(o.rate_nanousd_per_hour) },
           { name: 'Memory', num: true, cell: (o) => mib(o.gpu_memory_sold_mib) },
@@ -101,7 +111,7 @@ export default function calculator({ params, signal }) {
           { name: 'Host', cell: (o) => o.host },
         ],
       }), query, h('h2', 'What this does not include'), h('ul.plain',
-        h('li', 'The start: the meter runs only while the container does, so fetching the image costs time and no money.', asked.image ? ` ${asked.image} GB take about ${fetching(nanoOf(asked.image))} at 1 Gbit/s from a registry; from hosts that have it less, and a container starts before it is all there.` : ''),
+        h('li', 'The start: the meter runs only while the container does, so fetching the image costs time and no money. Expected counts that time and the host’s failures at the rate, to rank by; it is no bill.', asked.image ? ` ${asked.image} GB take about ${fetching(nanoOf(asked.image))} at 1 Gbit/s from a registry; from hosts that have it less, and a container starts before it is all there.` : ''),
         h('li', 'Offers that end or change their price while the job waits: a job’s own limit (', h('code', '--max-price'), ') holds whatever happens.'),
         h('li', 'Your own traffic, storage elsewhere, and taxes. The broker’s fee is inside the price.')));
     say(`${usd(cost, 4)} on ${best.model}`);

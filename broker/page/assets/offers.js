@@ -1,7 +1,7 @@
 // Offers: a search in the query language that explains itself.
 import { h, say, swap, table } from './dom.js';
 import { Problem, get, send } from './api.js';
-import { count, lasting, mib, percent, plural, rate } from './format.js';
+import { amount, count, lasting, mib, percent, plural, rate, usd } from './format.js';
 import * as live from './live.js';
 import { country, evidence, tier } from './words.js';
 import { modelLink } from './overview.js';
@@ -118,10 +118,19 @@ function explained(found, go) {
   return h('div.explained', parts);
 }
 
+// expected is what a job on an offer is expected to cost, and how much of that is no bill.
+export function expected(o) {
+  const { run_nanousd: run, start_nanousd: start, failure_nanousd: failure, total_nanousd: total } = o.expected_cost;
+  const short = (n) => usd(n, 4);
+  return h('span.stack', { title: `run ${short(run)}, start ${short(start)}, failures ${short(failure)}` }, amount(total), h('small', `+${usd(total - run, 4)}`));
+}
+
 // offerColumns are what an offer is shown as.
 export const offerColumns = [
   { name: 'Model', cell: (o) => [h('a.model', { href: modelLink({ model: o.model, cell: '' }), 'data-key': 'offer ' + o.provider + o.id }, o.model), ' ', evidence(o)] },
   { name: 'Price per GPU', num: true, sort: 'price', cell: (o) => h('b', rate(o.rate_nanousd_per_hour)) },
+  { name: 'Expected, 1 h', num: true, cell: expected },
+  { name: 'Ready in', num: true, sort: 'ready_s', cell: (o) => h('span.stack', lasting(o.ready_ms), o.fill_rate_ppm < 1_000_000 ? h('small', `keeps ${percent(o.fill_rate_ppm, 0)} of holds`) : null) },
   { name: 'Free', num: true, sort: 'free', cell: (o) => h('span', `${o.free} `, h('small', `of ${o.gpus}`)) },
   { name: 'Memory', num: true, sort: 'gpu_ram', cell: (o) => h('span', { title: `${o.gpu_memory_mib} MiB as its driver reports it` }, mib(o.gpu_memory_sold_mib)) },
   { name: 'Region', sort: 'region', cell: (o) => country(o.region) },
@@ -147,6 +156,8 @@ function legend() {
     h('li', tier('nvml'), ' The provider’s agent read model, memory and driver from the GPU’s own driver. Better than a word, no proof against a forger.'),
     h('li', tier('claimed'), ' The owner says so.'),
     h('li', tier('simulated'), ' Not a real GPU; for demonstrations.'),
+    h('li', 'Expected is what offers are ranked by: the rate for an hour, and what the start, holds that are not kept and failures are expected to waste of it. You are billed the rate alone, from ready to the end.'),
+    h('li', 'Ready in is from the lease to the running container, from starts that the market measured; without an image named it is the host’s own part.'),
     h('li', 'Reliability is the market’s own count: the chance that an hour passes without failure, by ready leases it saw on the host.')));
 }
 
