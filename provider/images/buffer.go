@@ -98,6 +98,14 @@ func (b *buffer) put(ctx context.Context, block blockstore.Block) error {
 	return b.await(ctx, block.CID())
 }
 
+// has reports whether there is a block that is not stored yet.
+func (b *buffer) has(c blockstore.CID) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, waiting := b.waiting[c]
+	return waiting
+}
+
 // hasten has a block stored before all that is queued, and reports whether there is one that is not stored yet.
 func (b *buffer) hasten(c blockstore.CID) bool {
 	b.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"sync"
 	"time"
@@ -284,12 +285,12 @@ func (f *fill) run(ctx context.Context) error {
 	d, err := f.peers() //nolint:contextcheck // the download outlives who asks first
 	// What is likely to be read first comes whole before anything else does: several peers mix what they fetch at once.
 	if err == nil && traced > 0 {
-		if err = d.Fetch(ctx, slices.Values(missing[:traced])); err == nil {
+		if err = d.Fetch(ctx, f.absent(ctx, b, missing[:traced])); err == nil {
 			err = f.breathe(ctx)
 		}
 	}
 	if err == nil {
-		err = d.Fetch(ctx, slices.Values(missing[traced:]))
+		err = d.Fetch(ctx, f.absent(ctx, b, missing[traced:]))
 	}
 	if err == nil {
 		return b.drain(ctx)
@@ -335,6 +336,23 @@ func (f *fill) missing(ctx context.Context) (missing []blockstore.Ref, traced in
 		f.meter.local(here)
 	}
 	return missing, traced, nil
+}
+
+// absent yields what has not come since it was missing: somebody waited for it.
+func (f *fill) absent(ctx context.Context, b *buffer, missing []blockstore.Ref) iter.Seq[blockstore.Ref] {
+	return func(yield func(blockstore.Ref) bool) {
+		for _, ref := range missing {
+			if b.has(ref.CID) {
+				continue
+			}
+			if here, err := (room{f}).Has(ctx, ref.CID); here && err == nil {
+				continue
+			}
+			if !yield(ref) {
+				return
+			}
+		}
+	}
 }
 
 // fromRegistry begins to import the image once more, because peers failed, unless that is under way. The same image

@@ -598,6 +598,30 @@ func TestReadWhileItComes(t *testing.T) {
 	}
 }
 
+// TestReadBeforeTheBulk has a container read in the time in which the bulk of its image lets it go first.
+func TestReadBeforeTheBulk(t *testing.T) {
+	const size = 20 << 20
+	s := openShop(t)
+	w := s.push(t, "app", map[string][]byte{"big": random(1, size)})
+	a, b := newHost(t, nil), newHost(t, nil)
+	w.Root, w.Sources = ensure(t, a, w).Root, []broker.BlockSource{a.source()}
+	blocks := treeOf(t, a, w.Root).Blocks
+	w.Trace = blockstore.Trace{0} // the bulk comes a moment later
+	img := ensure(t, b, w)
+	b.mounts.mu.Lock()
+	source := b.mounts.shown[img.RootFS].source
+	b.mounts.mu.Unlock()
+	for _, ref := range blocks[:10] {
+		if _, err := source.Block(t.Context(), ref); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.awaitHeld(t, 1)
+	if sent, most := a.x.Stats().ServedBytes, int64(size*103/100); sent > most {
+		t.Errorf("the peer sent %d bytes of %d, want at most %d", sent, size, most)
+	}
+}
+
 func find(t *testing.T, tree *blockstore.Tree, path string) int {
 	t.Helper()
 	for i := range tree.Nodes {
