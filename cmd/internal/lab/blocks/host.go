@@ -73,7 +73,7 @@ func (l *local) Locate(ctx context.Context, ref blockstore.Ref) (mount.Place, er
 	return mount.Place{Path: at.Path, Offset: at.Offset}, err
 }
 
-// Block implements mount.Source, as an agent's host does: a block is compared with its name before a container gets it.
+// Block implements mount.Source, as an agent's host does: a block is checked before a container gets it.
 func (l *local) Block(ctx context.Context, ref blockstore.Ref) (mount.Place, error) {
 	if err := l.store.Verify(ctx, ref.CID); err != nil {
 		return mount.Place{}, err

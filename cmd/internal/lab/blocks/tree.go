@@ -97,7 +97,7 @@ func (t tree) mounting(ctx context.Context, r *report, l *lab.Lab, native string
 	}
 	r.section(fmt.Sprintf("first reading of its %d files, %d MB, %d at a time, after a fresh mount; packs are in the page cache; best of %d (FUSE of 2)", files, size/1e6, by, rounds))
 	r.figure("tree_first_lazy_s", "lazy, through a mount server that has served nothing", float64(lazy), "")
-	r.row("lazy, all blocks hashed before since the agent's start", float64(known), "s", "")
+	r.row("lazy, all blocks checked before since the agent's start", float64(known), "s", "")
 	r.row("lazy, read before through another mount", float64(again), "s", "the FUSE file's pages are cached still")
 	r.figure("tree_first_sealed_s", "sealed", float64(sealed), "")
 	r.row("rival: a FUSE tree", float64(fuse), "s", "")
