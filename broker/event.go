@@ -31,6 +31,11 @@ type (
 		Key       PeerID
 		Custodial bool
 	}
+	// LimitsSet replaces an account's spending limits.
+	LimitsSet struct {
+		Account AccountID
+		Limits  Limits
+	}
 	// Deposited adds money from the outside world. Ref makes it idempotent.
 	Deposited struct {
 		Account AccountID
@@ -99,6 +104,7 @@ func (OffersPosted) event()     {}
 func (ProviderGone) event()     {}
 func (AccountOpened) event()    {}
 func (KeyBound) event()         {}
+func (LimitsSet) event()        {}
 func (Deposited) event()        {}
 func (Submitted) event()        {}
 func (QuoteAccepted) event()    {}
@@ -172,6 +178,9 @@ type Account struct {
 	Payable   pricing.Money // earned, a provider's
 	Spent     pricing.Money // paid for jobs so far
 	Custodial bool          `json:",omitzero"` // the broker holds Key and signs jobs for the account's owner
+	Limits    Limits        `json:",omitzero"`
+	Recent    Recent        `json:",omitzero"`
+	Today     Day           `json:",omitzero"`
 }
 
 // Book names one side of a transfer.

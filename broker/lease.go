@@ -148,6 +148,7 @@ func (t *turn) release(l *Lease, reason string) {
 	t.touchLease(l)
 	if l.State == LeaseHolding {
 		t.unask(l)
+		t.hearFrom(l.Provider)
 	}
 	l.State = LeaseEnding
 	l.Ended = t.now
@@ -193,6 +194,7 @@ func (t *turn) end(l *Lease) {
 	for _, g := range l.GPUs {
 		delete(t.leased, g.UUID)
 	}
+	t.hearFrom(l.Provider)
 	t.changed = true
 	if len(l.GPUs) == 0 {
 		delete(t.live, l.ID)
@@ -262,15 +264,11 @@ func (t *turn) tick() {
 			return
 		}
 		j := t.jobs[id]
-		since := j.Log[len(j.Log)-1].Time // the line that says it waits
-		if t.now.Sub(since) >= t.cfg.QueueTimeout {
-			reason := fmt.Sprintf("no provider took it within %v", t.cfg.QueueTimeout)
-			if n := len(j.Log); n > 1 { // the line before says what the last one said
-				reason += ": " + j.Log[n-2].Text
-			}
-			t.finish(j, nil, JobFailed, reason)
+		if t.expire(j) {
+			continue
 		}
 	}
+	t.lookAgain()
 }
 
 // due reports whether the message that a lease waits for has to be sent again.

@@ -81,8 +81,11 @@ type Market struct {
 	byAccount map[AccountID][]JobID // oldest first
 	nonces    map[nonce]JobID       // a signed spec is accepted once
 	queued    map[JobID]struct{}
-	open      map[AccountID]int // jobs that are not terminal
-	quotes    map[AccountID]int // of them, firm quotes that are not accepted
+	stale     map[JobID]struct{}    // of these, those to look for a place for whatever changed
+	news      map[offerKey]struct{} // offers that may serve who waits: they changed, or GPUs of them came free
+	checked   JobID                 // of those that wait, looked at last because time passed; not saved
+	open      map[AccountID]int     // jobs that are not terminal
+	quotes    map[AccountID]int     // of them, firm quotes that are not accepted
 
 	leases map[LeaseID]*Lease
 	live   map[LeaseID]struct{}  // not ended, or its receipt not signed
@@ -143,6 +146,8 @@ func NewMarket(cfg MarketConfig) (*Market, error) {
 		byAccount: map[AccountID][]JobID{},
 		nonces:    map[nonce]JobID{},
 		queued:    map[JobID]struct{}{},
+		stale:     map[JobID]struct{}{},
+		news:      map[offerKey]struct{}{},
 		open:      map[AccountID]int{},
 		quotes:    map[AccountID]int{},
 		leases:    map[LeaseID]*Lease{},
@@ -198,6 +203,8 @@ func (t *turn) apply(ev Event) error {
 		return t.openAccount(ev)
 	case KeyBound:
 		return t.bind(ev)
+	case LimitsSet:
+		return t.setLimits(ev)
 	case Deposited:
 		return t.deposit(ev)
 	case Submitted:

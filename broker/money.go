@@ -96,7 +96,7 @@ func (t *turn) settle(j *Job, l *Lease) {
 		p := t.provider(l)
 		t.transfer(Transfer{From: BookHeld, FromID: j.Account, To: BookPayable, ToID: p, Amount: cost - fee, Job: j.ID, Ref: "charge"})
 		t.transfer(Transfer{From: BookHeld, FromID: j.Account, To: BookFee, Amount: fee, Job: j.ID, Ref: "fee"})
-		t.accounts[j.Account].Spent += cost
+		t.accounts[j.Account].spend(cost, t.now)
 	}
 	t.transfer(Transfer{From: BookHeld, FromID: j.Account, To: BookAvailable, ToID: j.Account, Amount: j.Hold - cost, Job: j.ID, Ref: "void"})
 	t.committed[j.Account] -= j.Hold

@@ -30,6 +30,7 @@ func (t *turn) post(ev OffersPosted) error {
 	for _, o := range ev.Set.Offers {
 		s.offers = append(s.offers, &o)
 	}
+	t.hearOf(old, s)
 	t.closeShop(ev.Provider)
 	t.openShop(ev.Provider, s)
 	if old == nil || old.boot != s.boot || old.seq < s.seq {
@@ -93,6 +94,7 @@ func (t *turn) forgive(p PeerID) {
 			return
 		}
 		t.touchJob(j)
+		t.stale[id] = struct{}{}
 		j.Tried = slices.DeleteFunc(slices.Clone(j.Tried), func(q PeerID) bool { return q == p })
 	}
 	delete(t.pardons, p)
@@ -143,17 +145,29 @@ func (t *turn) submit(ev Submitted) error {
 	if spec.Firm > 0 {
 		fitting = found.free // a quote does not wait
 	}
-	if len(fitting) == 0 {
-		t.explain(&query, &found)
-		return refuse(&NoOfferError{Search: found.Search})
+	offered := spec.MaxRate // of a standing order, whether there is an offer or not
+	if !spec.standing() {
+		if len(fitting) == 0 {
+			t.explain(&query, &found)
+			return refuse(&NoOfferError{Search: found.Search})
+		}
+		offered = fitting[0].offer.Rate
+	} else if !t.now.Before(spec.GoodUntil) {
+		return refuse(&FieldError{Field: "good_until", Problem: spec.GoodUntil.Format(time.RFC3339) + " is over"})
 	}
-	best := fitting[0]
-	hold, err := spec.holdAt(best.offer.Rate)
+	hold, err := spec.holdAt(offered)
 	if err != nil {
 		return refuse(err)
 	}
-	if buys, err := best.rate.Buys(hold); err != nil || buys < time.Second {
-		return refuse(&FieldError{Field: "max_cost", Problem: fmt.Sprintf("%v buys %v at %v: want at least 1s", hold, buys, best.rate)})
+	rate, err := offered.MulInt(int64(spec.GPU.Count))
+	if err != nil {
+		return refuse(err)
+	}
+	if buys, err := rate.Buys(hold); err != nil || buys < time.Second {
+		return refuse(&FieldError{Field: "max_cost", Problem: fmt.Sprintf("%v buys %v at %v: want at least 1s", hold, buys, rate)})
+	}
+	if err := a.allows(hold, 0, t.now); err != nil {
+		return refuse(err)
 	}
 	if hold > a.Available {
 		return refuse(fmt.Errorf("%w: need %v to hold, %v available", ErrNoFunds, hold, a.Available))
@@ -164,6 +178,7 @@ func (t *turn) submit(ev Submitted) error {
 	t.touchJob(j)
 	t.addJob(j)
 	t.hold(j, hold)
+	delete(t.stale, j.ID)
 	t.place(j)
 	return nil
 }
@@ -178,23 +193,10 @@ func (m *Market) addJob(j *Job) {
 	}
 	if j.State == JobQueued {
 		m.queued[j.ID] = struct{}{}
+		m.stale[j.ID] = struct{}{}
 	}
 	if j.quoting() {
 		m.quotes[j.Account]++
-	}
-}
-
-// serveQueue looks for places for all waiting jobs, first come first served.
-func (t *turn) serveQueue() {
-	ids := sortedKeys(t.queued)
-	slices.SortStableFunc(ids, func(a, b JobID) int { return t.jobs[a].Accepted.Compare(t.jobs[b].Accepted) })
-	t.backlog = false
-	for _, id := range ids {
-		if t.full() {
-			t.backlog = true
-			return
-		}
-		t.place(t.jobs[id])
 	}
 }
 
@@ -221,6 +223,10 @@ func (t *turn) place(j *Job) {
 	if waits := len(j.Log) > 0 && j.Log[len(j.Log)-1].State == JobQueued; waits {
 		return
 	}
+	if j.Spec.standing() {
+		t.log(j, "standing until %s for %v or less: %s", j.Spec.GoodUntil.Format(time.RFC3339), j.Spec.MaxRate, why)
+		return
+	}
 	t.log(j, "waiting up to %v: %s", t.cfg.QueueTimeout, why)
 }
 
@@ -235,6 +241,9 @@ func (t *turn) covers(j *Job, c candidate) bool {
 	if buys, err := c.rate.Buys(j.Hold + more); err != nil || buys < time.Second || more > t.accounts[j.Account].Available {
 		return false
 	}
+	if more > 0 && t.accounts[j.Account].allows(more, j.Hold, t.now) != nil {
+		return false
+	}
 	if more > 0 {
 		t.hold(j, more)
 		t.log(j, "held %v more for a dearer offer", more)
@@ -245,7 +254,7 @@ func (t *turn) covers(j *Job, c candidate) bool {
 // ask opens a lease and asks its provider for GPUs.
 func (t *turn) ask(j *Job, o *Offer) {
 	t.touchJob(j)
-	delete(t.queued, j.ID)
+	t.unqueue(j)
 	j.Attempts++
 	l := &Lease{
 		ID: leaseID(j.ID, j.Attempts), Job: j.ID, Account: j.Account,
@@ -332,6 +341,7 @@ func (t *turn) next(j *Job, l *Lease, why string) {
 	}
 	j.State = JobQueued
 	t.queued[j.ID] = struct{}{}
+	t.stale[j.ID] = struct{}{}
 }
 
 // finish settles a job and makes it terminal. The lease is the one to bill; nil if there is nothing to bill.
@@ -345,7 +355,7 @@ func (t *turn) finish(j *Job, l *Lease, state JobState, reason string) {
 	}
 	t.settle(j, l)
 	j.State, j.Error, j.Ended, j.Stopping = state, reason, t.now, 0
-	delete(t.queued, j.ID)
+	t.unqueue(j)
 	t.open[j.Account]--
 	var text []string
 	if state == JobDone {

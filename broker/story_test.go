@@ -134,6 +134,9 @@ func (s *teller) play(line string) {
 		s.world = w
 	case "account":
 		s.must(s.world.Open(name[0], must(pricing.ParseMoney(name[1]))))
+	case "limits": // CUSTOMER [job=MONEY] [day=MONEY] [total=MONEY]
+		money := func(key string) pricing.Money { return must(pricing.ParseMoney(cmp.Or(c.opts[key], "0"))) }
+		s.step(broker.LimitsSet{Account: broker.AccountID(name[0]), Limits: broker.Limits{Job: money("job"), Day: money("day"), Total: money("total")}})
 	case "deposit":
 		s.step(broker.Deposited{Account: broker.AccountID(name[0]), Amount: must(pricing.ParseMoney(name[1])), Ref: c.opts["ref"]})
 	case "offer":
@@ -306,6 +309,8 @@ func (s *teller) submission(c command) broker.Event {
 			spec.MaxCost = must(pricing.ParseMoney(v))
 		case "for":
 			spec.MaxDuration = must(time.ParseDuration(v))
+		case "until": // after the start of the story
+			spec.GoodUntil = spec.Created.Add(must(time.ParseDuration(v)))
 		case "firm":
 			spec.Firm = must(time.ParseDuration(v))
 		case "broker":

@@ -169,6 +169,9 @@ type JobSpec struct {
 	// Firm asks for a firm quote: the provider holds GPUs and price for so long, and nothing starts until the customer
 	// accepts it. Zero: the job starts as soon as it can. See [FirmQuote].
 	Firm time.Duration
+	// GoodUntil makes the job a standing limit order: it waits until then for an offer at MaxRate or less, also while there
+	// is none. Zero: a job that no provider takes fails after the market's queue timeout.
+	GoodUntil time.Time
 }
 
 // PrivateRoots returns the roots that the job needs keys for, each once.

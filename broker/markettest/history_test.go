@@ -24,6 +24,7 @@ type history struct {
 	mail   []broker.Effect // sent by the market, not arrived yet
 	jobs   []broker.JobID
 	ends   map[broker.JobID]broker.Job // as they were when they became terminal
+	held   map[broker.JobID]pricing.Money
 	past   []moment
 }
 
@@ -44,7 +45,7 @@ func live(t *rapid.T) {
 	h := begin(t)
 	actions := map[string]func(*rapid.T){
 		"submit": h.submit, "deliver": h.deliver, "flow": h.flow, "advance": h.advance, "report": h.report,
-		"pass": h.pass, "cancel": h.cancel, "accept": h.accept, "connect": h.connect, "restart": h.restart, "crash": h.crash, "forge": h.forge,
+		"pass": h.pass, "cancel": h.cancel, "accept": h.accept, "limit": h.limit, "connect": h.connect, "restart": h.restart, "crash": h.crash, "forge": h.forge,
 	}
 	// What usually happens is more likely than faults, so that jobs get far.
 	names := slices.Sorted(maps.Keys(actions))
@@ -76,11 +77,13 @@ func begin(t *rapid.T) *history {
 
 // step plays an event and keeps what the market wants to send. It returns the renewal, if there is one.
 func (h *history) step(ev broker.Event) (broker.Renewal, bool) {
+	before := maps.Clone(h.world.Accounts)
 	effects, err := h.world.Step(ev)
 	if err != nil && !markettest.Refused(err) {
 		h.Fatal(err)
 	}
 	h.past = append(h.past, moment{h.world.Now, ev, fmt.Sprintf("%+v %v", effects, err)})
+	h.checkLimits(before)
 	var renewal broker.Renewal
 	renewed := false
 	for _, e := range effects {
@@ -121,8 +124,22 @@ func (h *history) submit(t *rapid.T) {
 	if rapid.Bool().Draw(t, "quote") {
 		spec.Firm = time.Duration(rapid.IntRange(1, 60).Draw(t, "firm")) * time.Second
 	}
+	if rapid.Bool().Draw(t, "stands") {
+		spec.GoodUntil = spec.Created.Add(time.Duration(rapid.IntRange(1, 600).Draw(t, "until")) * time.Second)
+	}
 	h.jobs = append(h.jobs, id)
 	h.step(broker.Submitted{Job: id, Account: broker.AccountID(customer), Spec: spec, Envelope: []byte("spec")})
+}
+
+// limit sets what a customer may spend. What is held and charged may be more already, but not become more.
+func (h *history) limit(t *rapid.T) {
+	limit := rapid.Custom(func(t *rapid.T) pricing.Money {
+		return pricing.Money(rapid.SampledFrom([]int64{0, 0, 1_000_000, 50_000_000, 500_000_000}).Draw(t, "limit"))
+	})
+	h.step(broker.LimitsSet{
+		Account: broker.AccountID(rapid.SampledFrom([]string{"ann", "bob", "nobody"}).Draw(t, "customer")),
+		Limits:  broker.Limits{Job: limit.Draw(t, "job"), Day: limit.Draw(t, "day"), Total: limit.Draw(t, "total")},
+	})
 }
 
 func (h *history) cancel(t *rapid.T) {
@@ -142,6 +159,9 @@ func (h *history) accept(t *rapid.T) {
 	}
 	if rapid.Bool().Draw(t, "late") { // before the market has noticed
 		h.world.Now = h.world.Now.Add(time.Duration(rapid.IntRange(0, 60_000).Draw(t, "ms late")) * time.Millisecond)
+		for _, a := range h.agents { // but they have
+			a.watch(h.world.Now)
+		}
 	}
 	before := h.world.Jobs[id]
 	h.step(broker.QuoteAccepted{Job: id})
@@ -440,6 +460,55 @@ func (h *history) check(t *rapid.T) {
 	}
 	h.checkMoney(t)
 	h.checkGPUs(t)
+	h.checkQueue(t)
+}
+
+// checkLimits wants that no account holds and has spent more after a step than before, if that is above its limits.
+func (h *history) checkLimits(before map[broker.AccountID]broker.Account) {
+	held := map[broker.JobID]pricing.Money{}
+	for id, a := range h.world.Accounts {
+		if used := a.Spent + a.Held; a.Limits.Total > 0 && used > a.Limits.Total && used > before[id].Spent+before[id].Held {
+			h.Fatalf("account %s: %v spent and held, %v before: %+v", id, used, before[id].Spent+before[id].Held, a.Limits)
+		}
+	}
+	for id, j := range h.world.Jobs {
+		held[id] = j.Hold
+		if most := h.world.Accounts[j.Account].Limits.Job; most > 0 && j.Hold > most && j.Hold > h.held[id] {
+			h.Fatalf("job %s: holds %v, and %v before; its account allows %v", id, j.Hold, h.held[id], most)
+		}
+	}
+	h.held = held
+}
+
+// checkQueue wants that nobody waits for what is free. An offer may become what somebody asks for because time passes,
+// which is seen when the market looks at who waits, some at each tick.
+func (h *history) checkQueue(t *rapid.T) {
+	if _, ticked := h.past[len(h.past)-1].event.(broker.Ticked); !ticked {
+		return
+	}
+	var waiting []broker.Job
+	for _, j := range h.world.Jobs {
+		if j.State == broker.JobQueued {
+			waiting = append(waiting, j)
+		}
+	}
+	if len(waiting) > 4 {
+		return
+	}
+	for _, j := range waiting {
+		found, err := h.world.Market.Search(broker.Query{GPU: j.Spec.GPU, MaxRate: j.Spec.MaxRate})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range found.Matches {
+			buys, err := m.Rate.Buys(j.Hold)
+			paid := j.Spec.MaxCost > 0 || j.Spec.MaxRate > 0 // else it may need more money than there is
+			quoted := j.Quote.Taken.IsZero() || m.Offer.Rate <= j.Quote.Rate
+			if err == nil && buys >= time.Second && paid && quoted && !slices.Contains(j.Tried, m.Offer.Provider) {
+				t.Fatalf("job %s waits, and %s has %d GPUs free at %v: %+v", j.ID, m.Offer.Host, m.Free, m.Rate, j)
+			}
+		}
+	}
 }
 
 func (h *history) checkJob(t *rapid.T, j broker.Job) {

@@ -751,6 +751,7 @@ type JobSpec struct {
 	Where                  string                 `protobuf:"bytes,22,opt,name=where,proto3" json:"where,omitempty"`                                                                        // what else the offer must satisfy, in the market's query language
 	WaitRateNanousdPerHour int64                  `protobuf:"varint,23,opt,name=wait_rate_nanousd_per_hour,json=waitRateNanousdPerHour,proto3" json:"wait_rate_nanousd_per_hour,omitempty"` // what an hour of waiting costs the customer beside the GPUs
 	FirmNs                 int64                  `protobuf:"varint,24,opt,name=firm_ns,json=firmNs,proto3" json:"firm_ns,omitempty"`                                                       // how long a firm quote waits for its customer; zero: no quote
+	GoodUntilNs            int64                  `protobuf:"varint,25,opt,name=good_until_ns,json=goodUntilNs,proto3" json:"good_until_ns,omitempty"`                                      // until when the job waits for an offer at its limit; zero: it is no standing order
 	unknownFields          protoimpl.UnknownFields
 	sizeCache              protoimpl.SizeCache
 }
@@ -949,6 +950,13 @@ func (x *JobSpec) GetWaitRateNanousdPerHour() int64 {
 func (x *JobSpec) GetFirmNs() int64 {
 	if x != nil {
 		return x.FirmNs
+	}
+	return 0
+}
+
+func (x *JobSpec) GetGoodUntilNs() int64 {
+	if x != nil {
+		return x.GoodUntilNs
 	}
 	return 0
 }
@@ -2328,7 +2336,7 @@ const file_messages_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\tR\x04root\x12\x12\n" +
 	"\x04path\x18\x03 \x01(\tR\x04path\x12\x18\n" +
-	"\aprivate\x18\x04 \x01(\bR\aprivate\"\x80\x06\n" +
+	"\aprivate\x18\x04 \x01(\bR\aprivate\"\xa4\x06\n" +
 	"\aJobSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +
@@ -2357,7 +2365,8 @@ const file_messages_proto_rawDesc = "" +
 	"\aprivate\x18\x15 \x01(\bR\aprivate\x12\x14\n" +
 	"\x05where\x18\x16 \x01(\tR\x05where\x12:\n" +
 	"\x1await_rate_nanousd_per_hour\x18\x17 \x01(\x03R\x16waitRateNanousdPerHour\x12\x17\n" +
-	"\afirm_ns\x18\x18 \x01(\x03R\x06firmNs\"4\n" +
+	"\afirm_ns\x18\x18 \x01(\x03R\x06firmNs\x12\"\n" +
+	"\rgood_until_ns\x18\x19 \x01(\x03R\vgoodUntilNs\"4\n" +
 	"\bGPULease\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"7\n" +

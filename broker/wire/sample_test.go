@@ -82,7 +82,8 @@ func sampleJobSpec(customer broker.PeerID) broker.JobSpec {
 		MemoryMiB: 8192, CPUs: 4, MaxRate: 500_000_000, MaxCost: 2_000_000_000, MaxDuration: time.Hour,
 		Region: "DE", Provider: customer, Weights: []broker.WeightsMount{{Name: "llama", Root: sampleCID, Path: "/weights/llama"}},
 		TunnelKey: tunnelKey(), Customer: customer, Broker: customer, Created: sampleTime(), Nonce: "n-1", Root: sampleCID, Where: "gpu_ram>=24GiB", WaitRate: 1_000_000_000,
-		Firm: 15 * time.Second,
+		Firm:      15 * time.Second,
+		GoodUntil: sampleTime().Add(time.Hour),
 	}
 }
 

@@ -1,0 +1,175 @@
+package broker
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"time"
+)
+
+// maxStanding is how far ahead an order may stand.
+const maxStanding = 30 * 24 * time.Hour
+
+// standing reports whether the job is a standing limit order. Such a job is accepted whether an offer fits or not. Its
+// money is held for as long as it stands: at MaxRate for all its duration, unless MaxCost says less. It takes the best
+// offer that fits as soon as there is one, and pays what that asks, never more than MaxRate. When its time is over, all is
+// given back.
+func (s *JobSpec) standing() bool { return !s.GoodUntil.IsZero() }
+
+func (s *JobSpec) checkStanding(c *checker) {
+	if !s.standing() {
+		return
+	}
+	c.that(s.MaxRate > 0, "max_rate", "missing: a standing order needs a limit")
+	c.that(s.Firm == 0, "firm", "a standing order is no quote")
+	ahead := s.GoodUntil.Sub(s.Created)
+	c.that(ahead > 0 && ahead <= maxStanding, "good_until", "%v after the order was made: want at most %v", ahead.Round(time.Second), maxStanding)
+}
+
+// expire ends a job that has waited for as long as it may.
+func (t *turn) expire(j *Job) bool {
+	since := j.Log[len(j.Log)-1].Time // the line that says it waits
+	if t.now.Sub(since) < t.cfg.QueueTimeout {
+		return false
+	}
+	switch {
+	case !j.Spec.standing():
+		reason := fmt.Sprintf("no provider took it within %v", t.cfg.QueueTimeout)
+		if n := len(j.Log); n > 1 { // the line before says what the last one said
+			reason += ": " + j.Log[n-2].Text
+		}
+		t.finish(j, nil, JobFailed, reason)
+	case !t.now.Before(j.Spec.GoodUntil):
+		t.finish(j, nil, JobExpired, fmt.Sprintf("no offer at %v or less until %s", j.Spec.MaxRate, j.Spec.GoodUntil.Format(time.RFC3339)))
+	default:
+		return false
+	}
+	return true
+}
+
+// unqueue takes a job off the queue.
+func (t *turn) unqueue(j *Job) {
+	delete(t.queued, j.ID)
+	delete(t.stale, j.ID)
+}
+
+// inLine lists the jobs that wait, in the order in which they are served: of two, whose account spent less lately, and of
+// one account's or of equals', who came first. See [Recent].
+func (t *turn) inLine() []*Job {
+	line := make([]*Job, 0, len(t.queued))
+	for _, id := range sortedKeys(t.queued) {
+		line = append(line, t.jobs[id])
+	}
+	recent := map[AccountID]int64{}
+	for _, j := range line {
+		if _, ok := recent[j.Account]; !ok {
+			recent[j.Account] = int64(t.accounts[j.Account].Recent.at(t.now))
+		}
+	}
+	slices.SortStableFunc(line, func(a, b *Job) int {
+		return cmp.Or(cmp.Compare(recent[a.Account], recent[b.Account]), a.Accepted.Compare(b.Accepted))
+	})
+	return line
+}
+
+// serveQueue looks for places for jobs that wait: for those that have to be looked at anew, and for those that an offer
+// suits of which there is news. The others would find what they found before.
+func (t *turn) serveQueue() {
+	fresh := t.fresh()
+	t.backlog = false
+	for _, j := range t.inLine() {
+		if _, stale := t.stale[j.ID]; !stale && !t.suits(j, fresh) {
+			continue
+		}
+		if t.full() {
+			t.stale[j.ID] = struct{}{}
+			t.backlog = true
+			continue
+		}
+		delete(t.stale, j.ID)
+		t.place(j)
+	}
+	clear(t.news)
+}
+
+// fresh returns the offers of which there is news, by provider and id.
+func (m *Market) fresh() []*Offer {
+	if len(m.news) == 0 {
+		return nil
+	}
+	var out []*Offer
+	for _, p := range slices.Sorted(m.newsProviders()) {
+		for _, o := range m.shops[p].offers {
+			if mapHas(m.news, keyOf(o)) {
+				out = append(out, o)
+			}
+		}
+	}
+	return out
+}
+
+// newsProviders yields the providers of which there is news, each once, that are here still.
+func (m *Market) newsProviders() func(yield func(PeerID) bool) {
+	seen := map[PeerID]struct{}{}
+	for k := range m.news {
+		if m.shops[k.provider] != nil {
+			seen[k.provider] = struct{}{}
+		}
+	}
+	return maps.Keys(seen)
+}
+
+// suits reports whether one of the offers would serve a job now.
+func (m *Market) suits(j *Job, offers []*Offer) bool {
+	spec := &j.Spec
+	var q Query
+	var wanted []Predicate
+	for _, o := range offers {
+		if spec.MaxRate > 0 && o.Rate > spec.MaxRate || len(o.GPUs) < spec.GPU.Count || slices.Contains(j.Tried, o.Provider) {
+			continue
+		}
+		if wanted == nil {
+			q = spec.query()
+			q.needs = m.needsOf(&q)
+			wanted = append(m.predicates(&q), q.freeNow())
+		}
+		if !slices.ContainsFunc(wanted, func(p Predicate) bool { return !p.keeps(m.listing(&q, o)) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// hearOf notes the offers of a shop that were not there as they are now.
+func (t *turn) hearOf(old, now *shop) {
+	for _, o := range now.offers {
+		same := old != nil && slices.ContainsFunc(old.offers, func(x *Offer) bool { return x.ID == o.ID && reflect.DeepEqual(x, o) })
+		if !same {
+			t.news[keyOf(o)] = struct{}{}
+		}
+	}
+}
+
+// hearFrom notes all offers of a provider: GPUs of some came free, and what was seen of the host changed.
+func (t *turn) hearFrom(p PeerID) {
+	if s := t.shops[p]; s != nil {
+		for _, o := range s.offers {
+			t.news[keyOf(o)] = struct{}{}
+		}
+	}
+}
+
+// lookAgain has some of those that wait looked at anew: what they ask for may depend on time, as how long a host was seen
+// does, of which there is no news. Each has its turn.
+func (t *turn) lookAgain() {
+	const some = 4
+	ids := sortedKeys(t.queued)
+	at, _ := slices.BinarySearch(ids, t.checked+"\x00") // behind it
+	for i := range min(some, len(ids)) {
+		t.checked = ids[(at+i)%len(ids)]
+		t.stale[t.checked] = struct{}{}
+		t.changed = true
+	}
+}
