@@ -56,6 +56,9 @@ func TestFilterText(t *testing.T) {
 		"cuda_max_good>=12.8": "cuda>=12.8", "cuda_vers>=12": "cuda>=12.0", "compute_cap>=890": "compute_cap>=890", "compute_cap>=8.9": "compute_cap>=890",
 		// Truth, countries, null.
 		"verified=True rentable=false": "verified=true rentable=false", "geolocation in [SE,DE]": "region in [SE,DE]", "geolocation=de": "region=DE",
+		"region=EU":                   "region in [AT,BE,BG,CY,CZ,DE,DK,EE,ES,FI,FR,GR,HR,HU,IE,IT,LT,LU,LV,MT,NL,PL,PT,RO,SE,SI,SK]",
+		"region in [GB,eu]":           "region in [GB,AT,BE,BG,CY,CZ,DE,DK,EE,ES,FI,FR,GR,HR,HU,IE,IT,LT,LU,LV,MT,NL,PL,PT,RO,SE,SI,SK]",
+		"geolocation!=EU":             "region notin [AT,BE,BG,CY,CZ,DE,DK,EE,ES,FI,FR,GR,HR,HU,IE,IT,LT,LU,LV,MT,NL,PL,PT,RO,SE,SI,SK]",
 		`geolocation="Texas, US, NA"`: "region=US", `geolocation=", US, NA"`: "region=US", "region=null": "region=null", "driver!=None": "driver!=null",
 		"level>=nvml": "level>=nvml", "reliability2>0.98": "reliability>0.98", "reliability>=99.5%": "reliability>=0.995", "reliability<=1": "reliability<=1",
 		// Quoting.
@@ -120,7 +123,6 @@ func TestFilterErrors(t *testing.T) {
 		{"level=nvm", "level", "nvml", "claimed or nvml"},
 		{"region=UK", "region", "GB", "no such country"},
 		{"region=USA", "region", "US", "two letters"},
-		{"geolocation=EU", "geolocation", "", "several"},
 		{"region=XQ", "region", "", "no such country"},
 		{"gpus in 1", "gpus", "gpus in [1]", "takes a list"},
 		{"gpus=[1,2]", "gpus", "gpus in […]", "not a list"},

@@ -128,6 +128,12 @@ func newPredicate(name string, op Op, values []word) (Predicate, error) {
 		if !w.quoted {
 			text = strings.ReplaceAll(text, "_", " ")
 		}
+		if field.Kind == KindCountry && strings.EqualFold(text, EU) {
+			for _, c := range EUMembers() {
+				p.values = append(p.values, value{s: c})
+			}
+			continue
+		}
 		v, wrong := field.parse(text, unit)
 		if wrong != nil {
 			return bad(quoteClipped(w.text)+": "+wrong.problem, wrong.nearest)
@@ -140,7 +146,7 @@ func newPredicate(name string, op Op, values []word) (Predicate, error) {
 		}
 		p.values = append(p.values, v)
 	}
-	if len(p.values) > 1 && !list { // a name that means several models
+	if len(p.values) > 1 && !list { // a name that means several models or countries
 		p.op += OpIn - OpEqual
 	}
 	return p, nil

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"rialto/pricing"
@@ -33,6 +34,64 @@ func (m *Market) Asks() []Ask {
 	return out
 }
 
+// Bid is what a job that waits would pay, as far as prices are concerned.
+type Bid struct {
+	Model     string   // AnyModel: any
+	MemoryMiB uint64   // least of each GPU
+	Countries []string // it may run in; none: any
+	Rate      pricing.Rate
+	GPUs      int
+}
+
+// Bids returns what jobs that wait and have a limit would pay, in no order.
+func (m *Market) Bids() []Bid {
+	var out []Bid
+	for _, id := range sortedKeys(m.queued) {
+		s := &m.jobs[id].Spec
+		if s.MaxRate == 0 {
+			continue
+		}
+		b := Bid{Model: s.GPU.Model, MemoryMiB: s.GPU.MinMemoryMiB, Rate: s.MaxRate, GPUs: s.GPU.Count}
+		if s.Region != "" {
+			b.Countries = []string{s.Region}
+		}
+		where, _ := ParseFilter(s.Where) // was checked
+		b.narrow(where)
+		out = append(out, b)
+	}
+	return out
+}
+
+// narrow takes from a query what says whose book the bid belongs in.
+func (b *Bid) narrow(where Filter) {
+	for _, p := range where.predicates {
+		switch {
+		case p.op != OpEqual && p.op != OpIn && p.op != OpAtLeast || p.values[0].null:
+		case p.field.id == fieldRegion && len(b.Countries) == 0:
+			for _, v := range p.values {
+				b.Countries = append(b.Countries, v.s)
+			}
+		case p.field.id == fieldModel && b.Model == AnyModel && len(p.values) == 1:
+			b.Model = p.values[0].s
+		case p.field.id == fieldGPURAM && p.op == OpAtLeast:
+			b.MemoryMiB = max(b.MemoryMiB, uint64(max(0, p.values[0].n))>>20) //nolint:gosec // not negative
+		}
+	}
+}
+
+// In reports whether the bid belongs in the book of a cell: GPUs of its model have enough memory as sold, and some of
+// its countries are allowed. What else the job asks for is not looked at.
+func (b *Bid) In(c pricing.Cell) bool {
+	if b.Model != AnyModel && b.Model != c.Model {
+		return false
+	}
+	if i := slices.IndexFunc(Models(), func(m Model) bool { return m.Name == c.Model }); b.MemoryMiB > 0 && (i < 0 || Models()[i].MemoryMiB < b.MemoryMiB) && b.Model == AnyModel {
+		return false
+	}
+	return c.Region == pricing.AnyRegion || len(b.Countries) == 0 ||
+		slices.ContainsFunc(b.Countries, func(country string) bool { return pricing.RegionGroup(country) == c.Region })
+}
+
 // PriceRow is a cell's newest print and what is on offer.
 type PriceRow struct {
 	Print      pricing.Print
@@ -40,7 +99,8 @@ type PriceRow struct {
 	Hedonic    pricing.Hedonic
 	Fix        PriceFix
 
-	Asks      []pricing.Ask // cheapest first; operators are pseudonyms
+	Asks      []pricing.Ask   // cheapest first; operators are pseudonyms
+	Bids      []pricing.Level // of jobs that wait for an offer, the highest first; who waits is not told
 	Offers    int
 	Providers int
 	FreeGPUs  int
@@ -99,7 +159,7 @@ type PriceKind string
 // Kinds of change.
 const (
 	PricePrint PriceKind = "price" // a new print
-	PriceDepth PriceKind = "depth" // asks by price
+	PriceDepth PriceKind = "depth" // asks and bids by price
 	PriceTrade PriceKind = "trade" // a lease was settled
 	PriceOffer PriceKind = "offer" // offers and GPUs, free or not
 )

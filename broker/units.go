@@ -253,7 +253,7 @@ func parseCountry(s string) (value, *flaw) {
 	case code == "UK":
 		return value{}, &flaw{"no such country", "GB"}
 	case code == "EU":
-		return value{}, &flaw{problem: "want the code of a country, or several: [DE,FR,NL]"}
+		return value{}, &flaw{problem: "want the code of a country, several, or EU: [DE,FR,NL]"}
 	case len(code) != 2 || code[0] < 'A' || code[0] > 'Z' || code[1] < 'A' || code[1] > 'Z':
 		return value{}, &flaw{"want the two letters of a country's code, such as DE", nearestCountry(code)}
 	case !isCountry(code):

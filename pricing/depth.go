@@ -1,6 +1,10 @@
 package pricing
 
-import "errors"
+import (
+	"cmp"
+	"errors"
+	"slices"
+)
 
 // ErrDepth says that fewer GPUs are on offer than were asked for.
 var ErrDepth = errors.New("not that many GPUs on offer")
@@ -58,6 +62,41 @@ func Levels(asks []Ask) (levels []Level, gpus int) {
 		levels = append(levels, Level{Rate: a.Rate, GPUs: a.GPUs})
 	}
 	return levels, gpus
+}
+
+// Tick is what bids are published in steps of: 1,000 micro-dollars an hour.
+const Tick Rate = 1_000_000
+
+// BidLevels joins bids of one tick, rounded down to it, the highest first.
+func BidLevels(bids []Level) []Level {
+	bids = slices.Clone(bids)
+	for i := range bids {
+		bids[i].Rate -= bids[i].Rate % Tick
+	}
+	slices.SortFunc(bids, func(a, b Level) int { return cmp.Compare(b.Rate, a.Rate) })
+	var levels []Level
+	for _, b := range bids {
+		if n := len(levels); n > 0 && levels[n-1].Rate == b.Rate {
+			levels[n-1].GPUs += b.GPUs
+			continue
+		}
+		levels = append(levels, b)
+	}
+	return levels
+}
+
+// BidImpact prices the sale of n GPUs to the highest bids, or fails with [ErrDepth].
+func BidImpact(levels []Level, n int) (DepthPoint, error) {
+	var pay wide
+	left := n
+	for _, l := range levels {
+		take := min(left, l.GPUs)
+		pay.add(uint64(l.Rate), uint64(take)) //nolint:gosec // neither is negative
+		if left -= take; left == 0 {
+			return DepthPoint{GPUs: n, Avg: pay.mean(uint64(n)), Worst: l.Rate}, nil //nolint:gosec // at least 1
+		}
+	}
+	return DepthPoint{}, ErrDepth
 }
 
 // NearestAsks returns the cheapest asks that together have at least n GPUs, the last one cut to fit, with those of one

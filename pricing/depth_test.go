@@ -62,3 +62,17 @@ func TestDepthAgreesWithGPUsOneByOne(t *testing.T) {
 		}
 	})
 }
+
+func TestBidsAreSoldFromTheHighest(t *testing.T) {
+	levels := BidLevels([]Level{{Rate: 300*Tick + 1, GPUs: 2}, {Rate: 350 * Tick, GPUs: 1}, {Rate: 301*Tick - 1, GPUs: 4}, {Rate: Tick - 1, GPUs: 1}})
+	if want := []Level{{350 * Tick, 1}, {300 * Tick, 6}, {0, 1}}; !slices.Equal(levels, want) {
+		t.Errorf("levels %v, want %v", levels, want)
+	}
+	got, err := BidImpact(levels, 3)
+	if want := (DepthPoint{GPUs: 3, Avg: (350*Tick + 2*300*Tick) / 3, Worst: 300 * Tick}); err != nil || got != want && got.Avg-want.Avg != 1 {
+		t.Errorf("3 GPUs earn %+v, %v, want %+v", got, err, want)
+	}
+	if _, err := BidImpact(levels, 9); !errors.Is(err, ErrDepth) {
+		t.Errorf("9 of 8 GPUs: %v", err)
+	}
+}

@@ -109,6 +109,8 @@ type AccountMarket interface {
 	OpenAccount(ctx context.Context, name string, deposit *pricing.Money) (broker.Account, string, error)
 	// OpenCustodial is OpenAccount for an account whose key the market holds.
 	OpenCustodial(ctx context.Context, name string, deposit *pricing.Money) (broker.Account, string, error)
+	// SetLimits replaces what an account may spend.
+	SetLimits(ctx context.Context, id broker.AccountID, l broker.Limits) (broker.Account, error)
 	// Deposit adds money from outside. The same deposit again, by its ref, changes nothing.
 	Deposit(ctx context.Context, id broker.AccountID, amount pricing.Money, ref string) (broker.Account, error)
 	// OwnerToken makes a token that speaks for a provider.

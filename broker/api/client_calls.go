@@ -89,6 +89,13 @@ func (c *Client) BindKey(ctx context.Context, key broker.PeerID) (Account, error
 	return a, err
 }
 
+// SetLimits bounds what the account may spend from now on.
+func (c *Client) SetLimits(ctx context.Context, l Limits) (Account, error) {
+	var a Account
+	err := c.call(ctx, http.MethodPut, "/v1/account/limits", nil, l, &a)
+	return a, err
+}
+
 // OpenAccount makes an account; it needs the admin's token. A nil deposit means the broker's grant.
 func (c *Client) OpenAccount(ctx context.Context, name string, deposit *pricing.Money) (OpenedAccount, error) {
 	return c.openAccount(ctx, OpenAccountRequest{Name: name}, deposit)

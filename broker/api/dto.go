@@ -58,6 +58,9 @@ type (
 		Accepted      time.Time  `json:"accepted"`
 		Ended         *time.Time `json:"ended,omitempty"`
 		MaxDurationMS int64      `json:"max_duration_ms"`
+
+		MaxRateNanoUSDPerHour int64      `json:"max_rate_nanousd_per_hour,omitempty" doc:"highest price of one GPU that the customer signed"`
+		GoodUntil             *time.Time `json:"good_until,omitempty" doc:"a standing limit order: it waits until then for an offer at its highest price or less"`
 	}
 	// Jobs is a page of jobs, newest first.
 	Jobs struct {
@@ -181,6 +184,14 @@ type (
 		PayableNanoUSD   int64  `json:"payable_nanousd" doc:"earned, a provider's"`
 		SpentNanoUSD     int64  `json:"spent_nanousd"`
 		Custodial        bool   `json:"custodial,omitempty" doc:"the broker holds the key and signs jobs for whoever shows the token"`
+
+		Limits *Limits `json:"limits,omitempty" doc:"that the account set itself"`
+	}
+	// Limits bound what an account may spend; zero is no limit. Money that is held for jobs counts as spent.
+	Limits struct {
+		JobNanoUSD   int64 `json:"job_nanousd" minimum:"0" doc:"for one job"`
+		DayNanoUSD   int64 `json:"day_nanousd" minimum:"0" doc:"charged since midnight UTC and held"`
+		TotalNanoUSD int64 `json:"total_nanousd" minimum:"0" doc:"charged ever and held"`
 	}
 	// BindKeyRequest binds a key to the account.
 	BindKeyRequest struct {
@@ -220,7 +231,7 @@ func jobOf(j broker.Job, l broker.Lease) Job {
 		GPUModel: j.Spec.GPU.Model, GPUCount: j.Spec.GPU.Count, HeldNanoUSD: int64(j.Hold), Lease: string(j.Lease),
 		Host: l.Host, Provider: string(l.Provider), CostNanoUSD: int64(l.Cost), BilledMS: l.Billed.Milliseconds(),
 		Simulated: l.Simulated, Error: j.Error, Accepted: j.Accepted, Ended: stamp(j.Ended),
-		MaxDurationMS: j.Spec.MaxDuration.Milliseconds(),
+		MaxDurationMS: j.Spec.MaxDuration.Milliseconds(), MaxRateNanoUSDPerHour: int64(j.Spec.MaxRate), GoodUntil: stamp(j.Spec.GoodUntil),
 	}
 	if j.State == broker.JobDone {
 		out.ExitCode = new(j.ExitCode)
@@ -281,7 +292,16 @@ func accountOf(a broker.Account) Account {
 	return Account{
 		ID: string(a.ID), Name: a.Name, Key: string(a.Key), AvailableNanoUSD: int64(a.Available),
 		HeldNanoUSD: int64(a.Held), PayableNanoUSD: int64(a.Payable), SpentNanoUSD: int64(a.Spent), Custodial: a.Custodial,
+		Limits: limitsOf(a.Limits),
 	}
+}
+
+// limitsOf returns nil for none.
+func limitsOf(l broker.Limits) *Limits {
+	if l == (broker.Limits{}) {
+		return nil
+	}
+	return &Limits{JobNanoUSD: int64(l.Job), DayNanoUSD: int64(l.Day), TotalNanoUSD: int64(l.Total)}
 }
 
 func gpusOf(gpus []broker.GPULease) []GPULease {

@@ -150,7 +150,12 @@ type (
 		Levels        []BookLevel  `json:"levels" doc:"cheapest first, at most 100"`
 		LeftOut       int          `json:"left_out" doc:"dearer levels that are not shown"`
 		Depth         []DepthPoint `json:"depth"`
-		Impact        *DepthPoint  `json:"impact,omitempty" doc:"for qty GPUs; missing if there are fewer"`
+		Impact        *DepthPoint  `json:"impact,omitempty" doc:"what qty GPUs cost from the cheapest on; missing if there are fewer"`
+
+		Bids        []BookLevel `json:"bids" doc:"what jobs that wait would pay, in steps of 0.001 USD, the highest first, at most 100. A bid for any model is in the book of each that has the memory"`
+		BidGPUs     int         `json:"bid_gpus" doc:"all of them"`
+		BidsLeftOut int         `json:"bids_left_out" doc:"lower levels that are not shown"`
+		BidImpact   *DepthPoint `json:"bid_impact,omitempty" doc:"what qty GPUs earn from the highest on; missing if fewer are asked for"`
 	}
 	// Books lists them.
 	Books struct {
@@ -243,11 +248,24 @@ const maxLevels = 100
 func bookOf(r *broker.PriceRow, qty int) Book {
 	levels, gpus := pricing.Levels(r.Asks)
 	out := Book{
-		Cell: r.Print.Cell.String(), Simulated: r.Print.Cell.Tier == pricing.TierSimulated, AvailableGPUs: gpus, Levels: []BookLevel{},
+		Cell: r.Print.Cell.String(), Simulated: r.Print.Cell.Tier == pricing.TierSimulated, AvailableGPUs: gpus,
 		LeftOut: max(0, len(levels)-maxLevels), Depth: depthOf(r.Asks), Impact: impactOf(r.Asks, qty),
 	}
+	out.Levels = levelsOf(levels)
+	out.Bids, out.BidsLeftOut = levelsOf(r.Bids), max(0, len(r.Bids)-maxLevels)
+	for _, l := range r.Bids {
+		out.BidGPUs += l.GPUs
+	}
+	if p, err := pricing.BidImpact(r.Bids, qty); qty > 0 && err == nil {
+		out.BidImpact = new(pointOf(p))
+	}
+	return out
+}
+
+func levelsOf(levels []pricing.Level) []BookLevel {
+	out := []BookLevel{}
 	for _, l := range levels[:min(len(levels), maxLevels)] {
-		out.Levels = append(out.Levels, BookLevel{NanoUSDPerHour: nano(l.Rate), GPUs: l.GPUs})
+		out = append(out, BookLevel{NanoUSDPerHour: nano(l.Rate), GPUs: l.GPUs})
 	}
 	return out
 }

@@ -52,6 +52,7 @@ func (m *market) Prices(context.Context) (*broker.PriceBoard, error) {
 			{
 				Print: r.Print, InputsHash: r.InputsHash, Hedonic: r.Hedonic, Offers: 2, Providers: 2, FreeGPUs: 10, GPUs: 12,
 				Asks: []pricing.Ask{{Rate: 390_000_000, GPUs: 4, Operator: "a"}, {Rate: 500_000_000, GPUs: 6, Operator: "b"}},
+				Bids: []pricing.Level{{Rate: 380_000_000, GPUs: 3}, {Rate: 300_000_000, GPUs: 8}},
 			},
 			{Print: pricing.Print{Cell: toy, Quality: pricing.Stale}},
 		},
@@ -124,7 +125,7 @@ func TestPriceRoutes(t *testing.T) {
 		{path: "/v1/prices?model=RTX+409", status: 400, field: "gpu.model", nearest: "RTX 4090"},
 		{path: "/v1/prices?tier=gold", status: 422, field: "query.tier"},
 		{path: "/v1/prices?gpus=-1", status: 422, field: "query.gpus"},
-		{path: "/v1/book?qty=11", status: 200, want: []string{`"levels":[{"nanousd_per_hour":390000000,"gpus":4},{"nanousd_per_hour":500000000,"gpus":6}]`, `"left_out":0`, `"available_gpus":10`}},
+		{path: "/v1/book?qty=11", status: 200, want: []string{`"levels":[{"nanousd_per_hour":390000000,"gpus":4},{"nanousd_per_hour":500000000,"gpus":6}]`, `"left_out":0`, `"available_gpus":10`, `"bids":[{"nanousd_per_hour":380000000,"gpus":3},{"nanousd_per_hour":300000000,"gpus":8}]`, `"bid_gpus":11`, `"bid_impact":{"gpus":11,"avg_nanousd_per_hour":321818182,"worst_nanousd_per_hour":300000000}`}},
 		{path: "/v1/market/health", status: 200, want: []string{`"fill_rate_ppm":750000`, `"stale_offer_ppm":250000`, `"median_start_ms":1500`, `"interruptions_per_1000_gpu_hours":0.5`, `"firm_cells":1`}},
 		{path: "/v1/prices/history?cell=" + priceCell + "&step=5m&from=2023-11-14T22:13:20Z", status: 200, want: []string{
 			`"bars":[{"seq":1,"start":"2023-11-14T22:15:00Z","open_nanousd_per_hour":1,"high_nanousd_per_hour":4`, `"seq":2,"revises":1`,

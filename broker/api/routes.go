@@ -80,6 +80,18 @@ func (s *Server) routeAccounts() {
 		return &answer[Account]{accountOf(a)}, nil
 	})
 	huma.Register(s.api, huma.Operation{
+		OperationID: "set-limits", Method: http.MethodPut, Path: "/v1/account/limits",
+		Summary: "Bound what the account may spend from now on", Security: tokenOnly(), MaxBodyBytes: maxSmallBody,
+	}, func(ctx context.Context, in *struct{ Body Limits }) (*answer[Account], error) {
+		a, err := s.c.Market.SetLimits(ctx, caller(ctx), broker.Limits{
+			Job: pricing.Money(in.Body.JobNanoUSD), Day: pricing.Money(in.Body.DayNanoUSD), Total: pricing.Money(in.Body.TotalNanoUSD),
+		})
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		return &answer[Account]{accountOf(a)}, nil
+	})
+	huma.Register(s.api, huma.Operation{
 		OperationID: "open-account", Method: http.MethodPost, Path: "/v1/admin/accounts", DefaultStatus: http.StatusCreated,
 		Summary: "Open an account and show its token", Security: adminOnly(), MaxBodyBytes: maxSmallBody,
 	}, func(ctx context.Context, in *struct{ Body OpenAccountRequest }) (*answer[OpenedAccount], error) {

@@ -120,6 +120,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"POST", "/v1/images", `{"image":"debian","digest":"` + readyDigest + `"}`, 401, 200, 200, 403, 401},
 		{"POST", "/v1/images", `{"image":"debian","digest":"` + unknownDigest + `"}`, 401, 202, 202, 403, 401},
 		{"POST", "/v1/images", `{"image":"busy","digest":"` + unknownDigest + `"}`, 401, 503, 503, 403, 401},
+		{"PUT", "/v1/account/limits", `{"job_nanousd":1,"day_nanousd":2,"total_nanousd":3}`, 401, 200, 200, 403, 401},
+		{"PUT", "/v1/account/limits", `{"job_nanousd":-1,"day_nanousd":2,"total_nanousd":3}`, 401, 422, 422, 403, 401},
 		{"POST", "/v1/admin/accounts", `{"name":"n"}`, 401, 403, 403, 201, 401},
 		{"GET", "/v1/admin/accounts", "", 401, 403, 403, 200, 401},
 		{"POST", "/v1/admin/accounts/a-owner/deposits", `{"amount_nanousd":1,"ref":"payment 1"}`, 401, 403, 403, 200, 401},
@@ -198,6 +200,16 @@ func TestClientRoundTrip(t *testing.T) {
 	}
 	if _, err := c.Trace(ctx, readyDigest, "../c0"); !isKind(err, broker.ErrNotFound) {
 		t.Errorf("unknown trace: %v, want ErrNotFound", err)
+	}
+	limits := api.Limits{JobNanoUSD: 1, DayNanoUSD: 2, TotalNanoUSD: 3}
+	if a, err := c.SetLimits(ctx, limits); err != nil || a.Limits == nil || *a.Limits != limits {
+		t.Errorf("limits: %+v, %v", a, err)
+	}
+	if a, err := c.SetLimits(ctx, api.Limits{}); err != nil || a.Limits != nil {
+		t.Errorf("no limits: %+v, %v", a, err)
+	}
+	if _, err := c.SetLimits(ctx, api.Limits{JobNanoUSD: 9, TotalNanoUSD: 3}); !isKind(err, broker.ErrForbidden) || !strings.Contains(err.Error(), "in all") {
+		t.Errorf("a limit that is broken: %v", err)
 	}
 	deposit := 10 * pricing.USD
 	if a, err := admin.OpenAccount(ctx, "ada", &deposit); err != nil || a.Token != "rialto_new" || a.Account.AvailableNanoUSD != int64(deposit) {

@@ -200,6 +200,13 @@ func (m *market) BindKey(_ context.Context, id broker.AccountID, key broker.Peer
 	return broker.Account{ID: id, Key: key}, nil
 }
 
+func (m *market) SetLimits(_ context.Context, id broker.AccountID, l broker.Limits) (broker.Account, error) {
+	if l.Job > l.Total {
+		return broker.Account{}, &broker.LimitError{Account: id, Limit: "in all", Most: l.Total, Need: l.Job}
+	}
+	return broker.Account{ID: id, Limits: l}, nil
+}
+
 func (m *market) OpenAccount(_ context.Context, name string, deposit *pricing.Money) (broker.Account, string, error) {
 	a := broker.Account{ID: "a-new", Name: name}
 	if deposit != nil {

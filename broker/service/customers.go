@@ -319,6 +319,14 @@ func (s *Service) openAccount(ctx context.Context, name string, deposit *pricing
 	return a, token, err
 }
 
+// SetLimits replaces what an account may spend.
+func (s *Service) SetLimits(ctx context.Context, id broker.AccountID, l broker.Limits) (broker.Account, error) {
+	if err := s.event(ctx, 0, broker.LimitsSet{Account: id, Limits: l}); err != nil {
+		return broker.Account{}, err
+	}
+	return s.view.account(id)
+}
+
 // Deposit adds money from outside to an account, once per ref: the same again changes nothing.
 func (s *Service) Deposit(ctx context.Context, id broker.AccountID, amount pricing.Money, ref string) (broker.Account, error) {
 	if err := s.event(ctx, len(ref), broker.Deposited{Account: id, Amount: amount, Ref: ref}); err != nil {

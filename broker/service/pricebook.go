@@ -55,6 +55,7 @@ type recentPrint struct {
 // cellOffer is what is on offer in a cell; operators have their real names.
 type cellOffer struct {
 	asks      []pricing.Ask
+	bids      []pricing.Level // by tick, the highest first
 	offers    int
 	providers int
 	gpus      int
@@ -170,8 +171,8 @@ func (c *priceCell) take(t pricing.Trade) {
 	}
 }
 
-// offered takes what is on offer, and returns what changed.
-func (b *priceBook) offered(asks []broker.Ask) []broker.PriceEvent {
+// offered takes what is on offer and what is bid for, and returns what changed.
+func (b *priceBook) offered(asks []broker.Ask, bids []broker.Bid) []broker.PriceEvent {
 	now := map[pricing.Cell]*cellOffer{}
 	providers := map[pricing.Cell]map[broker.PeerID]bool{}
 	for _, a := range asks {
@@ -199,15 +200,21 @@ func (b *priceBook) offered(asks []broker.Ask) []broker.PriceEvent {
 	for _, cell := range slices.SortedFunc(maps.Keys(now), compareCells) {
 		b.cellOf(cell)
 	}
+	for i := range bids {
+		if bids[i].Model != broker.AnyModel { // so that it has a book while nobody offers the model
+			b.cellOf(pricing.Cell{Model: bids[i].Model, Term: pricing.OnDemand, Region: pricing.AnyRegion, Tier: pricing.TierNVML})
+		}
+	}
 	for _, cell := range b.sorted() {
 		c := b.cells[cell]
 		var o cellOffer
 		if p := now[cell]; p != nil {
 			o = *p
 		}
+		o.bids = bidsIn(cell, bids)
 		was := c.offer
 		c.offer = o
-		if !slices.Equal(was.asks, o.asks) {
+		if !slices.Equal(was.asks, o.asks) || !slices.Equal(was.bids, o.bids) {
 			events = append(events, broker.PriceEvent{Kind: broker.PriceDepth, Cell: cell})
 		}
 		if was.offers != o.offers || was.providers != o.providers || was.gpus != o.gpus || free(was.asks) != free(o.asks) {
@@ -215,6 +222,17 @@ func (b *priceBook) offered(asks []broker.Ask) []broker.PriceEvent {
 		}
 	}
 	return events
+}
+
+// bidsIn are the bids of a cell's book.
+func bidsIn(cell pricing.Cell, bids []broker.Bid) []pricing.Level {
+	var all []pricing.Level
+	for i := range bids {
+		if b := &bids[i]; b.In(cell) {
+			all = append(all, pricing.Level{Rate: b.Rate, GPUs: b.GPUs})
+		}
+	}
+	return pricing.BidLevels(all)
 }
 
 func free(asks []pricing.Ask) int {

@@ -13,6 +13,40 @@ import (
 	"rialto/pricing"
 )
 
+// TestBidsAreInTheBooksOfWhatCouldServeThem, by model, memory and region.
+func TestBidsAreInTheBooksOfWhatCouldServeThem(t *testing.T) {
+	b := newPriceBook("broker", []byte("secret"))
+	asks := []broker.Ask{
+		{Provider: "a", Model: "RTX 4090", Region: "DE", Rate: 40 * cent, GPUs: 1, Free: 1, Level: broker.LevelNVML},
+		{Provider: "b", Model: "T4", Region: "US", Rate: 9 * cent, GPUs: 1, Free: 1, Level: broker.LevelNVML},
+	}
+	bids := []broker.Bid{
+		{Model: broker.AnyModel, MemoryMiB: 24 << 10, Countries: broker.EUMembers(), Rate: 35 * cent, GPUs: 4},
+		{Model: "RTX 4090", Countries: []string{"US"}, Rate: 30 * cent, GPUs: 2},
+		{Model: "H200", Rate: 200 * cent, GPUs: 8}, // which nobody offers
+	}
+	b.offered(asks, nil)
+	events := b.offered(asks, bids)
+	for cell, want := range map[string][]pricing.Level{
+		"RTX_4090:on_demand:any:nvml":    {{Rate: 35 * cent, GPUs: 4}, {Rate: 30 * cent, GPUs: 2}},
+		"RTX_4090:on_demand:europe:nvml": {{Rate: 35 * cent, GPUs: 4}},
+		"T4:on_demand:any:nvml":          nil,
+		"H200:on_demand:any:nvml":        {{Rate: 200 * cent, GPUs: 8}, {Rate: 35 * cent, GPUs: 4}},
+	} {
+		c, err := pricing.ParseCell(cell)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := b.row(c, time.Unix(600, 0)).Bids; !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", cell, got, want)
+		}
+		told := slices.ContainsFunc(events, func(e broker.PriceEvent) bool { return e.Kind == broker.PriceDepth && e.Cell == c })
+		if told != (want != nil) {
+			t.Errorf("%s: told %v", cell, told)
+		}
+	}
+}
+
 // TestPriceBookIsBounded: strangers make up models, and others' cells and history do not suffer.
 func TestPriceBookIsBounded(t *testing.T) {
 	b := newPriceBook("broker", []byte("secret"))
@@ -21,7 +55,7 @@ func TestPriceBookIsBounded(t *testing.T) {
 		asks = append(asks, broker.Ask{Provider: "evil", Model: fmt.Sprint("Made Up ", i), Region: "DE", Rate: cent, GPUs: 1, Free: 1})
 	}
 	asks = append(asks, broker.Ask{Provider: "good", Model: "T4", Rate: 9 * cent, GPUs: 2, Free: 1, Level: broker.LevelNVML})
-	b.offered(asks)
+	b.offered(asks, nil)
 	if len(b.cells) != maxOddCells+1 || b.odd != maxOddCells {
 		t.Errorf("%d cells, %d odd ones, want %d and %d", len(b.cells), b.odd, maxOddCells+1, maxOddCells)
 	}
@@ -30,7 +64,7 @@ func TestPriceBookIsBounded(t *testing.T) {
 	if r := b.row(good, time.Unix(600, 0)); r.Print.Index != 9*cent || r.FreeGPUs != 1 || r.GPUs != 2 || r.Providers != 1 {
 		t.Errorf("the honest offer: %+v", r)
 	}
-	b.offered(nil)
+	b.offered(nil, nil)
 	b.show(660, b.prepare(660))
 	if len(b.cells) != 1 || b.odd != 0 {
 		t.Errorf("%d cells are kept of models that nobody offers or traded, %d odd", len(b.cells)-1, b.odd)
@@ -140,7 +174,7 @@ func BenchmarkOffered(b *testing.B) {
 		}
 	}
 	for b.Loop() {
-		book.offered(asks)
+		book.offered(asks, nil)
 		for _, cell := range book.sorted() {
 			book.row(cell, time.Unix(1_800_000_000, 0))
 		}

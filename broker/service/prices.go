@@ -155,11 +155,12 @@ func (p *prices) drain(book *priceBook, before time.Time) []broker.PriceEvent {
 func (p *prices) step(ctx context.Context) error {
 	type reading struct {
 		asks []broker.Ask
+		bids []broker.Bid
 		now  time.Time
 	}
 	// When the writer answers, all leases that were settled before now are shown.
 	read, err := ask(ctx, p.s, 0, func(_ context.Context, b *batch) (reading, error) {
-		return reading{b.s.market.Asks(), b.now}, nil
+		return reading{b.s.market.Asks(), b.s.market.Bids(), b.now}, nil
 	})
 	if err != nil {
 		return err
@@ -167,7 +168,7 @@ func (p *prices) step(ctx context.Context) error {
 	every := int64(p.s.c.PrintEvery / time.Second)
 	at := read.now.Unix() - read.now.Unix()%every
 	events := p.update(func(b *priceBook) []broker.PriceEvent {
-		return append(p.drain(b, time.Unix(at, 0)), b.offered(read.asks)...)
+		return append(p.drain(b, time.Unix(at, 0)), b.offered(read.asks, read.bids)...)
 	})
 	printed, err := p.print(ctx, at)
 	events = append(events, printed...)
@@ -307,6 +308,7 @@ func (b *priceBook) row(cell pricing.Cell, now time.Time) broker.PriceRow {
 	if c.last.At == 0 {
 		r.Print = pricing.Print{Cell: cell, Quality: pricing.Stale}
 	}
+	r.Bids = c.offer.bids
 	_, r.Asks = b.names.hide(now.Unix(), cell, nil, c.offer.asks)
 	return r
 }
