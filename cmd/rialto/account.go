@@ -48,8 +48,88 @@ func (a *app) accountCommand() *cobra.Command {
 		Args:    cli.Args(2, 2),
 		RunE:    a.login,
 	}
-	c.AddCommand(login)
+	c.AddCommand(login, a.limitCommand())
 	return c
+}
+
+func (a *app) limitCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "limit",
+		Short: "Bound what the account may spend",
+		Long: "Bound what the account may spend. Money that is held for jobs counts as spent, so no job that was accepted is\n" +
+			"ended because of a limit, and none is accepted that could break one. A day is one of UTC. Flags that are not given\n" +
+			"leave their limit as it is; \"none\" lifts it.",
+		Example: "  rialto account limit --job 5 --day 20\n  rialto account limit --day none",
+		Args:    cli.Args(0, 0),
+	}
+	var job, day, total pricing.Money
+	f := c.Flags()
+	limit := func(to *pricing.Money, name, usage string) {
+		f.Var(&value[pricing.Money]{to: to, parse: parseLimit, kind: "dollars"}, name, usage)
+	}
+	limit(&job, "job", "for one job")
+	limit(&day, "day", "in a day")
+	limit(&total, "total", "in all, with what was spent before")
+	p := a.jsonFlag(c)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		m, err := a.connect()
+		if err != nil {
+			return err
+		}
+		account, err := m.Account(c.Context())
+		if err != nil {
+			return explain(err)
+		}
+		limits := api.Limits{}
+		if account.Limits != nil {
+			limits = *account.Limits
+		}
+		for name, set := range map[string]func(){
+			"job": func() { limits.JobNanoUSD = int64(job) }, "day": func() { limits.DayNanoUSD = int64(day) }, "total": func() { limits.TotalNanoUSD = int64(total) },
+		} {
+			if f.Changed(name) {
+				set()
+			}
+		}
+		if f.Changed("job") || f.Changed("day") || f.Changed("total") {
+			if account, err = m.SetLimits(c.Context(), limits); err != nil {
+				return explain(err)
+			}
+		}
+		return p.Print(account, func(w io.Writer) error { return writeLimits(w, account.Limits) })
+	}
+	return c
+}
+
+// parseLimit reads an amount above zero, or none.
+func parseLimit(s string) (pricing.Money, error) {
+	if s == "none" {
+		return 0, nil
+	}
+	m, err := pricing.ParseMoney(s)
+	if err == nil && m <= 0 {
+		err = fmt.Errorf("%q: want more than zero, or none", s)
+	}
+	return m, err
+}
+
+func writeLimits(w io.Writer, l *api.Limits) error {
+	if l == nil {
+		l = &api.Limits{}
+	}
+	for _, x := range []struct {
+		name string
+		most int64
+	}{{"per job", l.JobNanoUSD}, {"per day", l.DayNanoUSD}, {"in all", l.TotalNanoUSD}} {
+		text := "no limit"
+		if x.most > 0 {
+			text = pricing.Money(x.most).String()
+		}
+		if _, err := fmt.Fprintf(w, "%-9s  %s\n", x.name, text); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *app) login(c *cobra.Command, args []string) error {
@@ -120,6 +200,9 @@ func writeAccount(w io.Writer, address string, account api.Account, key string) 
 		if _, err := fmt.Fprintf(w, "%-9s  %s\n", name, strings.TrimRight(amounts[i], " ")); err != nil {
 			return err
 		}
+	}
+	if account.Limits != nil {
+		return writeLimits(w, account.Limits)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -139,20 +140,9 @@ func writeBooks(w io.Writer, books api.Books, gpus int) error {
 		if b.Simulated {
 			mark = " " + cli.Paint(w, cli.Warn, simulated)
 		}
-		fmt.Fprintf(w, "%s%s: %d free\n", cli.Clean(b.Cell), mark, b.AvailableGPUs)
-		t := cli.Table{Columns: []cli.Column{{Title: "GPU-HOUR", Align: cli.Decimal}, {Title: "GPUS", Align: cli.Right}, {Title: "TOGETHER", Align: cli.Right}}}
-		together := 0
-		for _, l := range b.Levels {
-			together += l.GPUs
-			t.Add(pricing.Money(l.NanoUSDPerHour).String(), strconv.Itoa(l.GPUs), strconv.Itoa(together))
-		}
-		if len(b.Levels) > 0 {
-			if err := t.Write(w); err != nil {
-				return err
-			}
-		}
-		if b.LeftOut > 0 {
-			fmt.Fprintf(w, "%d dearer prices are left out\n", b.LeftOut)
+		fmt.Fprintf(w, "%s%s: %d free, %d bid for\n", cli.Clean(b.Cell), mark, b.AvailableGPUs, b.BidGPUs)
+		if err := writeLadder(w, &b); err != nil {
+			return err
 		}
 		for _, d := range b.Depth {
 			fmt.Fprintf(w, "first %d: %s on average, %s at most\n", d.GPUs, priceText(d.AvgNanoUSDPerHour), priceText(d.WorstNanoUSDPerHour))
@@ -163,8 +153,57 @@ func writeBooks(w io.Writer, books api.Books, gpus int) error {
 		case gpus > 0:
 			fmt.Fprintf(w, "%d at once: %s on average, %s at most\n", gpus, priceText(b.Impact.AvgNanoUSDPerHour), priceText(b.Impact.WorstNanoUSDPerHour))
 		}
+		if b.BidImpact != nil {
+			fmt.Fprintf(w, "%d sold at once: %s on average, %s at least\n", gpus, priceText(b.BidImpact.AvgNanoUSDPerHour), priceText(b.BidImpact.WorstNanoUSDPerHour))
+		}
 	}
 	return nil
+}
+
+// writeLadder draws the asks, the dearest on top, and below them the bids, the highest on top: where they come near each
+// other is the market.
+func writeLadder(w io.Writer, b *api.Book) error {
+	t := cli.Table{Columns: []cli.Column{
+		{Title: "", Tone: sideTone}, {Title: "GPU-HOUR", Align: cli.Decimal}, {Title: "GPUS", Align: cli.Right}, {Title: "TOGETHER", Align: cli.Right}, {Title: ""},
+	}}
+	most := 1
+	for _, l := range slices.Concat(b.Levels, b.Bids) {
+		most = max(most, l.GPUs)
+	}
+	row := func(side string, l api.BookLevel, together int) {
+		t.Add(side, pricing.Money(l.NanoUSDPerHour).String(), strconv.Itoa(l.GPUs), strconv.Itoa(together), strings.Repeat("▇", max(1, 24*l.GPUs/most)))
+	}
+	together := 0
+	for _, l := range b.Levels {
+		together += l.GPUs
+	}
+	for _, l := range slices.Backward(b.Levels) {
+		row("ask", l, together)
+		together -= l.GPUs
+	}
+	for _, l := range b.Bids {
+		together += l.GPUs
+		row("bid", l, together)
+	}
+	if len(b.Levels)+len(b.Bids) > 0 {
+		if err := t.Write(w); err != nil {
+			return err
+		}
+	}
+	if b.LeftOut > 0 {
+		fmt.Fprintf(w, "%d dearer asks are left out\n", b.LeftOut)
+	}
+	if b.BidsLeftOut > 0 {
+		fmt.Fprintf(w, "%d lower bids are left out\n", b.BidsLeftOut)
+	}
+	return nil
+}
+
+func sideTone(side string) cli.Tone {
+	if side == "bid" {
+		return cli.Good
+	}
+	return cli.Bad
 }
 
 // shownBars is how many rows of a history a person gets to see.

@@ -37,6 +37,7 @@ type request struct {
 	weights  []mount
 	where    string        // in the query language
 	firm     time.Duration // of a firm quote; zero: none
+	until    time.Time     // of a standing order; zero: none
 }
 
 // defaultDuration ends a forgotten job before it costs much.
@@ -57,7 +58,7 @@ func newRequest(c *cobra.Command) *request {
 	f.StringVarP(&r.workdir, "workdir", "w", "", "working directory in the container")
 	f.IntVar(&r.cpus, "cpus", 0, "CPU cores that the host must grant")
 	f.Var(&value[uint64]{to: &r.memory, parse: cli.ParseMiB, kind: "size"}, "memory", "host memory that the host must grant, such as 16GiB")
-	f.Var(&value[string]{to: &r.region, parse: parseRegion, kind: "country"}, "region", "country of the host, such as DE")
+	f.Var(&value[string]{to: &r.region, parse: parseRegion, kind: "country"}, "region", "country of the host, such as DE, or EU")
 	f.StringVar(&r.provider, "provider", "", "only this host, by name or provider id")
 	f.Var(&value[string]{to: &r.where, parse: parseQuery, kind: "query"}, "where", "what else the offer must satisfy, such as 'gpu_ram>=24 region!=US'; see rialto offers --fields")
 	f.Var(&list[mount]{to: &r.weights, parse: parseMount, kind: "NAME:PATH"}, "weights", "mount weights read-only at a path (may be repeated)")
@@ -73,6 +74,14 @@ func (r *request) check() error {
 		return cli.Hint(fmt.Errorf("--workdir %q: must be absolute", r.workdir), "did you mean /%s?", r.workdir)
 	case r.maxCost < 0:
 		return fmt.Errorf("--max-cost %v: must not be negative", r.maxCost)
+	}
+	if r.region == broker.EU { // the market signs a query for countries, and a word for one
+		r.where, r.region = strings.TrimSpace(r.where+" region="+broker.EU), ""
+		f, err := broker.ParseFilter(r.where)
+		if err != nil {
+			return err
+		}
+		r.where = f.String()
 	}
 	if r.gpu.Count > 0 {
 		return nil
@@ -208,6 +217,6 @@ func (r *request) spec(name string, image imageRef, mounts []broker.WeightsMount
 		GPU: gpu, MemoryMiB: r.memory, CPUs: r.cpus,
 		MaxRate: r.maxRate, MaxCost: r.maxCost, MaxDuration: r.duration,
 		Region: r.region, Provider: broker.PeerID(r.provider), Weights: mounts,
-		Where: r.where, Created: time.Now().UTC(), Nonce: rand.Text(), WaitRate: r.waitRate, Firm: r.firm,
+		Where: r.where, Created: time.Now().UTC(), Nonce: rand.Text(), WaitRate: r.waitRate, Firm: r.firm, GoodUntil: r.until.UTC(),
 	}
 }

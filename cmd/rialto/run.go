@@ -54,6 +54,7 @@ func (a *app) runCommand() *cobra.Command {
 	f.VarP(&list[forward]{to: &r.publish, parse: parseForward, kind: "LOCAL:REMOTE"}, "publish", "p", "lead a local port to one in the container (may be repeated)")
 	f.BoolVarP(&r.detach, "detach", "d", false, "print the job's id and leave; follow later with rialto logs -f")
 	f.BoolVar(&r.wait, "wait", false, "wait for a matching offer if there is none now")
+	f.Var(&value[time.Time]{to: &r.until, parse: func(s string) (time.Time, error) { return parseUntil(s, time.Now()) }, kind: "time"}, "until", "wait until then for an offer at --max-price or less, such as Friday, 48h or 2026-12-24T18:00; see rialto order")
 	f.StringVar(&r.key, "idempotency-key", "", "name the submission: the same key never starts a second job, but continues with the first")
 	f.BoolVarP(&r.quiet, "quiet", "q", false, "print nothing but the container's output and errors")
 	f.StringVar(&r.accepts, "quote", "", "accept this firm quote of `rialto quote --firm`, instead of IMAGE and CMD")
@@ -188,6 +189,12 @@ func (f *runFlags) specFor(ctx context.Context, m *market, args []string) (broke
 	mounts, err := f.mounts(known)
 	if err != nil {
 		return broker.JobSpec{}, err
+	}
+	if !f.until.IsZero() {
+		f.wait = true
+		if f.maxRate == 0 {
+			return broker.JobSpec{}, cli.Hint(errors.New("--until needs --max-price, because it takes offers that are not known yet"), "such as --max-price 0.50/h")
+		}
 	}
 	if f.wait && f.maxCost == 0 {
 		if f.maxRate == 0 {

@@ -112,8 +112,8 @@ func (t tree) as(ctx context.Context, tier mount.Tier, fn func(mount.Mounted) er
 	return errors.Join(fn(m), t.mounts.Unmount(t.root))
 }
 
-// anew mounts the tree at a mount server that has served nothing, hands fn the mount, and ends both.
-func (t tree) anew(ctx context.Context, l *lab.Lab, src func(*local) mount.Source, tier mount.Tier, fn func(tree, mount.Mounted) error) (err error) {
+// anew mounts the tree, lazily, at a mount server that has served nothing, hands fn the mount, and ends both.
+func (t tree) anew(ctx context.Context, l *lab.Lab, src func(*local) mount.Source, fn func(tree, mount.Mounted) error) (err error) {
 	dir, err := os.MkdirTemp(l.Path(), "anew-")
 	if err != nil {
 		return err
@@ -124,7 +124,7 @@ func (t tree) anew(ctx context.Context, l *lab.Lab, src func(*local) mount.Sourc
 		return err
 	}
 	defer func() { err = errors.Join(err, h.stop()) }()
-	m, err := h.mounts.MountAs(ctx, t.root, t.tree, src(h), tier)
+	m, err := h.mounts.MountAs(ctx, t.root, t.tree, src(h), mount.Lazy)
 	if err != nil {
 		return err
 	}

@@ -93,7 +93,7 @@ func (t tree) warmImports(ctx context.Context, r *report, native string) (second
 
 // record returns which blocks an import reads, in order.
 func (t tree) record(ctx context.Context, l *lab.Lab) (trace blockstore.Trace, err error) {
-	err = t.anew(ctx, l, asVerified, mount.Lazy, func(t tree, m mount.Mounted) error {
+	err = t.anew(ctx, l, asVerified, func(t tree, m mount.Mounted) error {
 		if _, _, err := python(ctx, m.Path); err != nil {
 			return err
 		}

@@ -77,14 +77,14 @@ func (t tree) mounting(ctx context.Context, r *report, l *lab.Lab, native string
 		by = 1
 		err := errors.Join(
 			check("ext4", alone["ext4"], native),
-			t.anew(ctx, l, asStored, mount.Lazy, func(_ tree, m mount.Mounted) error { return check("lazy", alone["lazy"], m.Path) }),
+			t.anew(ctx, l, asStored, func(_ tree, m mount.Mounted) error { return check("lazy", alone["lazy"], m.Path) }),
 			t.as(ctx, mount.Sealed, func(m mount.Mounted) error { return check("sealed", alone["sealed"], m.Path) }),
 		)
 		by = runtime.NumCPU()
 		err = errors.Join(err,
 			check("ext4", &ext4, native),
-			t.anew(ctx, l, asStored, mount.Lazy, func(_ tree, m mount.Mounted) error { return check("lazy", &lazy, m.Path) }),
-			t.anew(ctx, l, asVerified, mount.Lazy, func(_ tree, m mount.Mounted) error { return check("lazy", &known, m.Path) }),
+			t.anew(ctx, l, asStored, func(_ tree, m mount.Mounted) error { return check("lazy", &lazy, m.Path) }),
+			t.anew(ctx, l, asVerified, func(_ tree, m mount.Mounted) error { return check("lazy", &known, m.Path) }),
 			t.as(ctx, mount.Lazy, func(m mount.Mounted) error { return check("lazy", &again, m.Path) }),
 			t.as(ctx, mount.Sealed, func(m mount.Mounted) error { return check("sealed", &sealed, m.Path) }),
 		)
@@ -142,7 +142,7 @@ func readBy(readers int, dir string) (int64, error) {
 	for _, k := range sizes {
 		n += k
 	}
-	return n, errors.Join(append(errs, err)...)
+	return n, errors.Join(err, errors.Join(errs...))
 }
 
 // readFile reads a file as a program in a container does. An os.File would poll each file, which takes as long as opening
