@@ -142,13 +142,17 @@ func eval[T any](b *browser, expression string) T {
 func (b *browser) click(kind, text string) {
 	b.t.Helper()
 	quoted, _ := json.Marshal(text)
+	// In one go, for what is live may be drawn anew between looking and clicking; and only if nothing lies over it.
 	b.await(fmt.Sprintf(`(() => {
-		document.querySelectorAll("[data-click]").forEach((e) => e.removeAttribute("data-click"));
 		const found = [...document.querySelectorAll(%q)].find((e) => e.checkVisibility() && e.innerText.includes(%s));
-		found?.setAttribute("data-click", "");
-		return found;
+		if (!found) return false;
+		found.scrollIntoView({ block: "center", behavior: "instant" });
+		const { x, y, width, height } = found.getBoundingClientRect();
+		const top = document.elementFromPoint(x + width / 2, y + height / 2);
+		if (!top || !found.contains(top) && !top.contains(found)) return false;
+		found.click();
+		return true;
 	})()`, kind, quoted))
-	b.do(chromedp.Click("[data-click]"))
 }
 
 // await waits until an expression is true.

@@ -20,6 +20,20 @@ func (b *browser) model(t *testing.T) {
 	b.open("#/", "RTX 4090")
 	b.click("main a.model", "H100 SXM")
 	b.awaitText("Order book")
+	b.awaitText("No order stands.")
+	order := b.w.submit("", 2, func(s *broker.JobSpec) {
+		s.GPU.Model, s.MaxRate, s.MaxCost, s.GoodUntil = "H100 SXM", 1_333_000_000, 0, time.Now().Add(24*time.Hour).UTC()
+		s.MaxDuration = time.Hour
+	})
+	b.awaitText("$1.333/h")
+	if got := eval[string](b, `document.querySelector(".pair svg.chart").getAttribute("aria-label")`); !strings.Contains(got, "2 GPUs bid for from $1.333 to $1.333 an hour") {
+		t.Errorf("the book's picture says %q", got)
+	}
+	b.shoot("book-1280-light")
+	if _, err := b.w.Cancel(t.Context(), b.w.account, order.ID, "test"); err != nil {
+		t.Fatal(err)
+	}
+	b.awaitText("No order stands.")
 	b.await(`document.querySelector(".plot polyline.stroke")?.points.length > 10`)
 	b.awaitText("Offers, all regions")
 	b.awaitText("firm")

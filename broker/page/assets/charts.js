@@ -33,28 +33,35 @@ export function meter(free, all) {
   h('span', `${free} `, h('small', `of ${all}`)), h('span.unseen', ` free, ${plural(all - free, 'GPU')} rented`));
 }
 
-// depthChart draws GPUs on offer by price as steps; levels are {nanousd_per_hour, gpus}, cheapest first.
-export function depthChart(levels, name) {
+// depthChart draws an order book: GPUs on offer at a price or less as steps up to the right, and GPUs that are bid for at
+// a price or more as steps up to the left. Both are {nanousd_per_hour, gpus}, the best first; one may be empty.
+export function depthChart(asks, bids, name) {
   const [w, ht, left, bottom] = [phone() ? 400 : 560, 200, 44, 26];
-  const all = levels.reduce((n, l) => n + l.gpus, 0);
-  const rates = levels.map((l) => Number(l.nanousd_per_hour));
-  const margin = (rates.at(-1) - rates[0]) * 0.08 || rates[0] * 0.05;
-  const x = scale(left, w - 8, rates[0] - margin, rates.at(-1) + margin);
-  const y = scale(ht - bottom, 10, 0, all);
-  let sum = 0;
-  let path = `M${left} ${y(0)}`;
-  for (let i = 0; i < levels.length; i++) {
-    path += `H${x(rates[i]).toFixed(1)}`;
-    sum += levels[i].gpus;
-    path += `V${y(sum).toFixed(1)}`;
-  }
-  path += `H${w - 8}`;
-  const words = `${name}: ${plural(all, 'GPU')} from ${usd(levels[0].nanousd_per_hour)} to ${usd(levels.at(-1).nanousd_per_hour)} an hour; the table beside has each step`;
+  const count = (levels) => levels.reduce((n, l) => n + l.gpus, 0);
+  const most = Math.max(count(asks), count(bids));
+  const rates = [...asks, ...bids].map((l) => Number(l.nanousd_per_hour));
+  const [low, high] = [Math.min(...rates), Math.max(...rates)];
+  const margin = (high - low) * 0.08 || low * 0.05;
+  const x = scale(left, w - 8, low - margin, high + margin);
+  const y = scale(ht - bottom, 10, 0, most);
+  const steps = (levels, edge) => {
+    let sum = 0;
+    let path = '';
+    for (const l of levels) {
+      path += `${path ? 'H' : 'M'}${x(Number(l.nanousd_per_hour)).toFixed(1)}${path ? '' : ` ${y(0)}`}`;
+      path += `V${y((sum += l.gpus)).toFixed(1)}`;
+    }
+    return path && `${path}H${edge}`;
+  };
+  const [ask, bid] = [steps(asks, w - 8), steps(bids, left)];
+  const side = (levels, words) => (levels.length ? `${plural(count(levels), 'GPU')} ${words} from ${usd(levels[0].nanousd_per_hour)} to ${usd(levels.at(-1).nanousd_per_hour)} an hour` : '');
+  const words = `${name}: ${[side(asks, 'on offer'), side(bids, 'bid for')].filter(Boolean).join('; ')}; the tables beside have each step`;
   return h('svg.chart', { viewBox: `0 0 ${w} ${ht}`, role: 'img', 'aria-label': words },
-    grid(ticks(0, all, 3).filter(Number.isInteger), y, left, w - 8, (v) => String(v)),
-    h('path.area', { d: `${path}V${y(0)}H${left}Z` }), h('path.stroke', { d: path }),
-    h('text', { x: left, y: ht - 8 }, usd(levels[0].nanousd_per_hour, 3)),
-    h('text', { x: w - 8, y: ht - 8, 'text-anchor': 'end' }, usd(levels.at(-1).nanousd_per_hour, 3)));
+    grid(ticks(0, most, 3).filter(Number.isInteger), y, left, w - 8, (v) => String(v)),
+    ask ? [h('path.area', { d: `${ask}V${y(0)}Z` }), h('path.stroke', { d: `M${left} ${y(0)}H${ask.slice(1).split(' ')[0]}${ask.slice(ask.indexOf('V'))}` })] : null,
+    bid ? [h('path.area.bid', { d: `${bid}V${y(0)}Z` }), h('path.stroke.bid', { d: bid })] : null,
+    h('text', { x: left, y: ht - 8 }, usd(BigInt(low), 3)),
+    h('text', { x: w - 8, y: ht - 8, 'text-anchor': 'end' }, usd(BigInt(high), 3)));
 }
 
 // ticks are round values between two.

@@ -50,7 +50,7 @@ function apply(name, data) {
       else read().catch(() => {});
       break;
     case 'depth':
-      if (known) Object.assign(known, { depth: data.depth, available_gpus: data.available_gpus, levels: data.levels, left_out: data.left_out, best_ask_nanousd_per_hour: data.levels[0]?.nanousd_per_hour ?? 0n });
+      if (known) Object.assign(known, { depth: data.depth, available_gpus: data.available_gpus, levels: data.levels, left_out: data.left_out, bids: data.bids, bids_left_out: data.bids_left_out, best_ask_nanousd_per_hour: data.levels[0]?.nanousd_per_hour ?? 0n });
       break;
     case 'reset':
       read().catch(() => {});

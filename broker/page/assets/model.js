@@ -83,16 +83,20 @@ function page(name, cell, step, signal) {
   async function drawBook() {
     try {
       const r = live.row(cell);
-      const all = r.levels ? { levels: r.levels, left_out: r.left_out } : (await get('/v1/book', { model: name, tier: r.tier, region: r.region, term: r.term }, signal)).books[0];
-      const levels = all?.levels ?? [];
-      swap(book, h('h2', 'Order book'), levels.length
-        ? h('div.pair', depthChart(levels, name), table({
-          caption: 'GPUs on offer that can be leased now', narrow: true, rows: levels.slice(0, 12), columns: [
-            { name: 'Price', cell: (l) => rate(l.nanousd_per_hour) }, { name: 'GPUs', num: true, cell: (l) => count(l.gpus) },
-          ],
-        }))
-        : h('p.none', 'Nothing can be leased now.'),
-      levels.length > 12 || all?.left_out ? h('p.none', `${plural(levels.length - 12 + (all.left_out ?? 0), 'dearer level')} not in the table.`) : null);
+      const all = r.levels ? r : (await get('/v1/book', { model: name, tier: r.tier, region: r.region, term: r.term }, signal)).books[0];
+      const [asks, bids] = [all?.levels ?? [], all?.bids ?? []];
+      const most = 8; // of each side in its table
+      const side = (caption, levels, none) => table({
+        caption, narrow: true, rows: levels.slice(0, most), empty: none, columns: [
+          { name: 'Price', cell: (l) => rate(l.nanousd_per_hour) }, { name: 'GPUs', num: true, cell: (l) => count(l.gpus) },
+        ],
+      });
+      const rest = (levels, leftOut, word) => levels.length > most && `${plural(levels.length - most + (leftOut ?? 0), word)} not in the table. `;
+      swap(book, h('h2', 'Order book'), asks.length || bids.length
+        ? h('div.pair', depthChart(asks, bids, name), h('div.sides', side('Asks, free now', asks, 'Nothing can be leased now.'), side('Bids, waiting', bids, 'No order stands.')))
+        : h('p.none', 'Nothing can be leased now, and no order stands.'),
+      h('p.none', rest(asks, all?.left_out, 'dearer ask'), rest(bids, all?.bids_left_out, 'lower bid'), 'Below the asks? An order waits for its price: ',
+        h('code', `rialto order '${name}, <= ${usd(asks[0]?.nanousd_per_hour ?? 400_000_000n, 2).slice(1)}/h, until Friday' IMAGE`), '.'));
     } catch { /* what was there stays */ }
   }
 
