@@ -105,6 +105,7 @@ type Market struct {
 	shops   map[PeerID]*shop
 	sellers map[string]PeerID // of each offered GPU, by UUID
 	offers  []*Offer          // of all shops, by provider and id
+	ladders ladders           // the same by price
 
 	distrusted map[PeerID]time.Time // not named as sources of blocks until then; not saved
 }
@@ -163,6 +164,7 @@ func NewMarket(cfg MarketConfig) (*Market, error) {
 		pardons:   map[PeerID]struct{}{},
 		shops:     map[PeerID]*shop{},
 		sellers:   map[string]PeerID{},
+		ladders:   ladders{byModel: map[string][]*Offer{}},
 
 		distrusted: map[PeerID]time.Time{},
 	}, nil

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"rialto/pricing"
 )
 
 // post replaces what a provider sells.
@@ -30,9 +32,13 @@ func (t *turn) post(ev OffersPosted) error {
 	for _, o := range ev.Set.Offers {
 		s.offers = append(s.offers, &o)
 	}
-	t.hearOf(old, s)
-	t.closeShop(ev.Provider)
-	t.openShop(ev.Provider, s)
+	if t.hearOf(old, s) {
+		t.closeShop(ev.Provider)
+		t.openShop(ev.Provider, s)
+	} else { // the same once more
+		s.offers = old.offers
+		t.shops[ev.Provider] = s
+	}
 	if old == nil || old.boot != s.boot || old.seq < s.seq {
 		t.forgive(ev.Provider)
 	}
@@ -62,10 +68,10 @@ func (m *Market) openShop(p PeerID, s *shop) {
 			m.sellers[g.UUID] = p
 		}
 	}
-	m.offers = append(m.offers, s.offers...)
-	slices.SortFunc(m.offers, func(a, b *Offer) int {
-		return cmp.Or(cmp.Compare(a.Provider, b.Provider), cmp.Compare(a.ID, b.ID))
-	})
+	for _, o := range s.offers {
+		m.offers = insert(m.offers, o, byName)
+		m.ladders.add(o)
+	}
 }
 
 func (m *Market) closeShop(p PeerID) {
@@ -79,7 +85,10 @@ func (m *Market) closeShop(p PeerID) {
 		}
 	}
 	delete(m.shops, p)
-	m.offers = slices.DeleteFunc(m.offers, func(o *Offer) bool { return o.Provider == p })
+	for _, o := range s.offers {
+		m.offers = remove(m.offers, o, byName)
+		m.ladders.drop(o)
+	}
 }
 
 // forgive lets waiting jobs try a provider again whose offers changed.
@@ -137,21 +146,16 @@ func (t *turn) submit(ev Submitted) error {
 		return refuse(fmt.Errorf("%w: account %s has %d open quotes: accept or drop one", ErrUnavailable, a.ID, maxQuotes))
 	}
 	query := spec.query()
-	if err := t.knowsAll(&query); err != nil {
+	err := t.knowsAll(&query)
+	if err != nil {
 		return refuse(err)
 	}
-	found := t.search(query, nil)
-	fitting := slices.Concat(found.free, found.busy)
-	if spec.Firm > 0 {
-		fitting = found.free // a quote does not wait
-	}
+	best, more := t.pick(query, nil)
 	offered := spec.MaxRate // of a standing order, whether there is an offer or not
 	if !spec.standing() {
-		if len(fitting) == 0 {
-			t.explain(&query, &found)
-			return refuse(&NoOfferError{Search: found.Search})
+		if offered, err = t.offeredFor(spec, query, best); err != nil {
+			return refuse(err)
 		}
-		offered = fitting[0].offer.Rate
 	} else if !t.now.Before(spec.GoodUntil) {
 		return refuse(&FieldError{Field: "good_until", Problem: spec.GoodUntil.Format(time.RFC3339) + " is over"})
 	}
@@ -179,7 +183,7 @@ func (t *turn) submit(ev Submitted) error {
 	t.addJob(j)
 	t.hold(j, hold)
 	delete(t.stale, j.ID)
-	t.place(j)
+	t.placeAmong(j, best, more)
 	return nil
 }
 
@@ -200,15 +204,54 @@ func (m *Market) addJob(j *Job) {
 	}
 }
 
+// offeredFor returns the rate of the offer that a job would take now, the best if there is one, or, if it may wait, later.
+// The error is a [*NoOfferError] that explains itself.
+func (t *turn) offeredFor(spec *JobSpec, query Query, best []candidate) (pricing.Rate, error) {
+	if len(best) > 0 {
+		return best[0].offer.Rate, nil
+	}
+	found := t.search(query, nil)
+	if spec.Firm == 0 && len(found.busy) > 0 { // a quote does not wait
+		return found.busy[0].offer.Rate, nil
+	}
+	t.explain(&query, &found)
+	return 0, &NoOfferError{Search: found.Search}
+}
+
 // place asks the best provider that was not tried yet; failing that the job waits, and a quote fails.
 func (t *turn) place(j *Job) {
+	best, more := t.pick(j.Spec.query(), j.Tried)
+	t.placeAmong(j, best, more)
+}
+
+// placeAmong asks one of what [Market.pick] found, or who else is there.
+func (t *turn) placeAmong(j *Job, best []candidate, more bool) {
+	if t.askOne(j, best) {
+		return
+	}
+	if waits := len(j.Log) > 0 && j.Log[len(j.Log)-1].State == JobQueued; waits && !more {
+		return
+	}
 	found := t.search(j.Spec.query(), j.Tried)
-	for _, c := range found.free {
+	if t.askOne(j, found.free) {
+		return
+	}
+	t.wait(j, found)
+}
+
+// askOne asks the first provider whose offer a job can pay.
+func (t *turn) askOne(j *Job, among []candidate) bool {
+	for _, c := range among {
 		if j.affords(c.offer) && t.covers(j, c) {
 			t.ask(j, c.offer)
-			return
+			return true
 		}
 	}
+	return false
+}
+
+// wait says, once, why a job has no place yet.
+func (t *turn) wait(j *Job, found found) {
 	why := "no offer that the money on hold covers"
 	if !j.Quote.Taken.IsZero() {
 		why = fmt.Sprintf("no offer that costs at most the %v of the quote and that the money on hold covers", j.Quote.Rate)
@@ -220,14 +263,13 @@ func (t *turn) place(j *Job) {
 		t.finish(j, nil, JobFailed, "no provider quotes: "+why)
 		return
 	}
-	if waits := len(j.Log) > 0 && j.Log[len(j.Log)-1].State == JobQueued; waits {
-		return
-	}
-	if j.Spec.standing() {
+	switch waits := len(j.Log) > 0 && j.Log[len(j.Log)-1].State == JobQueued; {
+	case waits:
+	case j.Spec.standing():
 		t.log(j, "standing until %s for %v or less: %s", j.Spec.GoodUntil.Format(time.RFC3339), j.Spec.MaxRate, why)
-		return
+	default:
+		t.log(j, "waiting up to %v: %s", t.cfg.QueueTimeout, why)
 	}
-	t.log(j, "waiting up to %v: %s", t.cfg.QueueTimeout, why)
 }
 
 // covers makes sure that the hold is enough for an offer, and keeps more aside if it was computed from

@@ -133,7 +133,7 @@ func (m *Market) suits(j *Job, offers []*Offer) bool {
 		if wanted == nil {
 			q = spec.query()
 			q.needs = m.needsOf(&q)
-			wanted = append(m.predicates(&q), q.freeNow())
+			wanted = m.conditions(&q)
 		}
 		if !slices.ContainsFunc(wanted, func(p Predicate) bool { return !p.keeps(m.listing(&q, o)) }) {
 			return true
@@ -142,14 +142,16 @@ func (m *Market) suits(j *Job, offers []*Offer) bool {
 	return false
 }
 
-// hearOf notes the offers of a shop that were not there as they are now.
-func (t *turn) hearOf(old, now *shop) {
+// hearOf notes the offers of a shop that were not there as they are now, and reports whether the shop has changed.
+func (t *turn) hearOf(old, now *shop) bool {
+	changed := old == nil || len(old.offers) != len(now.offers)
 	for _, o := range now.offers {
-		same := old != nil && slices.ContainsFunc(old.offers, func(x *Offer) bool { return x.ID == o.ID && reflect.DeepEqual(x, o) })
-		if !same {
+		if old == nil || !slices.ContainsFunc(old.offers, func(x *Offer) bool { return x.ID == o.ID && reflect.DeepEqual(x, o) }) {
 			t.news[keyOf(o)] = struct{}{}
+			changed = true
 		}
 	}
+	return changed
 }
 
 // hearFrom notes all offers of a provider: GPUs of some came free, and what was seen of the host changed.

@@ -22,7 +22,7 @@ func market(b *testing.B, offers int) *markettest.World {
 		b.Fatal(err)
 	}
 	for i := range offers {
-		o := markettest.Offer(fmt.Sprintf("host%05d", i), "RTX 4090", 1, pricing.Rate(400_000_000+i))
+		o := markettest.Offer(fmt.Sprintf("host%05d", i), "RTX 4090", 1, pricing.Rate(200_000_000+400_000_000/offers*i))
 		set := broker.OfferSet{Boot: "boot", Seq: 1, Offers: []broker.Offer{o}}
 		if _, err := w.Market.Step(w.Now, broker.OffersPosted{Provider: o.Provider, Set: set}); err != nil {
 			b.Fatal(err)
@@ -33,7 +33,7 @@ func market(b *testing.B, offers int) *markettest.World {
 
 // BenchmarkJob is a job's whole way: submitted, granted, confirmed, ready, renewed, exited, receipted.
 func BenchmarkJob(b *testing.B) {
-	for _, offers := range []int{1, 1000} {
+	for _, offers := range []int{1, 1000, 10_000} {
 		b.Run(fmt.Sprintf("offers=%d", offers), func(b *testing.B) {
 			w := market(b, offers)
 			now := w.Now
