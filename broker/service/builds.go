@@ -332,7 +332,7 @@ func (w *writer) tellBuilt(ctx context.Context) error {
 		if err := json.Unmarshal(notes[key], &n); err != nil {
 			return fmt.Errorf("note %s: %w", key, err)
 		}
-		if _, err := w.s.market.Step(now, n.size(strings.TrimPrefix(key, imageNotes))); err != nil {
+		if _, err := w.s.step(now, n.size(strings.TrimPrefix(key, imageNotes))); err != nil {
 			return fmt.Errorf("size of %s: %w", key, err)
 		}
 	}

@@ -220,13 +220,13 @@ func (s *Service) Events(ctx context.Context, account broker.AccountID, id broke
 }
 
 // Search explains which offers match.
-func (s *Service) Search(ctx context.Context, q broker.Query) (broker.Search, error) {
-	return ask(ctx, s, 0, func(context.Context, *batch) (broker.Search, error) { return s.market.Search(q) })
+func (s *Service) Search(_ context.Context, q broker.Query) (broker.Search, error) {
+	return read(s, func(m *broker.Market) (broker.Search, error) { return m.Search(q) })
 }
 
 // Quote prices a job on the offer that it would get now.
-func (s *Service) Quote(ctx context.Context, r broker.QuoteRequest) (broker.Quote, error) {
-	return ask(ctx, s, 0, func(context.Context, *batch) (broker.Quote, error) { return s.market.Quote(r) })
+func (s *Service) Quote(_ context.Context, r broker.QuoteRequest) (broker.Quote, error) {
+	return read(s, func(m *broker.Market) (broker.Quote, error) { return m.Quote(r) })
 }
 
 // Authenticate returns the account of a token.

@@ -102,7 +102,7 @@ func (w *writer) distrust() error {
 	now := w.clock.now()
 	for _, p := range w.s.poisons.distrusted(now) {
 		_, until := w.s.poisons.standing(p, now)
-		if _, err := w.s.market.Step(now, broker.SourceDistrusted{Provider: p, Until: until}); err != nil {
+		if _, err := w.s.step(now, broker.SourceDistrusted{Provider: p, Until: until}); err != nil {
 			return fmt.Errorf("distrust %s: %w", p, err)
 		}
 	}

@@ -150,7 +150,7 @@ func (c Config) withDefaults() (Config, error) {
 // market fail with [broker.ErrUnavailable] until [Service.Run] has restored it and after it has ended.
 type Service struct {
 	c       Config
-	market  *broker.Market // the writer's alone while Run runs
+	market  *broker.Market // changed by the writer alone while Run runs, with stepping held; others read it with read
 	view    *view
 	metrics *metrics
 	queue   chan *op
@@ -167,6 +167,25 @@ type Service struct {
 	stopped chan struct{} // closed when Run returns
 	started atomic.Bool
 	sending sync.WaitGroup // and the builds and prices
+
+	stepping sync.RWMutex // searches read the market beside the writer, which waits for them before it changes something
+}
+
+// step steps the market.
+func (s *Service) step(now time.Time, ev broker.Event) ([]broker.Effect, error) {
+	s.stepping.Lock()
+	defer s.stepping.Unlock()
+	return s.market.Step(now, ev)
+}
+
+// read asks the market something that changes nothing. The answer is of what was stepped, whether it is saved yet or not.
+func read[T any](s *Service, question func(*broker.Market) (T, error)) (T, error) {
+	if err := s.Ready(); err != nil {
+		return *new(T), err
+	}
+	s.stepping.RLock()
+	defer s.stepping.RUnlock()
+	return question(s.market)
 }
 
 // New returns a service that does nothing yet.

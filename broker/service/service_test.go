@@ -1,10 +1,13 @@
 package service_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -352,5 +355,50 @@ func TestDepositCountsOnce(t *testing.T) {
 	}
 	if _, err := w.Deposit(t.Context(), "a-nobody", pricing.USD, "invoice 2"); !errors.Is(err, broker.ErrNotFound) {
 		t.Errorf("deposit for nobody: %v", err)
+	}
+}
+
+// TestSearchesRunBesideTheWriter has readers search while jobs come and go. The race detector sees what they share.
+func TestSearchesRunBesideTheWriter(t *testing.T) {
+	w := newWorld(t, memory())
+	a := newAgent(t, w)
+	a.offer()
+	ctx, stop := context.WithCancel(t.Context())
+	var readers sync.WaitGroup
+	var answered atomic.Int64
+	for range 4 {
+		readers.Go(func() {
+			for ctx.Err() == nil {
+				found, err := w.Search(ctx, broker.Query{})
+				if err != nil || found.Offers != 1 {
+					t.Errorf("search: %d offers, %v", found.Offers, err)
+					return
+				}
+				if _, err := w.Quote(ctx, broker.QuoteRequest{Duration: time.Hour}); err != nil && !errors.Is(err, broker.ErrNoOffer) {
+					t.Errorf("quote: %v", err)
+					return
+				}
+				answered.Add(1)
+			}
+		})
+	}
+	for i := range 20 {
+		j := w.submit(fmt.Sprint("beside ", i))
+		for len(a.holds)+len(a.confirms)+len(a.releases) > 0 { // an agent that nobody listens to stops
+			select {
+			case <-a.holds:
+			case <-a.confirms:
+			case <-a.releases:
+			default:
+			}
+		}
+		if _, err := w.Cancel(t.Context(), w.account, j.ID, "next"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	readers.Wait()
+	if answered.Load() == 0 {
+		t.Error("nobody was answered")
 	}
 }

@@ -100,7 +100,7 @@ type batch struct {
 // step steps the market. An error means that the event was refused and nothing changed.
 func (b *batch) step(ev broker.Event) error {
 	b.renewal = nil
-	effects, err := b.s.market.Step(b.now, ev)
+	effects, err := b.s.step(b.now, ev)
 	if err != nil {
 		if _, broken := errors.AsType[*broker.InvariantError](err); broken {
 			b.fatal = err
