@@ -1,0 +1,82 @@
+package api_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"testing"
+	"time"
+
+	"rialto/broker"
+	"rialto/broker/api"
+	"rialto/broker/markettest"
+	"rialto/pricing"
+)
+
+// stocked is a market whose searches are real.
+type stocked struct {
+	market
+
+	core *broker.Market
+}
+
+func (s *stocked) Search(_ context.Context, q broker.Query) (broker.Search, error) {
+	return s.core.Search(q)
+}
+
+// stock offers GPUs of several models in several countries, at prices that differ.
+func stock(b *testing.B, offers int) *broker.Market {
+	b.Helper()
+	m, err := broker.NewMarket(broker.MarketConfig{Self: "broker"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	models := []string{"RTX 4090", "RTX 3090", "A100 SXM 80GB", "H100 SXM", "L40S"}
+	countries := []string{"DE", "US", "SE", "JP", "FR", "CA"}
+	for i := range offers {
+		o := markettest.Offer(fmt.Sprintf("host%06d", i), models[i%len(models)], 1+i%4, pricing.Rate(200_000_000+i*7919%1_000_000*600))
+		o.Region = countries[i/5%len(countries)]
+		set := broker.OfferSet{Boot: "boot", Seq: 1, Offers: []broker.Offer{o}}
+		if _, err := m.Step(time.Unix(1_800_000_000, 0), broker.OffersPosted{Provider: o.Provider, Set: set}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return m
+}
+
+// BenchmarkHTTPOffers asks a real server on loopback, over one connection, for the 20 best offers of different queries,
+// explained: a scan of all offers, for each is counted.
+func BenchmarkHTTPOffers(b *testing.B) {
+	for _, offers := range []int{100, 1000, 10_000} {
+		b.Run(fmt.Sprintf("offers=%d", offers), func(b *testing.B) {
+			s, err := api.New(api.Config{Market: &stocked{core: stock(b, offers)}, Info: func() api.MarketInfo { return api.MarketInfo{} }})
+			if err != nil {
+				b.Fatal(err)
+			}
+			srv := httptest.NewServer(s)
+			defer srv.Close()
+			var took []time.Duration
+			for n := 0; b.Loop(); n++ {
+				q := url.Values{"limit": {"20"}, "q": {fmt.Sprintf("gpu_ram>=24 region=EU price<=0.%d/h", 40+n%50)}}
+				begin := time.Now()
+				r, err := srv.Client().Get(srv.URL + "/v1/offers?" + q.Encode())
+				if err != nil {
+					b.Fatal(err)
+				}
+				text, err := io.ReadAll(r.Body)
+				_ = r.Body.Close() // read to its end
+				took = append(took, time.Since(begin))
+				if err != nil || r.StatusCode != http.StatusOK {
+					b.Fatalf("%d %v: %s", r.StatusCode, err, text)
+				}
+			}
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)/2].Microseconds()), "http_offers_p50_us")
+			b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "http_offers_p99_us")
+		})
+	}
+}
