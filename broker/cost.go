@@ -99,12 +99,15 @@ func milliseconds(hours float64, most time.Duration) time.Duration {
 	return time.Duration(math.Round(max(0, hours)*3.6e6)) * time.Millisecond
 }
 
+// run is how long the query's job is expected to run.
+func (q *Query) run() time.Duration { return cmp.Or(q.Run, usualRun) }
+
 // cost estimates what the query's job costs on an offer whose rate for all its GPUs is given.
 func (m *Market) cost(q *Query, o *Offer, rate pricing.Rate) Cost {
 	c := m.start(q, o)
 	r := m.RecordOf(o.Provider)
 	c.money(priced{
-		rate: rate, run: cmp.Or(q.Run, usualRun), ready: c.Ready, hold: r.unfilled(m.cfg.HoldTTL), hazard: r.Hazard(), wait: q.WaitRate,
+		rate: rate, run: q.run(), ready: c.Ready, hold: r.unfilled(m.cfg.HoldTTL), hazard: r.Hazard(), wait: q.WaitRate,
 	})
 	return c
 }
@@ -117,20 +120,17 @@ func (m *Market) spread(q *Query, all []candidate, places []standing) {
 	if q.lottery == "" || len(places) < 2 {
 		return
 	}
-	sum := sha256.Sum256([]byte("rialto lottery 1\x00" + q.lottery))
-	seed := binary.BigEndian.Uint64(sum[:])
-	best := places[0]
-	limit := best.total + best.total/100
+	seed := seedOf(q.lottery)
+	best := &all[places[0].at]
+	limit := asGood(best.cost.Total)
 	var as, after []standing
 	for i, p := range places {
 		if p.total > limit {
 			after = append(after, places[i:]...)
 			break
 		}
-		known := all[p.at].cost.Sized && all[best.at].cost.Sized
-		if known || p.weights >= best.weights && (p.image || !best.image) {
-			o := all[p.at].offer
-			p.lot = lot(seed, o, m.available(o)/q.GPU.Count)
+		if c := &all[p.at]; c.asGoodAs(best, limit) {
+			p.lot = lot(seed, nameOf(c.offer), m.available(c.offer)/q.GPU.Count)
 			as = append(as, p)
 		} else {
 			after = append(after, p)
@@ -140,10 +140,27 @@ func (m *Market) spread(q *Query, all []candidate, places []standing) {
 	copy(places[copy(places, as):], after)
 }
 
+// asGood is the most that an offer may cost which is as good as the best.
+func asGood(best pricing.Money) pricing.Money { return best + best/100 }
+
+// asGoodAs reports whether an offer is as good as the best, see [Market.spread].
+func (c *candidate) asGoodAs(best *candidate, limit pricing.Money) bool {
+	known := c.cost.Sized && best.cost.Sized
+	return c.cost.Total <= limit && (known || c.weights >= best.weights && (c.image || !best.image))
+}
+
+func seedOf(lottery string) uint64 {
+	sum := sha256.Sum256([]byte("rialto lottery 1\x00" + lottery))
+	return binary.BigEndian.Uint64(sum[:])
+}
+
+// nameOf is what an offer takes part in lotteries with.
+func nameOf(o *Offer) uint64 { return fnv1a(string(o.Provider), string(o.ID)) }
+
 // lot is the least of as many random numbers as there are lots, at least one: the chance to have the least of all is
 // the share of the lots. Who names offers does not know the seed beforehand.
-func lot(seed uint64, o *Offer, lots int) uint64 {
-	x := mixed(seed ^ fnv1a(string(o.Provider), string(o.ID)))
+func lot(seed, name uint64, lots int) uint64 {
+	x := mixed(seed ^ name)
 	least := uint64(math.MaxUint64)
 	for range max(1, lots) {
 		x += 0x9e3779b97f4a7c15

@@ -85,10 +85,16 @@ func (m *Market) recallFill(l *Lease) {
 	i, known := slices.BinarySearchFunc(all, f, fill.compare)
 	if known {
 		all[i].failed = f.failed
-		return
+	} else {
+		all = slices.Insert(all, i, f)
 	}
-	all = slices.Insert(all, i, f)
-	m.fills[l.Provider] = all[max(0, len(all)-fillWindow):]
+	all = all[max(0, len(all)-fillWindow):]
+	m.fills[l.Provider] = all
+	if slices.ContainsFunc(all, func(f fill) bool { return f.failed }) {
+		m.failing[l.Provider] = struct{}{}
+	} else {
+		delete(m.failing, l.Provider)
+	}
 }
 
 // predicates are a query's own, and that the host honours its offers, if one on the market does not and the query says
@@ -98,8 +104,8 @@ func (m *Market) predicates(q *Query) []Predicate {
 	if q.Where.Has(fieldTable[fieldFillRate].Name) {
 		return ps
 	}
-	for p := range m.shops {
-		if len(m.fills[p]) > 0 && m.RecordOf(p).FillRate() < leastFill {
+	for p := range m.failing {
+		if m.shops[p] != nil && m.RecordOf(p).FillRate() < leastFill {
 			return append(ps, Predicate{field: &fieldTable[fieldFillRate], op: OpAtLeast, values: []value{number(leastFill)}})
 		}
 	}
@@ -107,7 +113,7 @@ func (m *Market) predicates(q *Query) []Predicate {
 }
 
 func (m *Market) auditFills() error {
-	again := Market{fills: map[PeerID][]fill{}}
+	again := Market{fills: map[PeerID][]fill{}, failing: map[PeerID]struct{}{}}
 	for _, l := range m.leases {
 		again.recallFill(l)
 	}

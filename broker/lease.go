@@ -63,6 +63,7 @@ func (m *Market) occupy(l *Lease) {
 	for _, g := range l.GPUs {
 		m.leased[g.UUID] = l.ID
 	}
+	m.relist(l.Provider)
 	m.recall(l)
 }
 
@@ -80,6 +81,7 @@ func (m *Market) unask(l *Lease) {
 	if m.asked[key] -= m.jobs[l.Job].Spec.GPU.Count; m.asked[key] <= 0 {
 		delete(m.asked, key)
 	}
+	m.relist(l.Provider)
 }
 
 func (t *turn) noAnswer(l *Lease, j *Job, why string) {
@@ -194,6 +196,7 @@ func (t *turn) end(l *Lease) {
 	for _, g := range l.GPUs {
 		delete(t.leased, g.UUID)
 	}
+	t.relist(l.Provider)
 	t.hearFrom(l.Provider)
 	t.changed = true
 	if len(l.GPUs) == 0 {

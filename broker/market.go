@@ -18,6 +18,7 @@ type MarketConfig struct {
 	QueueTimeout   time.Duration // a job that no provider took fails; default 5 min
 	PrepareTimeout time.Duration // a lease that did not become ready fails its job; default 30 min
 	FeePPM         int64         // the broker's part of a bill, in millionths; default 0
+	NewIndex       func() Index  // makes the index of the market's offers; default: one that looks at all of them
 }
 
 func (c MarketConfig) withDefaults() (MarketConfig, error) {
@@ -28,6 +29,9 @@ func (c MarketConfig) withDefaults() (MarketConfig, error) {
 	c.QueueTimeout = cmp.Or(c.QueueTimeout, 5*time.Minute)
 	// A 100 GB image over 500 Mbit/s.
 	c.PrepareTimeout = cmp.Or(c.PrepareTimeout, 30*time.Minute)
+	if c.NewIndex == nil {
+		c.NewIndex = newLadders
+	}
 	var check checker
 	check.name("self", string(c.Self), maxName)
 	check.that(min(c.HoldTTL, c.LeaseTTL, c.QueueTimeout, c.PrepareTimeout) > 0, "timeouts", "below zero")
@@ -96,8 +100,10 @@ type Market struct {
 
 	records map[PeerID]Record // what was seen of each provider
 	starts  seenStarts
-	sizes   map[string]int64  // bytes of images by digest and root, by the broker's own count; not saved
-	fills   map[PeerID][]fill // how each answered the last holds, oldest first
+	sizes   map[string]int64    // bytes of images by digest and root, by the broker's own count; not saved
+	fills   map[PeerID][]fill   // how each answered the last holds, oldest first
+	failing map[PeerID]struct{} // providers that failed one of these
+	longest time.Duration       // that any provider was seen: none has a lower hazard than that allows
 
 	backlog bool                // queued jobs that a full step left over
 	pardons map[PeerID]struct{} // providers that a full step has not forgiven everywhere
@@ -105,7 +111,8 @@ type Market struct {
 	shops   map[PeerID]*shop
 	sellers map[string]PeerID // of each offered GPU, by UUID
 	offers  []*Offer          // of all shops, by provider and id
-	ladders ladders           // the same by price
+	models  map[string]int    // how many of them have it
+	index   Index
 
 	distrusted map[PeerID]time.Time // not named as sources of blocks until then; not saved
 }
@@ -122,12 +129,6 @@ type (
 	offerKey struct {
 		provider PeerID
 		offer    OfferID
-	}
-	// shop is what a connected provider sells.
-	shop struct {
-		boot   string
-		seq    uint64
-		offers []*Offer
 	}
 )
 
@@ -161,10 +162,12 @@ func NewMarket(cfg MarketConfig) (*Market, error) {
 		starts:    newSeenStarts(),
 		sizes:     map[string]int64{},
 		fills:     map[PeerID][]fill{},
+		failing:   map[PeerID]struct{}{},
 		pardons:   map[PeerID]struct{}{},
 		shops:     map[PeerID]*shop{},
 		sellers:   map[string]PeerID{},
-		ladders:   ladders{byModel: map[string][]*Offer{}},
+		models:    map[string]int{},
+		index:     cfg.NewIndex(),
 
 		distrusted: map[PeerID]time.Time{},
 	}, nil

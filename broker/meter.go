@@ -87,6 +87,7 @@ func (t *turn) restock(l *Lease) {
 			}
 		}
 	}
+	t.relist(l.Provider)
 	t.changed = true
 }
 

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"rialto/pricing"
 )
 
 // post replaces what a provider sells.
@@ -30,15 +28,10 @@ func (t *turn) post(ev OffersPosted) error {
 	}
 	s := &shop{boot: ev.Set.Boot, seq: ev.Set.Seq}
 	for _, o := range ev.Set.Offers {
-		s.offers = append(s.offers, &o)
+		s.offers = append(s.offers, old.kept(&o))
 	}
-	if t.hearOf(old, s) {
-		t.closeShop(ev.Provider)
-		t.openShop(ev.Provider, s)
-	} else { // the same once more
-		s.offers = old.offers
-		t.shops[ev.Provider] = s
-	}
+	t.hearOf(old, s)
+	t.stock(ev.Provider, s)
 	if old == nil || old.boot != s.boot || old.seq < s.seq {
 		t.forgive(ev.Provider)
 	}
@@ -61,43 +54,17 @@ func (m *Market) admits(p PeerID, g GPU) error {
 	return nil
 }
 
-func (m *Market) openShop(p PeerID, s *shop) {
-	m.shops[p] = s
-	for _, o := range s.offers {
-		for _, g := range o.GPUs {
-			m.sellers[g.UUID] = p
-		}
-	}
-	for _, o := range s.offers {
-		m.offers = insert(m.offers, o, byName)
-		m.ladders.add(o)
-	}
-}
-
-func (m *Market) closeShop(p PeerID) {
-	s := m.shops[p]
-	if s == nil {
-		return
-	}
-	for _, o := range s.offers {
-		for _, g := range o.GPUs {
-			delete(m.sellers, g.UUID)
-		}
-	}
-	delete(m.shops, p)
-	for _, o := range s.offers {
-		m.offers = remove(m.offers, o, byName)
-		m.ladders.drop(o)
-	}
-}
-
 // forgive lets waiting jobs try a provider again whose offers changed.
 func (t *turn) forgive(p PeerID) {
-	for _, id := range sortedKeys(t.queued) {
-		j := t.jobs[id]
-		if !slices.Contains(j.Tried, p) {
-			continue
+	var again []JobID
+	for id := range t.queued {
+		if slices.Contains(t.jobs[id].Tried, p) {
+			again = append(again, id)
 		}
+	}
+	slices.Sort(again)
+	for _, id := range again {
+		j := t.jobs[id]
 		if t.full() {
 			t.pardons[p] = struct{}{}
 			return
@@ -110,7 +77,7 @@ func (t *turn) forgive(p PeerID) {
 }
 
 func (t *turn) gone(ev ProviderGone) error {
-	t.closeShop(ev.Provider)
+	t.stock(ev.Provider, nil)
 	return nil
 }
 
@@ -146,16 +113,18 @@ func (t *turn) submit(ev Submitted) error {
 		return refuse(fmt.Errorf("%w: account %s has %d open quotes: accept or drop one", ErrUnavailable, a.ID, maxQuotes))
 	}
 	query := spec.query()
-	err := t.knowsAll(&query)
-	if err != nil {
+	if err := t.knowsAll(&query); err != nil {
 		return refuse(err)
 	}
-	best, more := t.pick(query, nil)
 	offered := spec.MaxRate // of a standing order, whether there is an offer or not
 	if !spec.standing() {
-		if offered, err = t.offeredFor(spec, query, best); err != nil {
-			return refuse(err)
+		best, ok := t.fitting(&query, spec.Firm == 0) // a quote does not wait
+		if !ok {
+			found := t.search(query, nil)
+			t.explain(&query, &found)
+			return refuse(&NoOfferError{Search: found.Search})
 		}
+		offered = best.offer.Rate
 	} else if !t.now.Before(spec.GoodUntil) {
 		return refuse(&FieldError{Field: "good_until", Problem: spec.GoodUntil.Format(time.RFC3339) + " is over"})
 	}
@@ -183,7 +152,7 @@ func (t *turn) submit(ev Submitted) error {
 	t.addJob(j)
 	t.hold(j, hold)
 	delete(t.stale, j.ID)
-	t.placeAmong(j, best, more)
+	t.place(j)
 	return nil
 }
 
@@ -204,54 +173,19 @@ func (m *Market) addJob(j *Job) {
 	}
 }
 
-// offeredFor returns the rate of the offer that a job would take now, the best if there is one, or, if it may wait, later.
-// The error is a [*NoOfferError] that explains itself.
-func (t *turn) offeredFor(spec *JobSpec, query Query, best []candidate) (pricing.Rate, error) {
-	if len(best) > 0 {
-		return best[0].offer.Rate, nil
-	}
-	found := t.search(query, nil)
-	if spec.Firm == 0 && len(found.busy) > 0 { // a quote does not wait
-		return found.busy[0].offer.Rate, nil
-	}
-	t.explain(&query, &found)
-	return 0, &NoOfferError{Search: found.Search}
-}
-
 // place asks the best provider that was not tried yet; failing that the job waits, and a quote fails.
 func (t *turn) place(j *Job) {
-	best, more := t.pick(j.Spec.query(), j.Tried)
-	t.placeAmong(j, best, more)
-}
-
-// placeAmong asks one of what [Market.pick] found, or who else is there.
-func (t *turn) placeAmong(j *Job, best []candidate, more bool) {
-	if t.askOne(j, best) {
-		return
-	}
-	if waits := len(j.Log) > 0 && j.Log[len(j.Log)-1].State == JobQueued; waits && !more {
-		return
-	}
-	found := t.search(j.Spec.query(), j.Tried)
-	if t.askOne(j, found.free) {
-		return
-	}
-	t.wait(j, found)
-}
-
-// askOne asks the first provider whose offer a job can pay.
-func (t *turn) askOne(j *Job, among []candidate) bool {
-	for _, c := range among {
+	query := j.Spec.query()
+	for c := range t.best(&query, j.Tried, true) {
 		if j.affords(c.offer) && t.covers(j, c) {
 			t.ask(j, c.offer)
-			return true
+			return
 		}
 	}
-	return false
-}
-
-// wait says, once, why a job has no place yet.
-func (t *turn) wait(j *Job, found found) {
+	if waits := len(j.Log) > 0 && j.Log[len(j.Log)-1].State == JobQueued; waits && !j.quoting() {
+		return
+	}
+	found := t.search(query, j.Tried)
 	why := "no offer that the money on hold covers"
 	if !j.Quote.Taken.IsZero() {
 		why = fmt.Sprintf("no offer that costs at most the %v of the quote and that the money on hold covers", j.Quote.Rate)
@@ -263,13 +197,11 @@ func (t *turn) wait(j *Job, found found) {
 		t.finish(j, nil, JobFailed, "no provider quotes: "+why)
 		return
 	}
-	switch waits := len(j.Log) > 0 && j.Log[len(j.Log)-1].State == JobQueued; {
-	case waits:
-	case j.Spec.standing():
+	if j.Spec.standing() {
 		t.log(j, "standing until %s for %v or less: %s", j.Spec.GoodUntil.Format(time.RFC3339), j.Spec.MaxRate, why)
-	default:
-		t.log(j, "waiting up to %v: %s", t.cfg.QueueTimeout, why)
+		return
 	}
+	t.log(j, "waiting up to %v: %s", t.cfg.QueueTimeout, why)
 }
 
 // covers makes sure that the hold is enough for an offer, and keeps more aside if it was computed from
@@ -309,6 +241,7 @@ func (t *turn) ask(j *Job, o *Offer) {
 	t.leases[l.ID] = l
 	t.live[l.ID] = struct{}{}
 	t.asked[offerKey{l.Provider, l.Offer}] += j.Spec.GPU.Count
+	t.relist(l.Provider)
 	simulated := ""
 	if l.Simulated {
 		simulated = " (simulated)"

@@ -64,14 +64,10 @@ func (m *Market) knows(model string) error {
 	if model == AnyModel || slices.ContainsFunc(Models(), func(k Model) bool { return k.Name == model }) {
 		return nil
 	}
-	var offered []string
-	for _, o := range m.offers {
-		if o.GPUs[0].Model == model {
-			return nil
-		}
-		offered = append(offered, o.GPUs[0].Model)
+	if m.models[model] > 0 {
+		return nil
 	}
-	return unknownModel(model, offered)
+	return unknownModel(model, sortedKeys(m.models))
 }
 
 // knowsAll refuses a query that names a model which is neither on the list nor offered.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 	"time"
 )
@@ -77,6 +76,11 @@ func (t *turn) inLine() []*Job {
 // serveQueue looks for places for jobs that wait: for those that have to be looked at anew, and for those that an offer
 // suits of which there is news. The others would find what they found before.
 func (t *turn) serveQueue() {
+	if len(t.stale) == 0 && (len(t.news) == 0 || len(t.queued) == 0) {
+		t.backlog = false
+		clear(t.news)
+		return
+	}
 	fresh := t.fresh()
 	t.backlog = false
 	for _, j := range t.inLine() {
@@ -133,7 +137,7 @@ func (m *Market) suits(j *Job, offers []*Offer) bool {
 		if wanted == nil {
 			q = spec.query()
 			q.needs = m.needsOf(&q)
-			wanted = m.conditions(&q)
+			wanted = append(m.predicates(&q), q.freeNow())
 		}
 		if !slices.ContainsFunc(wanted, func(p Predicate) bool { return !p.keeps(m.listing(&q, o)) }) {
 			return true
@@ -142,16 +146,13 @@ func (m *Market) suits(j *Job, offers []*Offer) bool {
 	return false
 }
 
-// hearOf notes the offers of a shop that were not there as they are now, and reports whether the shop has changed.
-func (t *turn) hearOf(old, now *shop) bool {
-	changed := old == nil || len(old.offers) != len(now.offers)
+// hearOf notes the offers of a shop that were not there as they are now.
+func (t *turn) hearOf(old, now *shop) {
 	for _, o := range now.offers {
-		if old == nil || !slices.ContainsFunc(old.offers, func(x *Offer) bool { return x.ID == o.ID && reflect.DeepEqual(x, o) }) {
+		if old == nil || !slices.Contains(old.offers, o) {
 			t.news[keyOf(o)] = struct{}{}
-			changed = true
 		}
 	}
-	return changed
 }
 
 // hearFrom notes all offers of a provider: GPUs of some came free, and what was seen of the host changed.

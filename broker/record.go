@@ -51,6 +51,7 @@ func (r Record) with(l *Lease, j *Job) Record {
 
 func (m *Market) observe(l *Lease) {
 	m.records[l.Provider] = m.records[l.Provider].with(l, m.jobs[l.Job])
+	m.longest = max(m.longest, m.records[l.Provider].Seen)
 	m.starts.learn(l, &m.jobs[l.Job].Spec)
 }
 

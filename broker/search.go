@@ -237,17 +237,9 @@ func (s *Search) note(predicate string, missed int, nearest string) {
 func (m *Market) rank(q *Query, offers []*Offer) []candidate {
 	out := make([]candidate, 0, len(offers))
 	for _, o := range offers {
-		rate, err := o.Rate.MulInt(int64(q.GPU.Count))
-		if err != nil {
-			continue // not with the bounds on offers and requests
+		if c, ok := m.candidate(q, o); ok {
+			out = append(out, c)
 		}
-		c := candidate{offer: o, rate: rate, cost: m.cost(q, o, rate), image: q.imageOn(o)}
-		for _, w := range q.Weights {
-			if slices.Contains(o.Weights, w) {
-				c.weights++
-			}
-		}
-		out = append(out, c)
 	}
 	// What is sorted is small and has no pointers: a market of many offers sorts them for each job.
 	places := make([]standing, len(out))

@@ -106,10 +106,11 @@ type seenStarts struct {
 	hosts    map[PeerID]pace
 	market   pace
 	contents map[string]starts // by what was started, see contentKey
+	fastest  time.Duration     // the least setup that was ever expected of one
 }
 
 func newSeenStarts() seenStarts {
-	return seenStarts{hosts: map[PeerID]pace{}, contents: map[string]starts{}}
+	return seenStarts{hosts: map[PeerID]pace{}, contents: map[string]starts{}, fastest: usualSetup}
 }
 
 // learn takes the start of a lease that has ended.
@@ -120,6 +121,7 @@ func (s *seenStarts) learn(l *Lease, spec *JobSpec) {
 	x := startSeen{ready: l.Ready.UnixNano(), lease: l.ID, provider: l.Provider, Startup: l.Startup}
 	s.hosts[l.Provider] = s.hosts[l.Provider].with(x, false, ownStarts)
 	s.market = s.market.with(x, true, allStarts)
+	s.fastest = min(s.fastest, cmp.Or(s.hosts[l.Provider].setup, s.fastest), cmp.Or(s.market.setup, s.fastest))
 	if l.Startup.Total > 0 {
 		for _, key := range spec.contentKeys() {
 			s.contents[key] = s.contents[key].with(x, true, ownStarts)

@@ -14,6 +14,11 @@ import (
 // market returns a market with one customer and offers of one GPU each.
 func market(b *testing.B, offers int) *markettest.World {
 	b.Helper()
+	return marketAt(b, offers, func(i int) pricing.Rate { return pricing.Rate(200_000_000 + 400_000_000/offers*i) })
+}
+
+func marketAt(b *testing.B, offers int, rate func(i int) pricing.Rate) *markettest.World {
+	b.Helper()
 	w, err := markettest.NewWorld(broker.MarketConfig{})
 	if err != nil {
 		b.Fatal(err)
@@ -22,7 +27,7 @@ func market(b *testing.B, offers int) *markettest.World {
 		b.Fatal(err)
 	}
 	for i := range offers {
-		o := markettest.Offer(fmt.Sprintf("host%05d", i), "RTX 4090", 1, pricing.Rate(200_000_000+400_000_000/offers*i))
+		o := markettest.Offer(fmt.Sprintf("host%05d", i), "RTX 4090", 1, rate(i))
 		set := broker.OfferSet{Boot: "boot", Seq: 1, Offers: []broker.Offer{o}}
 		if _, err := w.Market.Step(w.Now, broker.OffersPosted{Provider: o.Provider, Set: set}); err != nil {
 			b.Fatal(err)
@@ -62,6 +67,65 @@ func BenchmarkJob(b *testing.B) {
 				step(broker.ReceiptSigned{Lease: l.ID, Envelope: []byte("receipt")})
 			}
 			b.ReportMetric(7*float64(b.N)/b.Elapsed().Seconds(), "steps/s")
+		})
+	}
+}
+
+// BenchmarkSubmit is what the writer does for a job among many offers: an answer and a refusal give the GPUs back.
+func BenchmarkSubmit(b *testing.B) {
+	for _, spread := range []string{"prices=equal", "prices=many"} {
+		for _, offers := range []int{1000, 10_000} {
+			b.Run(fmt.Sprintf("%s/offers=%d", spread, offers), func(b *testing.B) {
+				w := marketAt(b, offers, func(i int) pricing.Rate {
+					if spread == "prices=equal" {
+						return 400_000_000
+					}
+					return pricing.Rate(200_000_000 + 400_000_000/offers*i)
+				})
+				n := 0
+				for b.Loop() {
+					n++
+					id := broker.JobID(fmt.Sprintf("j%d", n))
+					for _, ev := range []broker.Event{
+						broker.Submitted{Job: id, Account: "ann", Spec: markettest.Spec("ann", string(id)), Envelope: []byte("spec")},
+						broker.CancelRequested{Job: id},
+					} {
+						if _, err := w.Market.Step(w.Now, ev); err != nil {
+							b.Fatal(err)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkHeartbeat is a provider's offers once more, unchanged or with another price, while jobs wait for something else.
+func BenchmarkHeartbeat(b *testing.B) {
+	const offers, waiting = 10_000, 1000
+	for _, change := range []bool{false, true} {
+		b.Run(fmt.Sprintf("changed=%v/offers=%d/queued=%d", change, offers, waiting), func(b *testing.B) {
+			w := market(b, offers)
+			for i := range waiting {
+				id := broker.JobID(fmt.Sprintf("j%d", i))
+				spec := markettest.Spec("ann", string(id))
+				spec.GPU.Model, spec.MaxRate, spec.GoodUntil = "RTX 4090", 100_000_000, spec.Created.Add(time.Hour)
+				if _, err := w.Market.Step(w.Now, broker.Submitted{Job: id, Account: "ann", Spec: spec, Envelope: []byte("spec")}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			n := uint64(1)
+			for b.Loop() {
+				n++
+				o := markettest.Offer("host00007", "RTX 4090", 1, 200_280_000)
+				if change {
+					o.Rate += pricing.Rate(n % 100)
+				}
+				set := broker.OfferSet{Boot: "boot", Seq: n, Offers: []broker.Offer{o}}
+				if _, err := w.Market.Step(w.Now, broker.OffersPosted{Provider: o.Provider, Set: set}); err != nil {
+					b.Fatal(err)
+				}
+			}
 		})
 	}
 }

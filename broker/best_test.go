@@ -1,0 +1,120 @@
+package broker
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"rialto/pricing"
+)
+
+// strict is an index that shows everything that is wanted and nothing else.
+type strict struct{ ladders }
+
+func (s *strict) Walk(w *Want, g Goal) {
+	for _, l := range s.all {
+		if !g.Wanted(l.Offer.Rate) {
+			return
+		}
+		o := l.Offer
+		if len(o.GPUs) < w.GPUs || l.Free < w.Free || o.SoldMemory() < w.MemoryMiB || w.MaxRate > 0 && o.Rate > w.MaxRate ||
+			len(w.Models) > 0 && !slices.ContainsFunc(w.Models, func(x string) bool { return sameModel(x, o.GPUs[0].Model) }) ||
+			len(w.Regions) > 0 && !slices.ContainsFunc(w.Regions, func(x string) bool { return sameName(x, o.Region) }) {
+			continue
+		}
+		g.Visit(l)
+	}
+}
+
+// TestBest: what is found through an index that shows as little as it may is what a scan finds, in the same order.
+func TestBest(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		indexes := map[string]func() Index{"ladders": newLadders, "strict": func() Index { return &strict{*newLadders().(*ladders)} }} //nolint:forcetypeassert // that is what it is
+		m, err := NewMarket(MarketConfig{Self: "broker", NewIndex: indexes[rapid.SampledFrom([]string{"ladders", "strict"}).Draw(t, "index")]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.clock = time.Unix(1e9, 0)
+		few := func(label string, most int) int { return rapid.IntRange(0, most).Draw(t, label) }
+		base := pricing.Rate(rapid.SampledFrom([]int{0, 1, 1000, 400_000_000}).Draw(t, "base"))
+		for i := range rapid.IntRange(1, 40).Draw(t, "offers") {
+			p := PeerID(fmt.Sprintf("p%02d", i%30))
+			o := &Offer{ID: OfferID(fmt.Sprint(i)), Provider: p, Host: fmt.Sprint("h", i), Rate: base + base/200*pricing.Rate(few("dearer", 12)) + pricing.Rate(few("more", 1))}
+			o.Region = rapid.SampledFrom([]string{"", "US", "DE"}).Draw(t, "region")
+			model, memory := rapid.SampledFrom([]string{"RTX 4090", "H200"}).Draw(t, "model"), uint64(24<<10*rapid.IntRange(1, 2).Draw(t, "memory"))
+			for g := range rapid.IntRange(1, 4).Draw(t, "gpus") {
+				gpu := GPU{UUID: fmt.Sprintf("%d.%d", i, g), Model: model, MemoryMiB: memory}
+				if o.GPUs = append(o.GPUs, gpu); few("free", 4) > 0 {
+					o.Free = append(o.Free, gpu.UUID)
+				}
+			}
+			if few("image", 3) == 0 {
+				o.Images = []ImageHeld{{Digest: "image"}}
+			}
+			if few("weights", 3) == 0 {
+				o.Weights = []string{"weights"}
+			}
+			s := m.shops[p]
+			if s == nil {
+				s = new(shop)
+			}
+			m.stock(p, &shop{offers: append(slices.Clone(s.offers), o)})
+			r := Record{Seen: time.Duration(few("seen", 3)) * 300 * time.Hour, Failures: few("failures", 2)}
+			m.records[p], m.longest = r, max(m.longest, r.Seen)
+			for h := range few("holds", 4) {
+				m.recallFill(&Lease{ID: LeaseID(fmt.Sprint(i, ".", h)), Account: AccountID(fmt.Sprint(h)), Provider: p, Fill: FillFailed, Answered: m.clock})
+			}
+			for range few("starts", 4) {
+				l := &Lease{ID: LeaseID(fmt.Sprint("s", i)), Provider: p, Ready: m.clock, Startup: Startup{Took: time.Duration(few("took", 3)*700+1) * time.Millisecond}}
+				m.starts.learn(l, &JobSpec{})
+			}
+		}
+		if few("sized", 1) == 1 {
+			m.sized(ContentSized{Digest: "image", Bytes: int64(few("bytes", 3)) << 30})
+		}
+		if err := m.auditShops(); err != nil {
+			t.Fatal(err)
+		}
+		q := Query{
+			GPU:      GPURequest{Model: rapid.SampledFrom([]string{"", "RTX 4090", "H200"}).Draw(t, "asked"), Count: rapid.IntRange(1, 3).Draw(t, "count")},
+			Region:   rapid.SampledFrom([]string{"", "US", "DE"}).Draw(t, "in"),
+			Image:    rapid.SampledFrom([]string{"", "image"}).Draw(t, "of"),
+			Run:      rapid.SampledFrom([]time.Duration{0, time.Second, time.Minute, 24 * time.Hour, 700 * time.Hour}).Draw(t, "run"),
+			WaitRate: pricing.Rate(few("wait", 2)) * 2 * base,
+			lottery:  rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "lottery"),
+		}
+		if few("heavy", 1) == 1 {
+			q.Weights = []string{"weights"}
+		}
+		where := rapid.SampledFrom([]string{
+			"", "gpu_ram>=40", "price<=0.41/h", "price<0.408/h gpu_ram=24", "geolocation in [US,DE]", "gpu_name in [rtx_4090,h200] rentable=any", "fill_rate>=0", "geolocation=null",
+		}).Draw(t, "where")
+		if q.Where, err = ParseFilter(where); err != nil {
+			t.Skip(err)
+		}
+		if q, err = m.complete(q); err != nil {
+			t.Fatal(err)
+		}
+		var tried []PeerID
+		if few("tried", 2) == 0 {
+			tried = []PeerID{"p00", "p01"}
+		}
+		all := m.search(q, tried)
+		for free, want := range map[bool][]candidate{true: all.free, false: all.busy} {
+			got := slices.Collect(m.best(&q, tried, free))
+			if !slices.EqualFunc(got, want, func(a, b candidate) bool { return a == b }) {
+				t.Fatalf("free %v: found %s, the scan finds %s", free, names(got), names(want))
+			}
+		}
+	})
+}
+
+func names(cs []candidate) (out []string) {
+	for _, c := range cs {
+		out = append(out, fmt.Sprintf("%s/%s %v", c.offer.Provider, c.offer.ID, c.cost.Total))
+	}
+	return out
+}
