@@ -74,7 +74,9 @@ type walker struct {
 	skipped int // leaves that were not worth a look
 	records int
 	partial bool
-	sink    uint64 // keeps reads ahead from being optimised away
+	// Whoever walks knows when to stop: the budget does not count.
+	exhaustive bool
+	sink       uint64 // keeps reads ahead from being optimised away
 }
 
 // cursor is how far a ladder was walked.
@@ -113,7 +115,7 @@ func (x *Index) walker(q *Query) *walker {
 	}
 	w.x, w.q = x, q
 	w.cursors, w.heap = w.cursors[:0], w.heap[:0]
-	w.leaves, w.skipped, w.records, w.partial = 0, 0, 0, false
+	w.leaves, w.skipped, w.records, w.partial, w.exhaustive = 0, 0, 0, false, false
 	return w
 }
 
@@ -263,7 +265,7 @@ func (w *walker) run(g goal) {
 			w.pop()
 			continue
 		}
-		if w.partial = w.leaves+w.skipped/skipsPerLeaf >= w.x.maxLeaves || w.records >= w.x.maxRecords; w.partial {
+		if w.partial = !w.exhaustive && (w.leaves+w.skipped/skipsPerLeaf >= w.x.maxLeaves || w.records >= w.x.maxRecords); w.partial {
 			return
 		}
 		c.i++

@@ -21,6 +21,7 @@ import (
 	"rialto/blockstore/image"
 	"rialto/broker"
 	"rialto/broker/api"
+	"rialto/broker/book"
 	"rialto/broker/ledger"
 	"rialto/broker/page"
 	"rialto/broker/service"
@@ -172,7 +173,9 @@ func (f *runFlags) run(ctx context.Context, stderr io.Writer) (err error) {
 	}
 	market, err := service.New(service.Config{
 		Key: key, Host: host, Store: ledger.Books{Store: store}, Grant: grant,
-		Market: broker.MarketConfig{AllowSimulated: f.allowSimulated, FeePPM: f.feePPM, LeaseTTL: f.leaseTTL},
+		Market: broker.MarketConfig{
+			AllowSimulated: f.allowSimulated, FeePPM: f.feePPM, LeaseTTL: f.leaseTTL, NewIndex: func() broker.Index { return book.NewOffers() },
+		},
 		Source: func() broker.BlockSource {
 			return broker.BlockSource{Peer: broker.PeerID(key.ID()), Addrs: host.Addrs()}
 		},
