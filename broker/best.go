@@ -121,8 +121,9 @@ func (f *finder) top(n int) []candidate {
 // top is the goal of the n best.
 type top struct {
 	*finder
-	n   int
-	all []candidate
+	n      int
+	behind *rank // a place in the market's own order; nil: from the first
+	all    []candidate
 }
 
 func (t *top) Wanted(r pricing.Rate) bool {
@@ -134,7 +135,7 @@ func (t *top) Visit(l *Listed) {
 		return
 	}
 	c, ok := t.m.candidate(t.q, l.Offer)
-	if !ok {
+	if !ok || t.behind != nil && !c.isBehind(t.behind) {
 		return
 	}
 	at, _ := slices.BinarySearchFunc(t.all, c, candidate.compare)
@@ -216,6 +217,11 @@ func (c candidate) compare(d candidate) int {
 	a := standing{total: c.cost.Total, rate: c.rate, image: c.image, weights: c.weights}
 	b := standing{total: d.cost.Total, rate: d.rate, image: d.image, weights: d.weights}
 	return cmp.Or(a.compare(b), compareOffers(c.offer, d.offer))
+}
+
+func (c candidate) isBehind(place *rank) bool {
+	r := Order{}.rank(c, listing{})
+	return Order{}.compare(&r, place) > 0
 }
 
 func compareOffers(a, b *Offer) int {

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -109,7 +110,34 @@ func TestBest(t *testing.T) {
 				t.Fatalf("free %v: found %s, the scan finds %s", free, names(got), names(want))
 			}
 		}
+		turnPages(t, m, q)
 	})
+}
+
+// turnPages reads a search page by page, briefly and explained: the pages are the same.
+func turnPages(t *rapid.T, m *Market, q Query) {
+	q.lottery, q.Limit = "", rapid.IntRange(1, 5).Draw(t, "limit")
+	for pages := 0; ; pages++ {
+		want, err := m.Search(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Brief = true
+		got, err := m.Search(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Brief = false
+		if !reflect.DeepEqual(got.Matches, want.Matches) || got.Next != want.Next || got.Offers != want.Offers || !slices.Equal(got.Applied, want.Applied) {
+			t.Fatalf("page %d: %+v, explained %+v", pages, got, want)
+		}
+		if got.Brief != (len(want.Matches) > 0 || q.After != "") {
+			t.Fatalf("page %d is brief: %v, with %d matches", pages, got.Brief, len(want.Matches))
+		}
+		if q.After = got.Next; q.After == "" {
+			return
+		}
+	}
 }
 
 func names(cs []candidate) (out []string) {

@@ -27,6 +27,7 @@ type Query struct {
 	Order Order
 	Limit int    // of matches and of busy offers, each; zero: all
 	After string // Next of the search before
+	Brief bool   // the first matches are enough, if there are any: see [Search.Brief]
 
 	lottery string // of a job: see Market.spread
 	needs   *needs // while a search runs
@@ -50,6 +51,7 @@ func (m *Market) complete(q Query) (Query, error) {
 	c.that(q.CPUs >= 0 && q.MaxRate >= 0, "query", "below zero")
 	c.that(q.Where.takes(q.GPU.Count), "num_gpus", "the job has %d GPUs, the query wants another number", q.GPU.Count)
 	c.that(q.Limit >= 0, "limit", "below zero")
+	c.that(!q.Brief || q.Limit > 0, "brief", "needs a limit")
 	c.that(q.Run >= 0 && q.Run <= maxDuration, "run", "%v: want at most %v", q.Run, maxDuration)
 	c.that(q.WaitRate >= 0 && q.WaitRate <= maxRate, "wait_rate", "%v: want $0.00/h to %v", q.WaitRate, maxRate)
 	if c.err != nil {

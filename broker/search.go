@@ -44,6 +44,7 @@ type Alone struct {
 
 // Search is an explained answer to a query.
 type Search struct {
+	Brief      bool      // these are the first matches and nothing else was looked at: Matched counts them, and nothing is explained
 	AsOf       time.Time // by the market's clock
 	Offers     int       // live offers before any predicate
 	Applied    []string  // predicates in order, in canonical form
@@ -88,6 +89,9 @@ func (m *Market) Search(q Query) (Search, error) {
 	q, err := m.complete(q)
 	if err != nil {
 		return Search{}, err
+	}
+	if s, ok, err := m.brief(&q); ok || err != nil {
+		return s, err
 	}
 	f := m.search(q, nil)
 	f.AsOf = m.clock
@@ -144,7 +148,7 @@ func (m *Market) Quote(r QuoteRequest) (Quote, error) {
 	if c.err != nil {
 		return Quote{}, c.err
 	}
-	r.Order, r.Limit, r.After, r.Run = Order{}, 0, "", r.Duration
+	r.Order, r.Limit, r.After, r.Brief, r.Run = Order{}, 0, "", false, r.Duration
 	query, err := m.complete(r.Query)
 	if err != nil {
 		return Quote{}, err

@@ -39,6 +39,9 @@ func (c *Client) OffersPage(ctx context.Context, q Query, p Page) (Offers, error
 	if p.Cursor != "" {
 		v.Set("cursor", p.Cursor)
 	}
+	if p.Brief {
+		v.Set("brief", "true")
+	}
 	path := "/v1/offers"
 	if len(v) > 0 {
 		path += "?" + v.Encode()

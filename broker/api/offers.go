@@ -74,6 +74,7 @@ type (
 	}
 	// Offers is an explained search: nothing is left out without being counted.
 	Offers struct {
+		Brief      bool          `json:"brief,omitempty" doc:"matched counts the offers of this answer, and waiting, eliminated, nearest and busy are left out"`
 		AsOf       time.Time     `json:"as_of" doc:"by the broker's clock"`
 		Total      int           `json:"total" doc:"live offers before any predicate"`
 		Applied    []string      `json:"applied" doc:"predicates in order, in the query language's canonical form"`
@@ -123,6 +124,7 @@ type (
 		Sort   string `query:"sort" maxLength:"4096" doc:"fields of the query language, - for descending: price,-gpu_ram; unless given, cheapest expected cost first"`
 		Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"1000" doc:"offers of one answer"`
 		Cursor string `query:"cursor" maxLength:"4096" doc:"next_cursor of the answer before; empty: from the first"`
+		Brief  bool   `query:"brief" doc:"only the offers: fast however large the market is. What does not match is not looked at unless nothing does or the order is another one"`
 	}
 )
 
@@ -145,7 +147,7 @@ func (s *Server) routeOffers() {
 		if err != nil {
 			return nil, s.failQuery(ctx, err)
 		}
-		q.Limit, q.After = in.Limit, in.Cursor
+		q.Limit, q.After, q.Brief = in.Limit, in.Cursor, in.Brief
 		found, err := s.c.Market.Search(ctx, q)
 		if err != nil {
 			return nil, s.failQuery(ctx, err)
@@ -248,7 +250,7 @@ func nearMissOf(n broker.NearMiss) NearMiss {
 
 func offersOf(s broker.Search) Offers {
 	out := Offers{
-		AsOf: s.AsOf, Total: s.Offers, Applied: append([]string{}, s.Applied...), Eliminated: []Elimination{}, Nearest: []NearMiss{},
+		Brief: s.Brief, AsOf: s.AsOf, Total: s.Offers, Applied: append([]string{}, s.Applied...), Eliminated: []Elimination{}, Nearest: []NearMiss{},
 		Matched: s.Matched, Waiting: s.Waiting, Offers: []Offer{}, Busy: []Offer{}, Next: s.Next,
 	}
 	for _, e := range s.Eliminated {

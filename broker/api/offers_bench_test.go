@@ -13,6 +13,7 @@ import (
 
 	"rialto/broker"
 	"rialto/broker/api"
+	"rialto/broker/book"
 	"rialto/broker/markettest"
 	"rialto/pricing"
 )
@@ -31,7 +32,7 @@ func (s *stocked) Search(_ context.Context, q broker.Query) (broker.Search, erro
 // stock offers GPUs of several models in several countries, at prices that differ.
 func stock(b *testing.B, offers int) *broker.Market {
 	b.Helper()
-	m, err := broker.NewMarket(broker.MarketConfig{Self: "broker"})
+	m, err := broker.NewMarket(broker.MarketConfig{Self: "broker", NewIndex: func() broker.Index { return book.NewOffers() }})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -48,10 +49,10 @@ func stock(b *testing.B, offers int) *broker.Market {
 	return m
 }
 
-// BenchmarkHTTPOffers asks a real server on loopback, over one connection, for the 20 best offers of different queries,
-// explained: a scan of all offers, for each is counted.
+// BenchmarkHTTPOffers asks a real server on loopback, over one connection, for the 20 best offers of different queries:
+// briefly, through the index, and explained, by a scan of all offers, for each is counted.
 func BenchmarkHTTPOffers(b *testing.B) {
-	for _, offers := range []int{100, 1000, 10_000} {
+	for _, offers := range []int{1000, 10_000, 100_000, 1_000_000} {
 		b.Run(fmt.Sprintf("offers=%d", offers), func(b *testing.B) {
 			s, err := api.New(api.Config{Market: &stocked{core: stock(b, offers)}, Info: func() api.MarketInfo { return api.MarketInfo{} }})
 			if err != nil {
@@ -59,24 +60,32 @@ func BenchmarkHTTPOffers(b *testing.B) {
 			}
 			srv := httptest.NewServer(s)
 			defer srv.Close()
-			var took []time.Duration
-			for n := 0; b.Loop(); n++ {
-				q := url.Values{"limit": {"20"}, "q": {fmt.Sprintf("gpu_ram>=24 region=EU price<=0.%d/h", 40+n%50)}}
-				begin := time.Now()
-				r, err := srv.Client().Get(srv.URL + "/v1/offers?" + q.Encode())
-				if err != nil {
-					b.Fatal(err)
-				}
-				text, err := io.ReadAll(r.Body)
-				_ = r.Body.Close() // read to its end
-				took = append(took, time.Since(begin))
-				if err != nil || r.StatusCode != http.StatusOK {
-					b.Fatalf("%d %v: %s", r.StatusCode, err, text)
-				}
+			b.Run("brief", func(b *testing.B) { askOffers(b, srv, "brief=true&", "http_offers") })
+			if offers <= 10_000 {
+				b.Run("explained", func(b *testing.B) { askOffers(b, srv, "", "http_explained") })
 			}
-			slices.Sort(took)
-			b.ReportMetric(float64(took[len(took)/2].Microseconds()), "http_offers_p50_us")
-			b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "http_offers_p99_us")
 		})
 	}
+}
+
+func askOffers(b *testing.B, srv *httptest.Server, how, figure string) {
+	b.Helper()
+	var took []time.Duration
+	for n := 0; b.Loop(); n++ {
+		q := url.Values{"limit": {"20"}, "q": {fmt.Sprintf("gpu_ram>=24 region=EU price<=0.%d/h", 40+n%50)}}
+		begin := time.Now()
+		r, err := srv.Client().Get(srv.URL + "/v1/offers?" + how + q.Encode())
+		if err != nil {
+			b.Fatal(err)
+		}
+		text, err := io.ReadAll(r.Body)
+		_ = r.Body.Close() // read to its end
+		took = append(took, time.Since(begin))
+		if err != nil || r.StatusCode != http.StatusOK {
+			b.Fatalf("%d %v: %s", r.StatusCode, err, text)
+		}
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds()), figure+"_p50_us")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), figure+"_p99_us")
 }

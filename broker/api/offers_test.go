@@ -95,6 +95,26 @@ func TestQueryOverHTTP(t *testing.T) {
 	}
 }
 
+// TestBriefOverHTTP: brief pages have the offers of explained ones and explain nothing, unless nothing matches.
+func TestBriefOverHTTP(t *testing.T) {
+	_, base := newHall(t, 6)
+	c := client(t, base, "")
+	var q api.Query
+	p := api.Page{Limit: 2, Brief: true}
+	first, err := c.OffersPage(t.Context(), q, p)
+	if err != nil || hosts(first.Offers) != "h0 h1" || !first.Brief || first.Matched != 2 || first.Total != 6 || len(first.Eliminated)+len(first.Nearest)+len(first.Busy) > 0 {
+		t.Fatalf("got %+v, %v", first, err)
+	}
+	p.Cursor = first.Next
+	if second, err := c.OffersPage(t.Context(), q, p); err != nil || hosts(second.Offers) != "h2 h3" {
+		t.Errorf("then %+v, %v", second, err)
+	}
+	p.Cursor = ""
+	if none, err := c.OffersPage(t.Context(), api.Query{Q: "price<0.01/h"}, p); err != nil || none.Brief || len(none.Eliminated) != 1 {
+		t.Errorf("where nothing matches: %+v, %v", none, err)
+	}
+}
+
 // TestExpectedCostOverHTTP: what a search asks with decides what it costs, and a quote asks for its duration.
 func TestExpectedCostOverHTTP(t *testing.T) {
 	h, base := newHall(t, 1)
