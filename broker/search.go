@@ -185,6 +185,20 @@ func (s *JobSpec) holdAt(offered pricing.Rate) (pricing.Money, error) {
 	return rate.Cost(s.MaxDuration)
 }
 
+// MostTime returns how long the job may be ready at a rate per GPU by its customer's own word: its duration, or what its
+// budget buys if that is less. Whoever runs it looks there, and not only at what a broker says.
+func (s *JobSpec) MostTime(rate pricing.Rate) (time.Duration, error) {
+	if s.MaxCost == 0 {
+		return s.MaxDuration, nil
+	}
+	all, err := rate.MulInt(int64(s.GPU.Count))
+	if err != nil {
+		return 0, err
+	}
+	buys, err := all.Buys(s.MaxCost)
+	return min(s.MaxDuration, buys), err
+}
+
 // found is a search before its matches are written out.
 type found struct {
 	Search

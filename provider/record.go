@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"rialto/broker"
+	"rialto/pricing"
 	"rialto/tunnel"
 )
 
@@ -95,6 +96,7 @@ type Record struct {
 	Deadline    Instant       // of the hold or lease
 	TTL         time.Duration // of the lease, as last renewed
 	MaxDuration time.Duration // zero until confirmed
+	Rate        pricing.Rate  // per GPU-hour, of the hold
 	Report      broker.Report // the last report made
 	Acked       uint64        // sequence of the last report that the broker acknowledged
 	Linger      time.Time     // when an ended workload is removed

@@ -158,7 +158,12 @@ func (w *world) ask(h broker.Hold) broker.Answer {
 
 func (w *world) confirm(lease broker.LeaseID) error {
 	w.t.Helper()
-	request, err := wire.SealConfirm(w.broker.key, broker.Confirm{Lease: lease, TTL: time.Minute, MaxDuration: time.Hour})
+	return w.confirmFor(lease, time.Minute, time.Hour)
+}
+
+func (w *world) confirmFor(lease broker.LeaseID, ttl, duration time.Duration) error {
+	w.t.Helper()
+	request, err := wire.SealConfirm(w.broker.key, broker.Confirm{Lease: lease, TTL: ttl, MaxDuration: duration})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -124,10 +124,10 @@ func (a *Agent) claim(arrived time.Time, hold broker.Hold, spec broker.JobSpec, 
 	}
 	w := newWorkload(a, provider.Record{
 		Lease: hold.Lease, Job: hold.Job, Broker: from, State: provider.StateHeld, GPUs: claim.GPUs, Simulated: simulated,
-		Spec: hold.Spec, Sources: fitting(hold.Sources), TunnelKey: key, Deadline: a.Clock.instant(claim.Deadline),
+		Spec: hold.Spec, Sources: fitting(hold.Sources), TunnelKey: key, Deadline: a.Clock.instant(claim.Deadline), Rate: hold.Rate,
 		Report: broker.Report{Lease: hold.Lease, GPUs: claim.GPUs, Phase: broker.PhasePreparing},
 	}, spec, arrived)
-	w.hint, w.rate = hold.Trace, hold.Rate
+	w.hint = hold.Trace
 	a.workloads[hold.Lease] = w
 	return w, nil
 }
@@ -256,6 +256,10 @@ func (a *Agent) confirm(ctx context.Context, from identity.ID, request []byte) (
 		return nil, fmt.Errorf("confirm %s: %w", c.Lease, err)
 	}
 	ttl := min(c.TTL, maxLeaseTTL)
+	most, err := w.spec.MostTime(w.record().Rate)
+	if err != nil {
+		return nil, fmt.Errorf("confirm %s: %w", c.Lease, err)
+	}
 	a.mu.Lock()
 	claim, err := a.authority.Confirm(a.Clock.now(), c.Lease, signer, ttl)
 	a.mu.Unlock()
@@ -266,7 +270,7 @@ func (a *Agent) confirm(ctx context.Context, from identity.ID, request []byte) (
 		if r.State == provider.StateHeld {
 			r.State = provider.StateConfirmed
 		}
-		r.Deadline, r.TTL, r.MaxDuration = a.Clock.instant(claim.Deadline), ttl, c.MaxDuration
+		r.Deadline, r.TTL, r.MaxDuration = a.Clock.instant(claim.Deadline), ttl, min(c.MaxDuration, most)
 		return nil
 	})
 	if err != nil {

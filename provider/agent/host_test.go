@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -115,6 +116,13 @@ func (*fakeBox) Dial(context.Context, uint16) (net.Conn, error) { return nil, er
 
 func (*fakeBox) Listen(context.Context, string) (net.Listener, error) {
 	return &idleListener{closed: make(chan struct{})}, nil
+}
+
+// watch returns for how long the workload may go on by itself, as the agent said last.
+func (b *fakeBox) watch() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return cmp.Or(b.extended, b.program.Deadline)
 }
 
 func (b *fakeBox) Extend(_ context.Context, d time.Duration) error {

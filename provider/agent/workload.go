@@ -13,7 +13,6 @@ import (
 	"rialto/blockstore"
 	"rialto/broker"
 	"rialto/broker/wire"
-	"rialto/pricing"
 	"rialto/provider"
 )
 
@@ -33,7 +32,6 @@ type workload struct {
 	spec    broker.JobSpec
 	arrived time.Time // of the hold, or of the adoption
 	adopted bool
-	rate    pricing.Rate     // of the hold; not kept for a next agent
 	hint    blockstore.Trace // what the broker says that it will read first; not kept for a next agent
 	log     *slog.Logger
 
