@@ -9,16 +9,23 @@ import (
 	"rialto/pricing"
 )
 
-// maxBest is how many offers are looked for through the index; who needs more of them looks at all.
-const maxBest = 1024
+const (
+	fewBest = 4 // offers that are looked for at first: most jobs take the first of them
+	// maxBest is how many are looked for through the index; who needs more of them looks at all.
+	maxBest = 1024
+)
 
 // best yields the offers for a query in the order of [Market.search], found through the index: those that have enough
-// free GPUs, or those that lack nothing else. Providers in tried are passed over.
-func (m *Market) best(q *Query, tried []PeerID, free bool) iter.Seq[candidate] {
+// free GPUs, or those that lack nothing else. Providers in tried are passed over. The first fewBest are known if somebody
+// has looked for them already.
+func (m *Market) best(q *Query, tried []PeerID, free bool, known []candidate) iter.Seq[candidate] {
 	return func(yield func(candidate) bool) {
 		done := 0
-		for n := 4; n <= maxBest; n *= 4 {
-			found := m.first(q, tried, free, n)
+		for n := fewBest; n <= maxBest; n *= 4 {
+			found := known
+			if n > fewBest || len(known) == 0 {
+				found = m.first(q, tried, free, n)
+			}
 			for _, c := range found[min(done, len(found)):] {
 				if !yield(c) {
 					return
@@ -66,17 +73,15 @@ func (m *Market) first(q *Query, tried []PeerID, free bool, n int) []candidate {
 	return out
 }
 
-// fitting returns the best offer for a job, also one that is busy if it may wait for that and none is free.
-func (m *Market) fitting(q *Query, waits bool) (candidate, bool) {
-	for c := range m.best(q, nil, true) {
-		return c, true
+// fitting returns the first of the offers for a job, or, if there is none and it may wait for one, the best that is busy.
+func (m *Market) fitting(q *Query, waits bool) (found []candidate, busy *candidate) {
+	if found = m.first(q, nil, true, fewBest); len(found) > 0 || !waits {
+		return found, nil
 	}
-	if waits {
-		for c := range m.best(q, nil, false) {
-			return c, true
-		}
+	if all := m.first(q, nil, false, 1); len(all) > 0 {
+		busy = &all[0]
 	}
-	return candidate{}, false
+	return nil, busy
 }
 
 // finder looks for offers through the index.

@@ -105,7 +105,7 @@ func TestBest(t *testing.T) {
 		}
 		all := m.search(q, tried)
 		for free, want := range map[bool][]candidate{true: all.free, false: all.busy} {
-			got := slices.Collect(m.best(&q, tried, free))
+			got := slices.Collect(m.best(&q, tried, free, nil))
 			if !slices.EqualFunc(got, want, func(a, b candidate) bool { return a == b }) {
 				t.Fatalf("free %v: found %s, the scan finds %s", free, names(got), names(want))
 			}

@@ -144,7 +144,7 @@ func (m *Market) spread(q *Query, all []candidate, places []standing) {
 func asGood(best pricing.Money) pricing.Money { return best + best/100 }
 
 // asGoodAs reports whether an offer is as good as the best, see [Market.spread].
-func (c *candidate) asGoodAs(best *candidate, limit pricing.Money) bool {
+func (c candidate) asGoodAs(best *candidate, limit pricing.Money) bool {
 	known := c.cost.Sized && best.cost.Sized
 	return c.cost.Total <= limit && (known || c.weights >= best.weights && (c.image || !best.image))
 }

@@ -116,15 +116,19 @@ func (t *turn) submit(ev Submitted) error {
 	if err := t.knowsAll(&query); err != nil {
 		return refuse(err)
 	}
-	offered := spec.MaxRate // of a standing order, whether there is an offer or not
+	free, busy := t.fitting(&query, spec.Firm == 0 && !spec.standing()) // a quote does not wait
+	offered := spec.MaxRate                                             // of a standing order, whether there is an offer or not
 	if !spec.standing() {
-		best, ok := t.fitting(&query, spec.Firm == 0) // a quote does not wait
-		if !ok {
+		switch {
+		case len(free) > 0:
+			offered = free[0].offer.Rate
+		case busy != nil:
+			offered = busy.offer.Rate
+		default:
 			found := t.search(query, nil)
 			t.explain(&query, &found)
 			return refuse(&NoOfferError{Search: found.Search})
 		}
-		offered = best.offer.Rate
 	} else if !t.now.Before(spec.GoodUntil) {
 		return refuse(&FieldError{Field: "good_until", Problem: spec.GoodUntil.Format(time.RFC3339) + " is over"})
 	}
@@ -152,7 +156,7 @@ func (t *turn) submit(ev Submitted) error {
 	t.addJob(j)
 	t.hold(j, hold)
 	delete(t.stale, j.ID)
-	t.place(j)
+	t.placeAmong(j, &query, free)
 	return nil
 }
 
@@ -176,7 +180,12 @@ func (m *Market) addJob(j *Job) {
 // place asks the best provider that was not tried yet; failing that the job waits, and a quote fails.
 func (t *turn) place(j *Job) {
 	query := j.Spec.query()
-	for c := range t.best(&query, j.Tried, true) {
+	t.placeAmong(j, &query, nil)
+}
+
+// placeAmong is place with the first offers for the job, if they are known.
+func (t *turn) placeAmong(j *Job, query *Query, known []candidate) {
+	for c := range t.best(query, j.Tried, true, known) {
 		if j.affords(c.offer) && t.covers(j, c) {
 			t.ask(j, c.offer)
 			return
@@ -185,7 +194,7 @@ func (t *turn) place(j *Job) {
 	if waits := len(j.Log) > 0 && j.Log[len(j.Log)-1].State == JobQueued; waits && !j.quoting() {
 		return
 	}
-	found := t.search(query, j.Tried)
+	found := t.search(*query, j.Tried)
 	why := "no offer that the money on hold covers"
 	if !j.Quote.Taken.IsZero() {
 		why = fmt.Sprintf("no offer that costs at most the %v of the quote and that the money on hold covers", j.Quote.Rate)

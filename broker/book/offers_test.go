@@ -21,7 +21,7 @@ func newIndex() broker.Index { return book.NewOffers() }
 type twins struct {
 	*rapid.T
 	indexed, scanning *markettest.World
-	jobs, leases      int
+	jobs              int
 	seq               uint64
 	epoch             uint64
 }
