@@ -109,9 +109,10 @@ type Market struct {
 	pardons map[PeerID]struct{} // providers that a full step has not forgiven everywhere
 
 	shops   map[PeerID]*shop
-	sellers map[string]PeerID // of each offered GPU, by UUID
-	offers  []*Offer          // of all shops, by provider and id
-	models  map[string]int    // how many of them have it
+	sellers map[string]PeerID   // of each offered GPU, by UUID
+	offers  []*Offer            // of all shops, by provider and id
+	models  map[string]int      // how many of them have it
+	holders map[string][]*Offer // of the root of an image or weights; likewise
 	index   Index
 
 	distrusted map[PeerID]time.Time // not named as sources of blocks until then; not saved
@@ -167,6 +168,7 @@ func NewMarket(cfg MarketConfig) (*Market, error) {
 		shops:     map[PeerID]*shop{},
 		sellers:   map[string]PeerID{},
 		models:    map[string]int{},
+		holders:   map[string][]*Offer{},
 		index:     cfg.NewIndex(),
 
 		distrusted: map[PeerID]time.Time{},

@@ -202,6 +202,7 @@ func (t *turn) learn(p PeerID, held []ImageHeld) {
 		for _, o := range s.offers {
 			if len(o.Images) < maxList && !slices.Contains(o.Images, h) {
 				o.Images = append(slices.Clip(o.Images), h)
+				t.holds(h.Root, o)
 			}
 		}
 	}

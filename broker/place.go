@@ -271,20 +271,30 @@ func (t *turn) sendHold(l *Lease, j *Job) {
 // It is a hint: every block is verified by its hash. Those that are distrusted are left out.
 func (t *turn) sources(spec *JobSpec, self PeerID) []BlockSource {
 	const most = 8
-	helps := func(o *Offer) bool {
-		return spec.Root != "" && slices.ContainsFunc(o.Images, func(i ImageHeld) bool { return i.Root == spec.Root }) ||
-			slices.ContainsFunc(spec.Weights, func(w WeightsMount) bool { return slices.Contains(o.Weights, w.Root) })
+	var helpful []*Offer
+	add := func(root string) {
+		n := len(helpful)
+		for _, o := range t.holders[root] { // by provider
+			if o.Provider == self || t.now.Before(t.distrusted[o.Provider]) || len(helpful) > n && helpful[len(helpful)-1].Provider == o.Provider {
+				continue
+			}
+			if len(helpful) == n+most {
+				break
+			}
+			helpful = append(helpful, o)
+		}
 	}
+	if spec.Root != "" {
+		add(spec.Root)
+	}
+	for _, w := range spec.Weights {
+		add(w.Root)
+	}
+	slices.SortFunc(helpful, compareOffers)
+	helpful = slices.CompactFunc(helpful, func(a, b *Offer) bool { return a.Provider == b.Provider })
 	var sources []BlockSource
-	for _, o := range t.offers {
-		n := len(sources)
-		if n == most {
-			break
-		}
-		// Offers are sorted by provider.
-		if o.Provider != self && !t.now.Before(t.distrusted[o.Provider]) && (n == 0 || sources[n-1].Peer != o.Provider) && helps(o) {
-			sources = append(sources, BlockSource{Peer: o.Provider, Addrs: o.Addrs})
-		}
+	for _, o := range helpful[:min(most, len(helpful))] {
+		sources = append(sources, BlockSource{Peer: o.Provider, Addrs: o.Addrs})
 	}
 	return sources
 }

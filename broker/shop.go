@@ -1,6 +1,9 @@
 package broker
 
-import "slices"
+import (
+	"iter"
+	"slices"
+)
 
 // shop is what a connected provider sells.
 type shop struct {
@@ -67,6 +70,9 @@ func (m *Market) list(o *Offer) *Listed {
 	} else {
 		m.offers = slices.Insert(m.offers, i, o)
 	}
+	for root := range o.roots() {
+		m.holds(root, o)
+	}
 	l := &Listed{Offer: o, Free: m.available(o), name: nameOf(o)}
 	m.index.Put(l)
 	return l
@@ -86,7 +92,41 @@ func (m *Market) unlist(l *Listed, replaced bool) {
 	if i, ok := slices.BinarySearchFunc(m.offers, o, compareOffers); ok && !replaced {
 		m.offers = slices.Delete(m.offers, i, i+1)
 	}
+	for root := range o.roots() {
+		all := m.holders[root]
+		if i, there := slices.BinarySearchFunc(all, o, compareOffers); there {
+			if all = slices.Delete(all, i, i+1); len(all) > 0 {
+				m.holders[root] = all
+			} else {
+				delete(m.holders, root)
+			}
+		}
+	}
 	m.index.Drop(l)
+}
+
+// holds takes note that an offer's host holds an image or weights.
+func (m *Market) holds(root string, o *Offer) {
+	all := m.holders[root]
+	if i, there := slices.BinarySearchFunc(all, o, compareOffers); !there { // else it says so twice
+		m.holders[root] = slices.Insert(all, i, o)
+	}
+}
+
+// roots are those of what a host holds; some may come twice.
+func (o *Offer) roots() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for i := range o.Images {
+			if !yield(o.Images[i].Root) {
+				return
+			}
+		}
+		for _, w := range o.Weights {
+			if !yield(w) {
+				return
+			}
+		}
+	}
 }
 
 // relist tells the index which of a provider's GPUs can be asked for now.
@@ -116,10 +156,22 @@ func (m *Market) auditShops() error {
 			case !ok || m.offers[at] != o || m.models[o.GPUs[0].Model] == 0:
 				return &InvariantError{Rule: "offers: those of " + string(p) + " are not listed"}
 			}
+			for root := range o.roots() {
+				if !slices.Contains(m.holders[root], o) {
+					return &InvariantError{Rule: "offers: " + string(p) + " is not among those that hold " + root}
+				}
+			}
 			for _, g := range o.GPUs {
 				if m.sellers[g.UUID] != p {
 					return &InvariantError{Rule: "offers: GPU " + g.UUID + " has another seller"}
 				}
+			}
+		}
+	}
+	for root, all := range m.holders {
+		for _, o := range all {
+			if s := m.shops[o.Provider]; s == nil || !slices.Contains(s.offers, o) {
+				return &InvariantError{Rule: "offers: one that is gone is among those that hold " + root}
 			}
 		}
 	}
