@@ -206,6 +206,9 @@ func (t *turn) placeAmong(j *Job, query *Query, known []candidate) {
 		t.finish(j, nil, JobFailed, "no provider quotes: "+why)
 		return
 	}
+	if n := t.Ahead(j.ID); n > 0 {
+		why += fmt.Sprintf("; %d before it, of who spent less lately or came first", n)
+	}
 	if j.Spec.standing() {
 		t.log(j, "standing until %s for %v or less: %s", j.Spec.GoodUntil.Format(time.RFC3339), j.Spec.MaxRate, why)
 		return

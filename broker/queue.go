@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"rialto/pricing"
 )
 
 // maxStanding is how far ahead an order may stand.
@@ -61,16 +63,48 @@ func (t *turn) inLine() []*Job {
 	for _, id := range sortedKeys(t.queued) {
 		line = append(line, t.jobs[id])
 	}
-	recent := map[AccountID]int64{}
+	recent := map[AccountID]pricing.Money{}
 	for _, j := range line {
 		if _, ok := recent[j.Account]; !ok {
-			recent[j.Account] = int64(t.accounts[j.Account].Recent.at(t.now))
+			recent[j.Account] = t.accounts[j.Account].Recent.at(t.now)
 		}
 	}
 	slices.SortStableFunc(line, func(a, b *Job) int {
 		return cmp.Or(cmp.Compare(recent[a.Account], recent[b.Account]), a.Accepted.Compare(b.Accepted))
 	})
 	return line
+}
+
+// Ahead returns how many jobs that wait, and could take what a waiting job could, are served before it: of accounts that
+// spent less lately, or of equals who came first. Zero for a job that does not wait.
+func (m *Market) Ahead(id JobID) int {
+	if _, waits := m.queued[id]; !waits {
+		return 0
+	}
+	j := m.jobs[id]
+	recent := map[AccountID]pricing.Money{}
+	spent := func(a AccountID) pricing.Money {
+		r, ok := recent[a]
+		if !ok {
+			r = m.accounts[a].Recent.at(m.clock)
+			recent[a] = r
+		}
+		return r
+	}
+	n := 0
+	for other := range m.queued { // they are only counted
+		o := m.jobs[other]
+		if other != id && o.Spec.rivals(&j.Spec) && cmp.Or(cmp.Compare(spent(o.Account), spent(j.Account)), o.Accepted.Compare(j.Accepted), cmp.Compare(other, id)) < 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// rivals reports whether two jobs may want the same GPUs, as far as model and place say.
+func (s *JobSpec) rivals(o *JobSpec) bool {
+	either := func(a, b, any string) bool { return a == b || a == any || b == any }
+	return either(s.GPU.Model, o.GPU.Model, AnyModel) && either(s.Region, o.Region, "") && either(string(s.Provider), string(o.Provider), "")
 }
 
 // serveQueue looks for places for jobs that wait: for those that have to be looked at anew, and for those that an offer

@@ -61,6 +61,7 @@ type (
 
 		MaxRateNanoUSDPerHour int64      `json:"max_rate_nanousd_per_hour,omitempty" doc:"highest price of one GPU that the customer signed"`
 		GoodUntil             *time.Time `json:"good_until,omitempty" doc:"a standing limit order: it waits until then for an offer at its highest price or less"`
+		Ahead                 int        `json:"ahead,omitempty" doc:"while it is queued: jobs for the same GPUs that are served before it, because their accounts spent less lately or they came first"`
 	}
 	// Jobs is a page of jobs, newest first.
 	Jobs struct {

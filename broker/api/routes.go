@@ -241,5 +241,9 @@ func (s *Server) job(ctx context.Context, j broker.Job) Job {
 			s.c.Logger.Warn("job without its lease", "job", j.ID, "lease", j.Lease, "err", err)
 		}
 	}
-	return jobOf(j, l)
+	out := jobOf(j, l)
+	if j.State == broker.JobQueued {
+		out.Ahead = s.c.Market.Ahead(j.ID)
+	}
+	return out
 }

@@ -95,6 +95,8 @@ func (m *market) Jobs(_ context.Context, a broker.AccountID, before broker.JobID
 	return nil, false, &broker.FieldError{Field: "cursor", Problem: "no job of this account"}
 }
 
+func (*market) Ahead(broker.JobID) int { return 3 }
+
 func (m *market) Job(_ context.Context, a broker.AccountID, id broker.JobID) (broker.Job, error) {
 	return broker.Job{ID: jobID, Account: owner, State: broker.JobReady, Lease: "l-1"}, m.mine(a, id)
 }

@@ -219,6 +219,15 @@ func (s *Service) Events(ctx context.Context, account broker.AccountID, id broke
 	}
 }
 
+// Ahead returns how many jobs are served before one that waits; see [broker.Market.Ahead].
+func (s *Service) Ahead(id broker.JobID) int {
+	n, err := read(s, func(m *broker.Market) (int, error) { return m.Ahead(id), nil })
+	if err != nil {
+		return 0 // it is not told while the broker starts
+	}
+	return n
+}
+
 // Search explains which offers match.
 func (s *Service) Search(_ context.Context, q broker.Query) (broker.Search, error) {
 	return read(s, func(m *broker.Market) (broker.Search, error) { return m.Search(q) })

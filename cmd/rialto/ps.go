@@ -71,6 +71,9 @@ func writeJobs(w io.Writer, jobs []api.Job, n names, now time.Time) error {
 		if j.ExitCode != nil && *j.ExitCode != 0 {
 			state = fmt.Sprintf("%s (exit %d)", state, *j.ExitCode)
 		}
+		if j.Ahead > 0 {
+			state = fmt.Sprintf("%s, %d before", state, j.Ahead)
+		}
 		gpu := fmt.Sprintf("%d × %s", j.GPUCount, j.GPUModel)
 		if j.Simulated {
 			gpu += " " + simulated
@@ -91,7 +94,7 @@ func gpuTone(gpu string) cli.Tone {
 }
 
 func stateTone(state string) cli.Tone {
-	word, _, failed := strings.Cut(state, " ") // "done (exit 7)"
+	word, _, failed := strings.Cut(state, " ") // "done (exit 7)", "queued, 3 before"
 	switch word {
 	case broker.JobReady.String(), broker.JobRunning.String():
 		return cli.Good
