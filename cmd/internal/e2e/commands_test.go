@@ -29,7 +29,7 @@ func (w *world) commands() map[string]command {
 		"await":     w.await,
 		"until":     w.until,
 		"crash":     func(ts *testscript.TestScript, _ bool, args []string) { w.proc(ts, args).Kill() },
-		"stop":      func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(w.proc(ts, args).Stop()) },
+		"halt":      func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(w.proc(ts, args).Stop()) },
 		"boot":      w.boot,
 		"forget":    w.forget,
 		"fetch":     w.fetch,

@@ -9,7 +9,7 @@
 //	interrupt                sends Ctrl-C to what was started
 //	await                    waits for what was started and takes its output
 //	until PATTERN rialto ARGS…  repeats a command until its output matches
-//	crash|stop|boot WHO      kill -9, SIGTERM or start of "broker", "alpha", "bravo" or "charlie"
+//	crash|halt|boot WHO      kill -9, SIGTERM or start of "broker", "alpha", "bravo" or "charlie"
 //	forget HOST              restarts an agent without its blocks
 //	fetch URL TEXT           fetches a page on the customer's host until it contains TEXT
 //	layout DIR OUT           makes an OCI layout of the lab's image with the files of DIR on top
