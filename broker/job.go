@@ -76,6 +76,7 @@ type Job struct {
 	Ended    time.Time
 	Log      []JobEvent // what happened, in order
 	Quote    FirmQuote  `json:",omitzero"`
+	Member   Member     `json:",omitzero"`
 }
 
 // Size is roughly how many bytes a record of the job takes, without its spec, and of its settlement.

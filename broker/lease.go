@@ -52,6 +52,10 @@ func (t *turn) answered(ev HoldAnswered) error {
 		t.quoted(l, j)
 		return nil
 	}
+	if j.forming() {
+		t.granted(l, j)
+		return nil
+	}
 	j.State = JobLeased
 	t.log(j, "%s leased %d × %s at %v", l.Host, len(l.GPUs), l.Model, l.Rate)
 	t.sendConfirm(l, j)
@@ -121,7 +125,7 @@ func (t *turn) confirmed(ev ConfirmAnswered) error {
 	if l == nil {
 		return fmt.Errorf("lease %s: %w", ev.Lease, ErrNotFound)
 	}
-	if l.State == LeaseGranted && ev.Error == "" {
+	if l.State == LeaseGranted && ev.Error == "" && !t.jobs[l.Job].waiting() {
 		t.touchLease(l)
 		l.State = LeaseActive
 	}
@@ -287,6 +291,8 @@ func (t *turn) tickHolding(l *Lease) {
 	case !ok && j.quoting(): // nor does this one know until when the provider would keep it
 		t.finish(j, nil, JobFailed, "the broker was restarted before the quote was made")
 		t.release(l, j.Error)
+	case !ok && j.forming(): // nor may the others wait for as long as it would have
+		t.scatter(j, "the broker was restarted before all hosts had answered")
 	case !ok: // this process did not send it: a restart
 		t.sendHold(l, j)
 	case t.now.Sub(at) >= t.cfg.HoldTTL:
@@ -300,6 +306,10 @@ func (t *turn) tickLeased(l *Lease) {
 	switch {
 	case j.State == JobQuoted:
 		t.tickQuoted(l, j)
+	case j.waiting():
+		if t.now.Sub(l.Granted) >= t.cfg.HoldTTL {
+			t.scatter(j, fmt.Sprintf("not all hosts answered within %v", t.cfg.HoldTTL))
+		}
 	case silent >= t.cfg.lapse() && ready:
 		t.finish(j, l, JobFailed, fmt.Sprintf("provider lost: no report from %s for %v", l.Host, silent.Round(time.Second)))
 		t.end(l)

@@ -254,9 +254,10 @@ type turn struct {
 	before        pricing.Money // sum of the dirty accounts' balances before the step
 	posts         []Effect
 	sends         []Effect
-	changed       bool  // offers or free GPUs: queued jobs may find a place
-	accepted      JobID // by this step
-	size          int   // of what is to be saved, roughly
+	changed       bool    // offers or free GPUs: queued jobs may find a place
+	accepted      []JobID // by this step
+	ending        JobID   // gang whose members are being stopped
+	size          int     // of what is to be saved, roughly
 }
 
 // full reports whether what can wait has to wait for the next step.
@@ -294,7 +295,7 @@ func (t *turn) effects() []Effect {
 		out = append(out, SaveAccount{*a})
 	}
 	for _, j := range t.dirtyJobs.list {
-		out = append(out, SaveJob{Job: *j, New: j.ID == t.accepted})
+		out = append(out, SaveJob{Job: *j, New: slices.Contains(t.accepted, j.ID)})
 	}
 	for _, l := range t.dirtyLeases.list {
 		out = append(out, SaveLease{*l})

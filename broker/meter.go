@@ -44,9 +44,13 @@ func (t *turn) report(ev Reported) error {
 	}
 
 	j := t.jobs[l.Job]
-	waits := j.State == JobQuoted && t.billing(l)
+	waits := j.waiting() && t.billing(l)
 	if waits && (r.Used > 0 || r.Phase == PhaseReady) {
-		return refuse(fmt.Errorf("%w: nothing may run before the quote is accepted", ErrConflict))
+		until := "the quote is accepted"
+		if j.forming() {
+			until = "all hosts of the gang have granted"
+		}
+		return refuse(fmt.Errorf("%w: nothing may run before %s", ErrConflict, until))
 	}
 
 	t.touchLease(l)

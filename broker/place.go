@@ -106,7 +106,7 @@ func (t *turn) submit(ev Submitted) error {
 	if spec.Broker != t.cfg.Self {
 		return refuse(fmt.Errorf("%w: the spec is meant for broker %s", ErrForbidden, spec.Broker))
 	}
-	if t.open[a.ID] >= maxOpen {
+	if t.open[a.ID]+spec.members() > maxOpen {
 		return refuse(fmt.Errorf("%w: account %s has %d open jobs", ErrUnavailable, a.ID, maxOpen))
 	}
 	if spec.Firm > 0 && t.quotes[a.ID] >= maxQuotes {
@@ -115,6 +115,12 @@ func (t *turn) submit(ev Submitted) error {
 	query := spec.query()
 	if err := t.knowsAll(&query); err != nil {
 		return refuse(err)
+	}
+	if spec.Nodes > 0 {
+		if err := t.submitGang(ev, a, query); err != nil {
+			return refuse(err)
+		}
+		return nil
 	}
 	free, busy := t.fitting(&query, spec.Firm == 0 && !spec.standing()) // a quote does not wait
 	offered := spec.MaxRate                                             // of a standing order, whether there is an offer or not
@@ -132,16 +138,9 @@ func (t *turn) submit(ev Submitted) error {
 	} else if !t.now.Before(spec.GoodUntil) {
 		return refuse(&FieldError{Field: "good_until", Problem: spec.GoodUntil.Format(time.RFC3339) + " is over"})
 	}
-	hold, err := spec.holdAt(offered)
+	hold, err := spec.checkHold(offered)
 	if err != nil {
 		return refuse(err)
-	}
-	rate, err := offered.MulInt(int64(spec.GPU.Count))
-	if err != nil {
-		return refuse(err)
-	}
-	if buys, err := rate.Buys(hold); err != nil || buys < time.Second {
-		return refuse(&FieldError{Field: "max_cost", Problem: fmt.Sprintf("%v buys %v at %v: want at least 1s", hold, buys, rate)})
 	}
 	if err := a.allows(hold, 0, t.now); err != nil {
 		return refuse(err)
@@ -151,7 +150,7 @@ func (t *turn) submit(ev Submitted) error {
 	}
 
 	j := &Job{ID: ev.Job, Account: a.ID, Spec: *spec, Envelope: ev.Envelope, State: JobQueued, Accepted: t.now}
-	t.accepted = j.ID
+	t.accepted = append(t.accepted, j.ID)
 	t.touchJob(j)
 	t.addJob(j)
 	t.hold(j, hold)
@@ -163,7 +162,9 @@ func (t *turn) submit(ev Submitted) error {
 func (m *Market) addJob(j *Job) {
 	m.jobs[j.ID] = j
 	m.byAccount[j.Account] = append(m.byAccount[j.Account], j.ID)
-	m.nonces[nonce{j.Spec.Customer, j.Spec.Nonce}] = j.ID
+	if j.Member.Rank == 0 { // all of a gang have one spec
+		m.nonces[nonce{j.Spec.Customer, j.Spec.Nonce}] = j.ID
+	}
 	m.committed[j.Account] += j.Hold
 	if !j.State.Terminal() {
 		m.open[j.Account]++
@@ -179,13 +180,22 @@ func (m *Market) addJob(j *Job) {
 
 // place asks the best provider that was not tried yet; failing that the job waits, and a quote fails.
 func (t *turn) place(j *Job) {
+	if j.Member.Gang != "" {
+		t.placeMember(j)
+		return
+	}
 	query := j.Spec.query()
 	t.placeAmong(j, &query, nil)
 }
 
 // placeAmong is place with the first offers for the job, if they are known.
 func (t *turn) placeAmong(j *Job, query *Query, known []candidate) {
-	for c := range t.best(query, j.Tried, true, known) {
+	t.placeElsewhere(j, query, j.Tried, known)
+}
+
+// placeElsewhere passes over providers.
+func (t *turn) placeElsewhere(j *Job, query *Query, avoid []PeerID, known []candidate) {
+	for c := range t.best(query, avoid, true, known) {
 		if j.affords(c.offer) && t.covers(j, c) {
 			t.ask(j, c.offer)
 			return
@@ -194,7 +204,7 @@ func (t *turn) placeAmong(j *Job, query *Query, known []candidate) {
 	if waits := len(j.Log) > 0 && j.Log[len(j.Log)-1].State == JobQueued; waits && !j.quoting() {
 		return
 	}
-	found := t.search(*query, j.Tried)
+	found := t.search(*query, avoid)
 	why := "no offer that the money on hold covers"
 	if !j.Quote.Taken.IsZero() {
 		why = fmt.Sprintf("no offer that costs at most the %v of the quote and that the money on hold covers", j.Quote.Rate)
@@ -206,14 +216,7 @@ func (t *turn) placeAmong(j *Job, query *Query, known []candidate) {
 		t.finish(j, nil, JobFailed, "no provider quotes: "+why)
 		return
 	}
-	if n := t.Ahead(j.ID); n > 0 {
-		why += fmt.Sprintf("; %d before it, of who spent less lately or came first", n)
-	}
-	if j.Spec.standing() {
-		t.log(j, "standing until %s for %v or less: %s", j.Spec.GoodUntil.Format(time.RFC3339), j.Spec.MaxRate, why)
-		return
-	}
-	t.log(j, "waiting up to %v: %s", t.cfg.QueueTimeout, why)
+	t.waitFor(j, why)
 }
 
 // covers makes sure that the hold is enough for an offer, and keeps more aside if it was computed from
@@ -266,7 +269,7 @@ func (t *turn) sendHold(l *Lease, j *Job) {
 	t.sent[l.ID] = t.now
 	t.send(SendHold{Provider: l.Provider, Hold: Hold{
 		Lease: l.ID, Job: j.ID, Offer: l.Offer, Rate: l.Rate, Spec: j.Envelope, TTL: t.cfg.holdTTL(j),
-		Sources: t.sources(&j.Spec, l.Provider),
+		Sources: t.sources(&j.Spec, l.Provider), Rank: j.Member.Rank,
 	}})
 }
 
@@ -315,20 +318,31 @@ func (t *turn) cancel(ev CancelRequested) error {
 	switch {
 	case j == nil:
 		return refuse(ErrNotFound)
+	}
+	reason := cmp.Or(clean(ev.Reason), "cancelled by the customer")
+	if j.Member.Gang != "" && t.stopGang(j, JobCancelled, reason) > 0 {
+		return nil
+	}
+	switch {
 	case j.State.Terminal():
 		return refuse(ErrJobTerminal)
 	case j.Stopping != 0:
 		return nil
 	}
-	t.stop(j, JobCancelled, cmp.Or(clean(ev.Reason), "cancelled by the customer"))
+	t.stop(j, JobCancelled, reason)
 	return nil
 }
 
 // next gives a job back to the queue after a provider did not serve it.
 func (t *turn) next(j *Job, l *Lease, why string) {
 	t.touchJob(j)
-	if !slices.Contains(j.Tried, l.Provider) {
-		j.Tried = append(slices.Clip(j.Tried), l.Provider)
+	seeker := j
+	if j.forming() { // its first member looks for all
+		seeker = t.jobs[j.Member.Gang]
+		t.touchJob(seeker)
+	}
+	if !slices.Contains(seeker.Tried, l.Provider) {
+		seeker.Tried = append(slices.Clip(seeker.Tried), l.Provider)
 	}
 	t.log(j, "%s", why)
 	t.changed = true
@@ -336,9 +350,10 @@ func (t *turn) next(j *Job, l *Lease, why string) {
 		t.finish(j, nil, JobFailed, fmt.Sprintf("given up after %d attempts: %s", j.Attempts, why))
 		return
 	}
-	j.State = JobQueued
-	t.queued[j.ID] = struct{}{}
-	t.stale[j.ID] = struct{}{}
+	t.requeue(j)
+	if j.forming() {
+		t.scatter(j, why)
+	}
 }
 
 // finish settles a job and makes it terminal. The lease is the one to bill; nil if there is nothing to bill.
@@ -367,6 +382,7 @@ func (t *turn) finish(j *Job, l *Lease, state JobState, reason string) {
 		text = append(text, "nothing charged")
 	}
 	t.log(j, "%s", strings.Join(text, "; "))
+	t.memberEnded(j)
 }
 
 func (t *turn) log(j *Job, format string, args ...any) {

@@ -31,6 +31,9 @@ func (s *JobSpec) checkStanding(c *checker) {
 
 // expire ends a job that has waited for as long as it may.
 func (t *turn) expire(j *Job) bool {
+	if j.forming() && j.Member.Rank > 0 || !mapHas(t.queued, j.ID) {
+		return false // it ends with the first of its gang
+	}
 	since := j.Log[len(j.Log)-1].Time // the line that says it waits
 	if t.now.Sub(since) < t.cfg.QueueTimeout {
 		return false
@@ -94,6 +97,9 @@ func (m *Market) Ahead(id JobID) int {
 	n := 0
 	for other := range m.queued { // they are only counted
 		o := m.jobs[other]
+		if o.forming() && o.Member.Rank > 0 {
+			continue // served with the first of its gang
+		}
 		if other != id && o.Spec.rivals(&j.Spec) && cmp.Or(cmp.Compare(spent(o.Account), spent(j.Account)), o.Accepted.Compare(j.Accepted), cmp.Compare(other, id)) < 0 {
 			n++
 		}
@@ -118,6 +124,9 @@ func (t *turn) serveQueue() {
 	fresh := t.fresh()
 	t.backlog = false
 	for _, j := range t.inLine() {
+		if !mapHas(t.queued, j.ID) {
+			continue // asked, or ended, with the rest of its gang
+		}
 		if _, stale := t.stale[j.ID]; !stale && !t.suits(j, fresh) {
 			continue
 		}
@@ -209,4 +218,26 @@ func (t *turn) lookAgain() {
 		t.stale[t.checked] = struct{}{}
 		t.changed = true
 	}
+}
+
+// waitFor says, once, why a job has no place yet.
+func (t *turn) waitFor(j *Job, why string) {
+	if len(j.Log) > 0 && j.Log[len(j.Log)-1].State == JobQueued {
+		return
+	}
+	if n := t.Ahead(j.ID); n > 0 {
+		why += fmt.Sprintf("; %d before it, of who spent less lately or came first", n)
+	}
+	if j.Spec.standing() {
+		t.log(j, "standing until %s for %v or less: %s", j.Spec.GoodUntil.Format(time.RFC3339), j.Spec.MaxRate, why)
+		return
+	}
+	t.log(j, "waiting up to %v: %s", t.cfg.QueueTimeout, why)
+}
+
+func (t *turn) requeue(j *Job) {
+	t.touchJob(j)
+	j.State = JobQueued
+	t.queued[j.ID] = struct{}{}
+	t.stale[j.ID] = struct{}{}
 }

@@ -41,6 +41,9 @@ func (c MarketConfig) holdTTL(j *Job) time.Duration {
 	if j.quoting() {
 		return c.HoldTTL + j.Spec.Firm
 	}
+	if j.forming() { // the last host may answer when its time is nearly over, and all are to be confirmed then
+		return 2 * c.HoldTTL
+	}
 	return c.HoldTTL
 }
 
@@ -96,6 +99,11 @@ func (t *turn) tickQuoted(l *Lease, j *Job) {
 // withdrawn ends a quote that its provider did not keep.
 func (t *turn) withdrawn(l *Lease, j *Job, why string) {
 	t.judge(l, FillFailed)
+	if j.forming() {
+		t.end(l)
+		t.next(j, l, l.Host+" took its word back: "+why)
+		return
+	}
 	t.finish(j, nil, JobFailed, l.Host+" withdrew its quote: "+why)
 	t.end(l)
 }

@@ -173,10 +173,10 @@ func (m *Market) Quote(r QuoteRequest) (Quote, error) {
 	return Quote{Best: best, Cost: min(cost, hold), Hold: hold, Search: found}, nil
 }
 
-// holdAt returns the money to keep aside for the job on an offer with this rate per GPU.
+// holdAt returns the money to keep aside for the job, or for each of a gang, on an offer with this rate per GPU.
 func (s *JobSpec) holdAt(offered pricing.Rate) (pricing.Money, error) {
 	if s.MaxCost > 0 {
-		return s.MaxCost, nil
+		return s.MaxCost / pricing.Money(s.members()), nil
 	}
 	rate, err := cmp.Or(s.MaxRate, offered).MulInt(int64(s.GPU.Count))
 	if err != nil {
@@ -186,7 +186,7 @@ func (s *JobSpec) holdAt(offered pricing.Rate) (pricing.Money, error) {
 }
 
 // MostTime returns how long the job may be ready at a rate per GPU by its customer's own word: its duration, or what its
-// budget buys if that is less. Whoever runs it looks there, and not only at what a broker says.
+// budget, or a gang's node's part of it, buys if that is less. Whoever runs it looks there, and not only at what a broker says.
 func (s *JobSpec) MostTime(rate pricing.Rate) (time.Duration, error) {
 	if s.MaxCost == 0 {
 		return s.MaxDuration, nil
@@ -195,8 +195,24 @@ func (s *JobSpec) MostTime(rate pricing.Rate) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	buys, err := all.Buys(s.MaxCost)
+	buys, err := all.Buys(s.MaxCost / pricing.Money(s.members()))
 	return min(s.MaxDuration, buys), err
+}
+
+// checkHold returns the money to keep aside for one host, and refuses less than what a second costs.
+func (s *JobSpec) checkHold(offered pricing.Rate) (pricing.Money, error) {
+	hold, err := s.holdAt(offered)
+	if err != nil {
+		return 0, err
+	}
+	rate, err := offered.MulInt(int64(s.GPU.Count))
+	if err != nil {
+		return 0, err
+	}
+	if buys, err := rate.Buys(hold); err != nil || buys < time.Second {
+		return 0, &FieldError{Field: "max_cost", Problem: fmt.Sprintf("%v buys %v at %v: want at least 1s", hold, buys, rate)}
+	}
+	return hold, nil
 }
 
 // found is a search before its matches are written out.

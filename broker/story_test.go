@@ -290,7 +290,7 @@ func (c command) query() broker.Query {
 	return q
 }
 
-// submit JOB CUSTOMER [QUERY] [firm=DURATION] [budget=MONEY] [for=DURATION] [broker=ID] [signer=KEY] [nonce=N]
+// submit JOB CUSTOMER [QUERY] [nodes=N] [same_region=yes] [firm=DURATION] [budget=MONEY] [for=DURATION] [broker=ID] [signer=KEY] [nonce=N]
 func (s *teller) submission(c command) broker.Event {
 	id, customer := c.words[0], c.words[1]
 	spec := markettest.Spec(customer, "nonce of "+id)
@@ -313,6 +313,10 @@ func (s *teller) submission(c command) broker.Event {
 			spec.GoodUntil = spec.Created.Add(must(time.ParseDuration(v)))
 		case "firm":
 			spec.Firm = must(time.ParseDuration(v))
+		case "nodes":
+			spec.Nodes = must(strconv.Atoi(v))
+		case "same_region":
+			spec.SameRegion = true
 		case "broker":
 			spec.Broker = broker.PeerID(v)
 		case "signer":

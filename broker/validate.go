@@ -79,6 +79,7 @@ func (s *JobSpec) Validate() error {
 	c.that(s.MaxDuration >= time.Second && s.MaxDuration <= maxDuration, "max_duration", "%v: want 1s to %v", s.MaxDuration, maxDuration)
 	c.that(s.Firm == 0 || s.Firm >= minFirm && s.Firm <= MaxFirm, "firm", "%v: want %v to %v", s.Firm, minFirm, MaxFirm)
 	s.checkStanding(&c)
+	s.checkGang(&c)
 	c.region("region", s.Region)
 	c.that(len(s.Provider) <= maxName, "provider", "longer than %d bytes", maxName)
 	s.checkWeights(&c)

@@ -172,6 +172,10 @@ type JobSpec struct {
 	// GoodUntil makes the job a standing limit order: it waits until then for an offer at MaxRate or less, also while there
 	// is none. Zero: a job that no provider takes fails after the market's queue timeout.
 	GoodUntil time.Time
+	// Nodes asks for a gang: so many hosts at once, each with GPU.Count GPUs, or none. Zero: one host. MaxCost is for all
+	// of them. See [Member].
+	Nodes      int  `json:",omitzero"`
+	SameRegion bool `json:",omitzero"` // all hosts of the gang are in one region
 }
 
 // PrivateRoots returns the roots that the job needs keys for, each once.
@@ -210,6 +214,7 @@ type Hold struct {
 	Spec    []byte       // envelope signed by the customer
 	TTL     time.Duration
 	Sources []BlockSource    // peers that hold blocks of image or weights
+	Rank    int              // of the job in its gang
 	Trace   blockstore.Trace // what runs like this one read first of the image, as far as providers told; a hint
 }
 
