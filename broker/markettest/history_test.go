@@ -127,7 +127,12 @@ func (h *history) submit(t *rapid.T) {
 	if rapid.Bool().Draw(t, "stands") {
 		spec.GoodUntil = spec.Created.Add(time.Duration(rapid.IntRange(1, 600).Draw(t, "until")) * time.Second)
 	}
-	h.jobs = append(h.jobs, id)
+	if rapid.Bool().Draw(t, "gang") {
+		spec.Nodes, spec.Firm = rapid.IntRange(2, 3).Draw(t, "nodes"), 0
+	}
+	for rank := range max(1, spec.Nodes) {
+		h.jobs = append(h.jobs, broker.MemberID(id, rank))
+	}
 	h.step(broker.Submitted{Job: id, Account: broker.AccountID(customer), Spec: spec, Envelope: []byte("spec")})
 }
 
@@ -229,6 +234,8 @@ func (h *history) carry(e broker.Effect, fate string) {
 		answer := broker.ConfirmAnswered{Lease: e.Confirm.Lease}
 		if j := h.world.Jobs[h.world.Leases[e.Confirm.Lease].Job]; j.Spec.Firm > 0 && j.Quote.Taken.IsZero() {
 			h.Fatalf("lease %s is confirmed, its quote was not accepted", e.Confirm.Lease)
+		} else if j.Member.Gang != "" && j.Member.Started.IsZero() {
+			h.Fatalf("lease %s is confirmed, its gang has not all its hosts", e.Confirm.Lease)
 		}
 		if a, ok := reaches(e.Provider); ok {
 			answer = a.confirm(now, e.Confirm)
@@ -408,6 +415,9 @@ func (h *history) drain() {
 	}
 	h.check(h.T)
 	for id, j := range h.world.Jobs {
+		if started := j.State >= broker.JobLeased && j.State <= broker.JobDone; started && j.Member.Gang != "" && j.Member.Started.IsZero() {
+			h.Errorf("job %s is %v, and its gang has not started: %+v", id, j.State, j.Log)
+		}
 		if !j.State.Terminal() {
 			h.Errorf("job %s is still %v: %+v", id, j.State, j.Log)
 		}
@@ -488,7 +498,7 @@ func (h *history) checkQueue(t *rapid.T) {
 	}
 	var waiting []broker.Job
 	for _, j := range h.world.Jobs {
-		if j.State == broker.JobQueued {
+		if j.State == broker.JobQueued && j.Member.Gang == "" { // a gang wants several hosts at once
 			waiting = append(waiting, j)
 		}
 	}
@@ -517,15 +527,44 @@ func (h *history) checkJob(t *rapid.T, j broker.Job) {
 			t.Fatalf("job %s: line %d has number %d", j.ID, i+1, e.Seq)
 		}
 	}
-	if j.State == broker.JobQueued && j.Log[len(j.Log)-1].State != broker.JobQueued {
+	follows := j.Member.Rank > 0 && j.Member.Started.IsZero() // the first of its gang says why
+	if j.State == broker.JobQueued && !follows && j.Log[len(j.Log)-1].State != broker.JobQueued {
 		t.Fatalf("job %s waits and does not say why: %+v", j.ID, j.Log)
 	}
 	h.checkQuote(t, &j)
+	h.checkGang(t, &j)
 	if end, ok := h.ends[j.ID]; ok && !reflect.DeepEqual(end, j) {
 		t.Fatalf("job %s changed after its end:\n got  %+v\n want %+v", j.ID, j, end)
 	}
 	if j.State.Terminal() {
 		h.ends[j.ID] = j
+	}
+}
+
+// checkGang wants a gang to have all its hosts or none, and none twice.
+func (h *history) checkGang(t *rapid.T, j *broker.Job) {
+	if j.Member.Gang == "" {
+		return
+	}
+	hosts := map[broker.PeerID]broker.JobID{}
+	for rank := range j.Spec.Nodes {
+		o, ok := h.world.Jobs[broker.MemberID(j.Member.Gang, rank)]
+		l := h.world.Leases[o.Lease]
+		serves := l.State == broker.LeaseHolding || l.State == broker.LeaseGranted || l.State == broker.LeaseActive
+		switch {
+		case !ok || !o.Member.Started.Equal(j.Member.Started):
+			t.Fatalf("gang %s: started with some of its nodes: %+v", j.Member.Gang, o)
+		case j.Member.Started.IsZero() && (l.State == broker.LeaseActive || !l.Ready.IsZero() || l.Cost != 0):
+			t.Fatalf("gang %s has not started, and %s runs: %+v", j.Member.Gang, o.ID, l)
+		case j.Member.Started.IsZero() && o.State != j.State:
+			t.Fatalf("gang %s has not started: %s is %v, %s is %v", j.Member.Gang, o.ID, o.State, j.ID, j.State)
+		case o.State == broker.JobLeased && l.State == broker.LeaseHolding:
+			t.Fatalf("gang %s: %s is leased, and its host has not granted: %+v", j.Member.Gang, o.ID, l)
+		case serves && hosts[l.Provider] != "":
+			t.Fatalf("gang %s: %s and %s are on %s", j.Member.Gang, o.ID, hosts[l.Provider], l.Provider)
+		case serves:
+			hosts[l.Provider] = o.ID
+		}
 	}
 }
 
