@@ -47,7 +47,7 @@ func MemberID(gang JobID, rank int) JobID {
 	if rank == 0 {
 		return gang
 	}
-	return JobID(fmt.Sprintf("%s-%d", gang, rank))
+	return JobID("j-" + derivedID("rialto node 1\x00%s\x00%d", gang, rank))
 }
 
 // forming reports whether a job belongs to a gang that has not all its hosts yet.

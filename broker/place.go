@@ -116,6 +116,9 @@ func (t *turn) submit(ev Submitted) error {
 	if err := t.knowsAll(&query); err != nil {
 		return refuse(err)
 	}
+	if spec.standing() && !t.now.Before(spec.GoodUntil) {
+		return refuse(&FieldError{Field: "good_until", Problem: spec.GoodUntil.Format(time.RFC3339) + " is over"})
+	}
 	if spec.Nodes > 0 {
 		if err := t.submitGang(ev, a, query); err != nil {
 			return refuse(err)
@@ -135,8 +138,6 @@ func (t *turn) submit(ev Submitted) error {
 			t.explain(&query, &found)
 			return refuse(&NoOfferError{Search: found.Search})
 		}
-	} else if !t.now.Before(spec.GoodUntil) {
-		return refuse(&FieldError{Field: "good_until", Problem: spec.GoodUntil.Format(time.RFC3339) + " is over"})
 	}
 	hold, err := spec.checkHold(offered)
 	if err != nil {
@@ -193,7 +194,7 @@ func (t *turn) placeAmong(j *Job, query *Query, known []candidate) {
 	t.placeElsewhere(j, query, j.Tried, known)
 }
 
-// placeElsewhere passes over providers.
+// placeElsewhere is placeAmong that passes over some providers.
 func (t *turn) placeElsewhere(j *Job, query *Query, avoid []PeerID, known []candidate) {
 	for c := range t.best(query, avoid, true, known) {
 		if j.affords(c.offer) && t.covers(j, c) {
@@ -307,16 +308,19 @@ func (t *turn) sources(spec *JobSpec, self PeerID) []BlockSource {
 
 // leaseID names an attempt to place a job. It is derived, so that the market needs no randomness.
 func leaseID(j JobID, attempt int) LeaseID {
-	sum := sha256.Sum256(fmt.Appendf(nil, "rialto lease 1\x00%s\x00%d", j, attempt))
-	return LeaseID("l-" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:16])))
+	return LeaseID("l-" + derivedID("rialto lease 1\x00%s\x00%d", j, attempt))
+}
+
+func derivedID(format string, of JobID, number int) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, format, of, number))
+	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:16]))
 }
 
 // cancel ends a job at its customer's wish.
 func (t *turn) cancel(ev CancelRequested) error {
 	j := t.jobs[ev.Job]
 	refuse := func(err error) error { return &JobError{Op: "cancel", Job: ev.Job, Err: err} }
-	switch {
-	case j == nil:
+	if j == nil {
 		return refuse(ErrNotFound)
 	}
 	reason := cmp.Or(clean(ev.Reason), "cancelled by the customer")

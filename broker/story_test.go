@@ -69,6 +69,31 @@ type teller struct {
 	seqs   map[broker.LeaseID]uint64
 	sets   map[string]uint64 // offer set sequence by host
 	next   string            // cursor of the last search
+	gangs  []string
+}
+
+// node finds the id of a gang's node: j1-2 is that of rank 2.
+func (s *teller) node(word string) string {
+	name, rest, _ := strings.Cut(word, "/")
+	i := strings.LastIndexByte(name, '-')
+	if i < 0 || !slices.Contains(s.gangs, name[:i]) {
+		return word
+	}
+	id := string(broker.MemberID(broker.JobID(name[:i]), must(strconv.Atoi(name[i+1:]))))
+	if rest != "" {
+		id += "/" + rest
+	}
+	return id
+}
+
+// nodes writes the names of gangs' nodes for their ids.
+func (s *teller) nodes(text string) string {
+	for _, gang := range s.gangs {
+		for rank := 1; rank < 4; rank++ {
+			text = strings.ReplaceAll(text, string(broker.MemberID(broker.JobID(gang), rank)), fmt.Sprintf("%s-%d", gang, rank))
+		}
+	}
+	return text
 }
 
 func tell(t *testing.T, story string) string {
@@ -94,7 +119,7 @@ func tell(t *testing.T, story string) string {
 }
 
 func (s *teller) say(format string, args ...any) {
-	fmt.Fprintf(&s.out, "\t"+format+"\n", args...)
+	s.out.WriteString(s.nodes(fmt.Sprintf("\t"+format+"\n", args...)))
 }
 
 // command is an event line: words, options such as max=0.50/h, and all that follows the first word.
@@ -123,6 +148,12 @@ func (c command) rest(from int) string { return strings.Join(c.words[min(from, l
 func (s *teller) play(line string) {
 	s.Helper()
 	c := parse(line)
+	if c.opts["nodes"] != "" {
+		s.gangs = append(s.gangs, c.words[0])
+	}
+	for i, w := range c.words {
+		c.words[i] = s.node(w)
+	}
 	name := c.words
 	if len(name) == 0 {
 		name = []string{""}

@@ -100,6 +100,7 @@ type Record struct {
 	Report      broker.Report // the last report made
 	Acked       uint64        // sequence of the last report that the broker acknowledged
 	Linger      time.Time     // when an ended workload is removed
+	Rank        int           // of the job among the nodes of its spec
 }
 
 // Reported reports whether the broker has acknowledged the workload's end.

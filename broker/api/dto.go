@@ -62,6 +62,19 @@ type (
 		MaxRateNanoUSDPerHour int64      `json:"max_rate_nanousd_per_hour,omitempty" doc:"highest price of one GPU that the customer signed"`
 		GoodUntil             *time.Time `json:"good_until,omitempty" doc:"a standing limit order: it waits until then for an offer at its highest price or less"`
 		Ahead                 int        `json:"ahead,omitempty" doc:"while it is queued: jobs for the same GPUs that are served before it, because their accounts spent less lately or they came first"`
+
+		Gang  string `json:"gang,omitempty" doc:"the job of rank 0, if several hosts run it: each of its nodes is a job"`
+		Rank  int    `json:"rank,omitempty" doc:"of this job among the gang's nodes"`
+		Nodes int    `json:"nodes,omitempty" doc:"hosts of the gang, all or none"`
+	}
+	// Gang is a job that several hosts run at once.
+	Gang struct {
+		ID          string     `json:"id" doc:"that of its first node; ending any node ends all"`
+		State       string     `json:"state" enum:"queued,holding,quoted,leased,ready,running,done,failed,expired,cancelled" doc:"of the node that is furthest behind; when all have ended, done only if all are"`
+		Started     *time.Time `json:"started,omitempty" doc:"when all hosts had granted and all were confirmed"`
+		HeldNanoUSD int64      `json:"held_nanousd" doc:"kept aside for all nodes"`
+		CostNanoUSD int64      `json:"cost_nanousd" doc:"of all nodes so far"`
+		Nodes       []Job      `json:"nodes" doc:"by rank"`
 	}
 	// Jobs is a page of jobs, newest first.
 	Jobs struct {
@@ -233,6 +246,7 @@ func jobOf(j broker.Job, l broker.Lease) Job {
 		Host: l.Host, Provider: string(l.Provider), CostNanoUSD: int64(l.Cost), BilledMS: l.Billed.Milliseconds(),
 		Simulated: l.Simulated, Error: j.Error, Accepted: j.Accepted, Ended: stamp(j.Ended),
 		MaxDurationMS: j.Spec.MaxDuration.Milliseconds(), MaxRateNanoUSDPerHour: int64(j.Spec.MaxRate), GoodUntil: stamp(j.Spec.GoodUntil),
+		Gang: string(j.Member.Gang), Rank: j.Member.Rank, Nodes: j.Spec.Nodes,
 	}
 	if j.State == broker.JobDone {
 		out.ExitCode = new(j.ExitCode)

@@ -206,6 +206,7 @@ func (s *Server) routeJobs() {
 		}
 		return &answer[Job]{s.job(ctx, j)}, nil
 	})
+	s.routeGangs()
 	huma.Register(s.api, huma.Operation{
 		OperationID: "lease", Method: http.MethodGet, Path: "/v1/jobs/{id}/lease",
 		Summary: "The job's current or last lease, with the provider's signed answer", Security: tokenOnly(),

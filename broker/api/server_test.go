@@ -106,6 +106,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"DELETE", "/v1/jobs/j-1", "", 401, 202, 404, 403, 401},
 		{"GET", "/v1/jobs/j-1/events", "", 401, 200, 404, 403, 401},
 		{"GET", "/v1/jobs/j-1/lease", "", 401, 200, 404, 403, 401},
+		{"GET", "/v1/jobs/j-1/nodes", "", 401, 404, 404, 403, 401},
+		{"GET", "/v1/jobs/" + string(broker.MemberID("g-1", 1)) + "/nodes", "", 401, 200, 404, 403, 401},
 		{"GET", "/v1/jobs/j-1/receipt", "", 401, 404, 404, 403, 401},
 		{"PUT", "/v1/blocks/" + block, "x", 401, 204, 204, 403, 401},
 		{"HEAD", "/v1/blocks/" + block, "", 401, 200, 200, 403, 401},

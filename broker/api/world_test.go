@@ -8,6 +8,7 @@ import (
 	"iter"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -98,6 +99,12 @@ func (m *market) Jobs(_ context.Context, a broker.AccountID, before broker.JobID
 func (*market) Ahead(broker.JobID) int { return 3 }
 
 func (m *market) Job(_ context.Context, a broker.AccountID, id broker.JobID) (broker.Job, error) {
+	if rank := slices.Index([]broker.JobID{"g-1", broker.MemberID("g-1", 1)}, id); rank >= 0 && a == owner {
+		return broker.Job{
+			ID: id, Account: owner, State: []broker.JobState{broker.JobDone, broker.JobReady}[rank], Hold: pricing.USD, Spec: broker.JobSpec{Nodes: 2},
+			Member: broker.Member{Gang: "g-1", Rank: rank, Started: time.Unix(1, 0)},
+		}, nil
+	}
 	return broker.Job{ID: jobID, Account: owner, State: broker.JobReady, Lease: "l-1"}, m.mine(a, id)
 }
 

@@ -51,7 +51,7 @@ func encodeJobSpec(x broker.JobSpec) *JobSpec {
 		Provider: string(x.Provider), Weights: each(x.Weights, encodeWeightsMount), TunnelKey: x.TunnelKey[:],
 		Customer: string(x.Customer), Broker: string(x.Broker), CreatedNs: nanos(x.Created), Nonce: x.Nonce,
 		Root: x.Root, Where: x.Where, Private: x.Private, WaitRateNanousdPerHour: int64(x.WaitRate), FirmNs: int64(x.Firm),
-		GoodUntilNs: nanos(x.GoodUntil),
+		GoodUntilNs: nanos(x.GoodUntil), Nodes: narrow(x.Nodes), SameRegion: x.SameRegion,
 	}
 	for _, name := range slices.Sorted(maps.Keys(x.Env)) {
 		m.Env = append(m.Env, &EnvVar{Name: name, Value: x.Env[name]})
@@ -89,6 +89,8 @@ func decodeJobSpec(c checker, m *JobSpec) broker.JobSpec {
 		WaitRate:    c.rate("wait_rate_nanousd_per_hour", m.GetWaitRateNanousdPerHour()),
 		Firm:        c.duration("firm_ns", m.GetFirmNs()),
 		GoodUntil:   c.instant("good_until_ns", m.GetGoodUntilNs()),
+		Nodes:       c.integer("nodes", m.GetNodes(), 0, broker.MaxNodes),
+		SameRegion:  m.GetSameRegion(),
 	}
 	if x.Firm > broker.MaxFirm {
 		c.failf("firm_ns", "%v, at most %v", x.Firm, broker.MaxFirm)

@@ -22,7 +22,7 @@ func encodeHold(x broker.Hold) *Hold {
 	return &Hold{
 		Lease: string(x.Lease), Job: string(x.Job), Offer: string(x.Offer), RateNanousdPerHour: int64(x.Rate),
 		Spec: x.Spec, TtlNs: int64(x.TTL), Sources: each(x.Sources, encodeBlockSource),
-		Trace: encodeTrace(x.Trace),
+		Trace: encodeTrace(x.Trace), Rank: narrow(x.Rank),
 	}
 }
 
@@ -36,6 +36,7 @@ func decodeHold(c checker, m *Hold) broker.Hold {
 		TTL:     c.ttl("ttl_ns", m.GetTtlNs()),
 		Sources: messages(c, "sources", m.GetSources(), maxSources, decodeBlockSource),
 		Trace:   c.trace("trace", m.GetTrace()),
+		Rank:    c.integer("rank", m.GetRank(), 0, broker.MaxNodes-1),
 	}
 	if x.Spec == nil {
 		c.failf("spec", "missing")

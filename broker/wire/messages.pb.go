@@ -752,6 +752,8 @@ type JobSpec struct {
 	WaitRateNanousdPerHour int64                  `protobuf:"varint,23,opt,name=wait_rate_nanousd_per_hour,json=waitRateNanousdPerHour,proto3" json:"wait_rate_nanousd_per_hour,omitempty"` // what an hour of waiting costs the customer beside the GPUs
 	FirmNs                 int64                  `protobuf:"varint,24,opt,name=firm_ns,json=firmNs,proto3" json:"firm_ns,omitempty"`                                                       // how long a firm quote waits for its customer; zero: no quote
 	GoodUntilNs            int64                  `protobuf:"varint,25,opt,name=good_until_ns,json=goodUntilNs,proto3" json:"good_until_ns,omitempty"`                                      // until when the job waits for an offer at its limit; zero: it is no standing order
+	Nodes                  int32                  `protobuf:"varint,26,opt,name=nodes,proto3" json:"nodes,omitempty"`                                                                       // hosts that run it at once, all or none; zero: one
+	SameRegion             bool                   `protobuf:"varint,27,opt,name=same_region,json=sameRegion,proto3" json:"same_region,omitempty"`                                           // all of them in one region
 	unknownFields          protoimpl.UnknownFields
 	sizeCache              protoimpl.SizeCache
 }
@@ -961,6 +963,20 @@ func (x *JobSpec) GetGoodUntilNs() int64 {
 	return 0
 }
 
+func (x *JobSpec) GetNodes() int32 {
+	if x != nil {
+		return x.Nodes
+	}
+	return 0
+}
+
+func (x *JobSpec) GetSameRegion() bool {
+	if x != nil {
+		return x.SameRegion
+	}
+	return false
+}
+
 // One leased GPU with its fencing epoch.
 type GPULease struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1078,6 +1094,7 @@ type Hold struct {
 	TtlNs              int64                  `protobuf:"varint,6,opt,name=ttl_ns,json=ttlNs,proto3" json:"ttl_ns,omitempty"`
 	Sources            []*BlockSource         `protobuf:"bytes,8,rep,name=sources,proto3" json:"sources,omitempty"`
 	Trace              []byte                 `protobuf:"bytes,9,opt,name=trace,proto3" json:"trace,omitempty"` // see rialto/blockstore.Trace
+	Rank               int32                  `protobuf:"varint,10,opt,name=rank,proto3" json:"rank,omitempty"` // of the job among the nodes of its spec
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -1166,6 +1183,13 @@ func (x *Hold) GetTrace() []byte {
 		return x.Trace
 	}
 	return nil
+}
+
+func (x *Hold) GetRank() int32 {
+	if x != nil {
+		return x.Rank
+	}
+	return 0
 }
 
 // A provider's acceptance of a hold.
@@ -2336,7 +2360,7 @@ const file_messages_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\tR\x04root\x12\x12\n" +
 	"\x04path\x18\x03 \x01(\tR\x04path\x12\x18\n" +
-	"\aprivate\x18\x04 \x01(\bR\aprivate\"\xa4\x06\n" +
+	"\aprivate\x18\x04 \x01(\bR\aprivate\"\xdb\x06\n" +
 	"\aJobSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +
@@ -2366,13 +2390,16 @@ const file_messages_proto_rawDesc = "" +
 	"\x05where\x18\x16 \x01(\tR\x05where\x12:\n" +
 	"\x1await_rate_nanousd_per_hour\x18\x17 \x01(\x03R\x16waitRateNanousdPerHour\x12\x17\n" +
 	"\afirm_ns\x18\x18 \x01(\x03R\x06firmNs\x12\"\n" +
-	"\rgood_until_ns\x18\x19 \x01(\x03R\vgoodUntilNs\"4\n" +
+	"\rgood_until_ns\x18\x19 \x01(\x03R\vgoodUntilNs\x12\x14\n" +
+	"\x05nodes\x18\x1a \x01(\x05R\x05nodes\x12\x1f\n" +
+	"\vsame_region\x18\x1b \x01(\bR\n" +
+	"sameRegion\"4\n" +
 	"\bGPULease\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"7\n" +
 	"\vBlockSource\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x14\n" +
-	"\x05addrs\x18\x02 \x03(\tR\x05addrs\"\xf6\x01\n" +
+	"\x05addrs\x18\x02 \x03(\tR\x05addrs\"\x8a\x02\n" +
 	"\x04Hold\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12\x10\n" +
 	"\x03job\x18\x02 \x01(\tR\x03job\x12\x14\n" +
@@ -2381,7 +2408,9 @@ const file_messages_proto_rawDesc = "" +
 	"\x04spec\x18\x05 \x01(\fR\x04spec\x12\x15\n" +
 	"\x06ttl_ns\x18\x06 \x01(\x03R\x05ttlNs\x120\n" +
 	"\asources\x18\b \x03(\v2\x16.rialto.v1.BlockSourceR\asources\x12\x14\n" +
-	"\x05trace\x18\t \x01(\fR\x05traceJ\x04\b\a\x10\bR\x04root\"\xe1\x01\n" +
+	"\x05trace\x18\t \x01(\fR\x05trace\x12\x12\n" +
+	"\x04rank\x18\n" +
+	" \x01(\x05R\x04rankJ\x04\b\a\x10\bR\x04root\"\xe1\x01\n" +
 	"\x05Grant\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12\x10\n" +
 	"\x03job\x18\x02 \x01(\tR\x03job\x12'\n" +

@@ -83,7 +83,7 @@ func sampleJobSpec(customer broker.PeerID) broker.JobSpec {
 		Region: "DE", Provider: customer, Weights: []broker.WeightsMount{{Name: "llama", Root: sampleCID, Path: "/weights/llama"}},
 		TunnelKey: tunnelKey(), Customer: customer, Broker: customer, Created: sampleTime(), Nonce: "n-1", Root: sampleCID, Where: "gpu_ram>=24GiB", WaitRate: 1_000_000_000,
 		Firm:      15 * time.Second,
-		GoodUntil: sampleTime().Add(time.Hour),
+		GoodUntil: sampleTime().Add(time.Hour), Nodes: 4, SameRegion: true,
 	}
 }
 
@@ -102,7 +102,7 @@ func samplePrivate(customer broker.PeerID) broker.JobSpec {
 func sampleHold(peer broker.PeerID) broker.Hold {
 	return broker.Hold{
 		Lease: sampleLease, Job: sampleJob, Offer: "rtx-4090", Rate: 400_000_000, Spec: []byte("sealed"), TTL: 10 * time.Second,
-		Sources: []broker.BlockSource{{Peer: peer, Addrs: []string{sampleAddr}}}, Trace: sampleTrace(),
+		Sources: []broker.BlockSource{{Peer: peer, Addrs: []string{sampleAddr}}}, Trace: sampleTrace(), Rank: 3,
 	}
 }
 

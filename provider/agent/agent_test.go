@@ -326,6 +326,7 @@ func TestRefusals(t *testing.T) {
 			"model":            {spec: func(s *broker.JobSpec) { s.GPU.Model = "H100" }, want: "H100"},
 			"cores":            {spec: func(s *broker.JobSpec) { s.CPUs = 3 }, want: "2 cores"},
 			"memory":           {spec: func(s *broker.JobSpec) { s.MemoryMiB = 1025 }, want: "1024 MiB"},
+			"rank":             {spec: func(s *broker.JobSpec) { s.Nodes = 2 }, hold: func(h *broker.Hold) { h.Rank = 2 }, want: "2 hosts"},
 			"price limit":      {spec: func(s *broker.JobSpec) { s.MaxRate = 1 }, want: "limit"},
 			"price":            {hold: func(h *broker.Hold) { h.Rate-- }, want: "price"},
 			"asked above":      {hold: func(h *broker.Hold) { h.Rate++ }, spec: func(s *broker.JobSpec) { s.MaxRate = rate }, want: "limit"},

@@ -125,7 +125,7 @@ func (a *Agent) claim(arrived time.Time, hold broker.Hold, spec broker.JobSpec, 
 	w := newWorkload(a, provider.Record{
 		Lease: hold.Lease, Job: hold.Job, Broker: from, State: provider.StateHeld, GPUs: claim.GPUs, Simulated: simulated,
 		Spec: hold.Spec, Sources: fitting(hold.Sources), TunnelKey: key, Deadline: a.Clock.instant(claim.Deadline), Rate: hold.Rate,
-		Report: broker.Report{Lease: hold.Lease, GPUs: claim.GPUs, Phase: broker.PhasePreparing},
+		Report: broker.Report{Lease: hold.Lease, GPUs: claim.GPUs, Phase: broker.PhasePreparing}, Rank: hold.Rank,
 	}, spec, arrived)
 	w.hint = hold.Trace
 	a.workloads[hold.Lease] = w
@@ -195,6 +195,8 @@ func (a *Agent) checkOffer(hold broker.Hold, spec broker.JobSpec) error {
 		return refusal(fmt.Sprintf("the price is %v, not %v", a.Rate, hold.Rate))
 	case min(hold.TTL, maxHoldTTL) < spec.Firm:
 		return refusal(fmt.Sprintf("the quote is to last %v, the hold %v", spec.Firm, hold.TTL))
+	case hold.Rank >= max(1, spec.Nodes):
+		return refusal(fmt.Sprintf("the customer wants %d hosts, this would be number %d", max(1, spec.Nodes), hold.Rank+1))
 	case spec.MaxRate != 0 && hold.Rate > spec.MaxRate:
 		return refusal("the price is above the customer's limit")
 	case spec.Region != "" && spec.Region != a.Region:

@@ -242,11 +242,14 @@ func (w *workload) program(f fetched, injection provider.Injection) provider.Pro
 	if len(w.spec.Command) > 0 {
 		args = w.spec.Command
 	}
-	own := make([]string, 0, len(w.spec.Env)+2)
+	own := make([]string, 0, len(w.spec.Env)+4)
 	for _, k := range slices.Sorted(maps.Keys(w.spec.Env)) {
 		own = append(own, k+"="+w.spec.Env[k])
 	}
 	own = append(own, "RIALTO_JOB="+string(w.record().Job), "RIALTO_LEASE="+string(w.lease))
+	if w.spec.Nodes > 0 {
+		own = append(own, fmt.Sprintf("RIALTO_NODES=%d", w.spec.Nodes), fmt.Sprintf("RIALTO_NODE_RANK=%d", w.record().Rank))
+	}
 	workdir := w.spec.Workdir
 	if workdir == "" {
 		workdir = f.image.Workdir

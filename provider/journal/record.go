@@ -35,6 +35,7 @@ type record struct {
 	Report      broker.Report        `json:"report,omitzero"`
 	Acked       uint64               `json:"acked,omitempty"`
 	Linger      time.Time            `json:"linger,omitzero"`
+	Rank        int                  `json:"rank,omitempty"`
 }
 
 func encode(r provider.Record) ([]byte, error) {
@@ -45,7 +46,7 @@ func encode(r provider.Record) ([]byte, error) {
 		Lease: r.Lease, Job: r.Job, Broker: r.Broker, State: r.State, GPUs: r.GPUs, Simulated: r.Simulated,
 		Spec: r.Spec, Sources: r.Sources, TunnelPort: r.TunnelPort, Answer: r.Answer,
 		Deadline: r.Deadline, TTL: r.TTL, MaxDuration: r.MaxDuration, Rate: r.Rate, Report: r.Report, Acked: r.Acked,
-		Linger: r.Linger.Round(0),
+		Linger: r.Linger.Round(0), Rank: r.Rank,
 	}
 	if r.TunnelKey != (tunnel.PrivateKey{}) {
 		stored.TunnelKey = r.TunnelKey.Base64()
@@ -78,6 +79,7 @@ func decode(value []byte) (provider.Record, error) {
 		Simulated: stored.Simulated, Spec: stored.Spec, Sources: stored.Sources,
 		TunnelPort: stored.TunnelPort, Answer: stored.Answer, Deadline: stored.Deadline, TTL: stored.TTL,
 		MaxDuration: stored.MaxDuration, Rate: stored.Rate, Report: stored.Report, Acked: stored.Acked, Linger: stored.Linger,
+		Rank: stored.Rank,
 	}
 	if stored.TunnelKey != "" {
 		key, err := tunnel.ParsePrivateKey(stored.TunnelKey)

@@ -1,0 +1,60 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"rialto/broker"
+)
+
+func (s *Server) routeGangs() {
+	huma.Register(s.api, huma.Operation{
+		OperationID: "gang", Method: http.MethodGet, Path: "/v1/jobs/{id}/nodes",
+		Summary: "All nodes of the gang that a job belongs to", Security: tokenOnly(),
+	}, func(ctx context.Context, in *jobInput) (*answer[Gang], error) {
+		g, err := s.gang(ctx, broker.JobID(in.ID))
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		return &answer[Gang]{g}, nil
+	})
+}
+
+func (s *Server) gang(ctx context.Context, id broker.JobID) (Gang, error) {
+	j, err := s.c.Market.Job(ctx, caller(ctx), id)
+	if err != nil {
+		return Gang{}, err
+	}
+	if j.Member.Gang == "" {
+		return Gang{}, fmt.Errorf("gang of job %s: %w: one host runs it", id, broker.ErrNotFound)
+	}
+	out := Gang{ID: string(j.Member.Gang), Started: stamp(j.Member.Started), Nodes: []Job{}}
+	var open, ended broker.JobState
+	for rank := range j.Spec.Nodes {
+		j, err := s.c.Market.Job(ctx, caller(ctx), broker.MemberID(j.Member.Gang, rank))
+		if err != nil {
+			return Gang{}, err
+		}
+		switch {
+		case j.State.Terminal():
+			ended = max(ended, j.State)
+		case open == 0 || j.State < open:
+			open = j.State
+		}
+		node := s.job(ctx, j)
+		out.HeldNanoUSD += node.HeldNanoUSD
+		out.CostNanoUSD += node.CostNanoUSD
+		out.Nodes = append(out.Nodes, node)
+	}
+	out.State = cmp.Or(open, ended).String()
+	return out, nil
+}
+
+// Gang returns all nodes of the gang that a job belongs to; [broker.ErrNotFound] if it belongs to none.
+func (c *Client) Gang(ctx context.Context, id broker.JobID) (Gang, error) {
+	return get[Gang](ctx, c, jobPath(id)+"/nodes")
+}
