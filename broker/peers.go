@@ -31,3 +31,35 @@ func TopPeers(bytes map[PeerID]int64) []PeerBytes {
 	slices.SortFunc(all, PeerBytes.Compare)
 	return slices.Clip(all[:min(len(all), MaxTopPeers)])
 }
+
+// sources returns up to eight other providers that say they hold the image's root or weights that a job's spec names.
+// It is a hint: every block is verified by its hash. Those that are distrusted are left out.
+func (t *turn) sources(spec *JobSpec, self PeerID) []BlockSource {
+	const most = 8
+	var helpful []*Offer
+	add := func(root string) {
+		n := len(helpful)
+		for _, o := range t.holders[root] { // by provider
+			if o.Provider == self || t.now.Before(t.distrusted[o.Provider]) || len(helpful) > n && helpful[len(helpful)-1].Provider == o.Provider {
+				continue
+			}
+			if len(helpful) == n+most {
+				break
+			}
+			helpful = append(helpful, o)
+		}
+	}
+	if spec.Root != "" {
+		add(spec.Root)
+	}
+	for _, w := range spec.Weights {
+		add(w.Root)
+	}
+	slices.SortFunc(helpful, compareOffers)
+	helpful = slices.CompactFunc(helpful, func(a, b *Offer) bool { return a.Provider == b.Provider })
+	var sources []BlockSource
+	for _, o := range helpful[:min(most, len(helpful))] {
+		sources = append(sources, BlockSource{Peer: o.Provider, Addrs: o.Addrs})
+	}
+	return sources
+}
