@@ -116,6 +116,12 @@ func (a *app) billCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if nodes, err := m.whole(c.Context(), job); err != nil || len(nodes) > 1 {
+			if err != nil {
+				return err
+			}
+			return m.printBills(c.Context(), p, nodes)
+		}
 		b, err := m.billOf(c.Context(), job)
 		if err != nil {
 			return err

@@ -26,6 +26,7 @@ func (a *app) execCommand() *cobra.Command {
 	interactive := c.Flags().BoolP("interactive", "i", false, "pass stdin on")
 	tty := c.Flags().BoolP("tty", "t", false, "give the process a terminal")
 	env := c.Flags().StringArrayP("env", "e", nil, "set a variable, KEY=VALUE (may be repeated)")
+	node := nodeFlag(c, "rank of the node, of a job that runs on several hosts; 0 is the first")
 	workdir := c.Flags().StringP("workdir", "w", "", "working directory")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		word, command, err := ref.split(c, ref.withoutDash(args), 1, -1)
@@ -41,7 +42,7 @@ func (a *app) execCommand() *cobra.Command {
 		if *interactive {
 			e.Stdin = a.stdin
 		}
-		s, err := a.reach(c.Context(), word, true)
+		s, err := a.reach(c.Context(), word, *node, true)
 		if err != nil {
 			return err
 		}

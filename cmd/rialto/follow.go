@@ -48,6 +48,7 @@ type follower struct {
 	ready   time.Duration // since begin, when we heard that the container runs; zero: it never did
 	session *session      // the lease that we are inside of; nil: none
 	refused error         // why a host did not take the keys of what is private
+	collect *summary      // where the end of a gang's node is told; nil: it is no node
 }
 
 func newFollower(a *app, m *market, f *runFlags) *follower {

@@ -19,6 +19,7 @@ func (a *app) forwardCommand() *cobra.Command {
 		ValidArgsFunction: a.completeJobs(true),
 	}
 	ref := newJobRef(c)
+	node := nodeFlag(c, "rank of the node, of a job that runs on several hosts; 0 is the first")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		word, ports, err := ref.split(c, args, 1, -1)
 		if err != nil {
@@ -30,7 +31,7 @@ func (a *app) forwardCommand() *cobra.Command {
 				return err
 			}
 		}
-		s, err := a.reach(c.Context(), word, true)
+		s, err := a.reach(c.Context(), word, *node, true)
 		if err != nil {
 			return err
 		}
@@ -59,6 +60,7 @@ func (a *app) tunnelCommand() *cobra.Command {
 		ValidArgsFunction: a.completeJobs(true),
 	}
 	ref := newJobRef(conf)
+	node := nodeFlag(conf, "rank of the node, of a job that runs on several hosts; 0 is the first")
 	conf.RunE = func(c *cobra.Command, args []string) error {
 		word, _, err := ref.split(c, args, 0, 0)
 		if err != nil {
@@ -72,7 +74,10 @@ func (a *app) tunnelCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		r, err := m.home.record(job.ID)
+		if job, err = m.node(c.Context(), job, *node); err != nil {
+			return err
+		}
+		r, err := m.home.recordOf(job)
 		if err != nil {
 			return err
 		}

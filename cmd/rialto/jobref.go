@@ -59,7 +59,7 @@ func (m *market) find(ctx context.Context, word string) (api.Job, error) {
 		if len(jobs) == 0 {
 			return api.Job{}, cli.Hint(fmt.Errorf("no job was started yet"), "`rialto run --help` shows how")
 		}
-		return jobs[0], nil
+		return m.node(ctx, jobs[0], 0)
 	}
 	var found []api.Job
 	for _, j := range jobs {

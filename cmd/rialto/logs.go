@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"rialto/broker"
 	"rialto/broker/api"
@@ -28,32 +30,62 @@ func (a *app) logsCommand() *cobra.Command {
 		ValidArgsFunction: a.completeJobs(false),
 	}
 	ref := newJobRef(c)
+	node := nodeFlag(c, "only this node of a job that runs on several hosts; 0 is the first")
 	follow := c.Flags().BoolP("follow", "f", false, "go on until the container ends")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		word, _, err := ref.split(c, args, 0, 0)
 		if err != nil {
 			return err
 		}
-		s, err := a.reach(c.Context(), word, *follow)
+		m, err := a.connect()
 		if err != nil {
 			return err
 		}
-		defer s.close()
-		_, _, err = s.console.Logs(c.Context(), *follow, func(stream byte, p []byte) error {
-			w := a.stdout
-			if stream == console.Stderr {
-				w = a.stderr
-			}
-			_, err := w.Write(p)
+		job, err := m.find(c.Context(), word)
+		if err != nil {
 			return err
-		})
-		return s.explain(err)
+		}
+		if *node >= 0 {
+			if job, err = m.node(c.Context(), job, *node); err != nil {
+				return err
+			}
+			return a.logs(c.Context(), m, job, *follow)
+		}
+		nodes, err := m.whole(c.Context(), job)
+		if err != nil || len(nodes) < 2 {
+			return cmp.Or(err, a.logs(c.Context(), m, job, *follow))
+		}
+		apps, flush := a.nodes(len(nodes))
+		defer flush()
+		var g errgroup.Group
+		for i, own := range apps {
+			g.Go(func() error { return own.logs(c.Context(), m, nodes[i], *follow) })
+		}
+		return g.Wait()
 	}
 	return c
 }
 
-// reach opens the way into a job's container; wait is whether to wait for a job that has none yet.
-func (a *app) reach(ctx context.Context, word string, wait bool) (*session, error) {
+// logs copies what a job's container prints.
+func (a *app) logs(ctx context.Context, m *market, job api.Job, follow bool) error {
+	s, err := a.reachJob(ctx, m, job, follow)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	_, _, err = s.console.Logs(ctx, follow, func(stream byte, p []byte) error {
+		w := a.stdout
+		if stream == console.Stderr {
+			w = a.stderr
+		}
+		_, err := w.Write(p)
+		return err
+	})
+	return s.explain(err)
+}
+
+// reach opens the way into a job's container, or into that of a node of its gang; wait is whether to wait for a job that has none yet.
+func (a *app) reach(ctx context.Context, word string, node int, wait bool) (*session, error) {
 	m, err := a.connect()
 	if err != nil {
 		return nil, err
@@ -62,7 +94,14 @@ func (a *app) reach(ctx context.Context, word string, wait bool) (*session, erro
 	if err != nil {
 		return nil, err
 	}
-	r, err := m.home.record(job.ID)
+	if job, err = m.node(ctx, job, node); err != nil {
+		return nil, err
+	}
+	return a.reachJob(ctx, m, job, wait)
+}
+
+func (a *app) reachJob(ctx context.Context, m *market, job api.Job, wait bool) (*session, error) {
+	r, err := m.home.recordOf(job)
 	if err != nil {
 		return nil, err
 	}

@@ -66,8 +66,11 @@ func writeJobs(w io.Writer, jobs []api.Job, n names, now time.Time) error {
 		{Title: "AGE", Align: cli.Right},
 		{Title: "COST", Align: cli.Decimal},
 	}}
-	for _, j := range jobs {
-		state := j.State
+	for _, j := range grouped(jobs) {
+		state, name := j.State, n.job(j)
+		if j.Rank > 0 && !n.whole {
+			name = fmt.Sprintf("  node %d", j.Rank)
+		}
 		if j.ExitCode != nil && *j.ExitCode != 0 {
 			state = fmt.Sprintf("%s (exit %d)", state, *j.ExitCode)
 		}
@@ -78,7 +81,7 @@ func writeJobs(w io.Writer, jobs []api.Job, n names, now time.Time) error {
 		if j.Simulated {
 			gpu += " " + simulated
 		}
-		t.Add(n.job(j), state, gpu, n.image(j), n.host(j), cli.FormatAge(now.Sub(j.Accepted)), pricing.Money(j.CostNanoUSD).String())
+		t.Add(name, state, gpu, n.image(j), n.host(j), cli.FormatAge(now.Sub(j.Accepted)), pricing.Money(j.CostNanoUSD).String())
 	}
 	return t.Write(w)
 }

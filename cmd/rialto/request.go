@@ -38,6 +38,9 @@ type request struct {
 	where    string        // in the query language
 	firm     time.Duration // of a firm quote; zero: none
 	until    time.Time     // of a standing order; zero: none
+
+	nodes      int // hosts at once; zero: one
+	sameRegion bool
 }
 
 // defaultDuration ends a forgotten job before it costs much.
@@ -74,6 +77,15 @@ func (r *request) check() error {
 		return cli.Hint(fmt.Errorf("--workdir %q: must be absolute", r.workdir), "did you mean /%s?", r.workdir)
 	case r.maxCost < 0:
 		return fmt.Errorf("--max-cost %v: must not be negative", r.maxCost)
+	case r.nodes < 0 || r.nodes > broker.MaxNodes:
+		return fmt.Errorf("--nodes %d: want 1 to %d", r.nodes, broker.MaxNodes)
+	case r.nodes > 1 && r.provider != "":
+		return cli.Hint(errors.New("--nodes wants several hosts, --provider names one"), "leave --provider away")
+	case r.nodes < 2 && r.sameRegion:
+		return errors.New("--same-region needs --nodes")
+	}
+	if r.nodes == 1 {
+		r.nodes = 0 // an ordinary job
 	}
 	if r.region == broker.EU { // the market signs a query for countries, and a word for one
 		r.where, r.region = strings.TrimSpace(r.where+" region="+broker.EU), ""
@@ -218,5 +230,6 @@ func (r *request) spec(name string, image imageRef, mounts []broker.WeightsMount
 		MaxRate: r.maxRate, MaxCost: r.maxCost, MaxDuration: r.duration,
 		Region: r.region, Provider: broker.PeerID(r.provider), Weights: mounts,
 		Where: r.where, Created: time.Now().UTC(), Nonce: rand.Text(), WaitRate: r.waitRate, Firm: r.firm, GoodUntil: r.until.UTC(),
+		Nodes: r.nodes, SameRegion: r.sameRegion,
 	}
 }

@@ -42,11 +42,15 @@ func (a *app) runCommand() *cobra.Command {
 			"Ctrl-C cancels the job. Nothing is paid for a container that never became ready.\n" +
 			"Keys of private images and weights go from this machine to the leased host, through the job's tunnel; with\n" +
 			"--detach the command stays until that host has them.\n" +
+			"With --nodes, all hosts start or none does, and nothing is paid for waiting. Each line of output begins with the\n" +
+			"rank of its node, which the container finds in RIALTO_NODE_RANK. A node that fails ends the others. There is no\n" +
+			"network between the containers yet.\n" +
 			"With --json, the summary goes to stderr as one JSON object; stdout stays the container's.",
 		Example: "  rialto run --gpu any python:3.13 -- python3 -c 'print(6*7)'\n" +
 			"  rialto run --gpu 'RTX 4090:2' --max-price 0.50/h --for 30m ghcr.io/me/train:1\n" +
 			"  rialto run -p 8080:80 --weights llama:/models ghcr.io/me/serve:1\n" +
 			"  rialto run local/mine\n" +
+			"  rialto run --nodes 2 --gpu 'RTX 4090' ghcr.io/me/sweep:1\n" +
 			"  rialto run -d --gpu-memory 24GiB ghcr.io/me/batch:1 -- ./batch --all",
 	}
 	r := &runFlags{request: newRequest(c)}
@@ -55,6 +59,8 @@ func (a *app) runCommand() *cobra.Command {
 	f.BoolVarP(&r.detach, "detach", "d", false, "print the job's id and leave; follow later with rialto logs -f")
 	f.BoolVar(&r.wait, "wait", false, "wait for a matching offer if there is none now")
 	f.Var(&value[time.Time]{to: &r.until, parse: func(s string) (time.Time, error) { return parseUntil(s, time.Now()) }, kind: "time"}, "until", "wait until then for an offer at --max-price or less, such as Friday, 48h or 2026-12-24T18:00; see rialto order")
+	f.IntVar(&r.nodes, "nodes", 0, "run on so many hosts at once, or on none; each has the GPUs of --gpu, and --max-cost is for all")
+	f.BoolVar(&r.sameRegion, "same-region", false, "with --nodes: all hosts are in one country")
 	f.StringVar(&r.key, "idempotency-key", "", "name the submission: the same key never starts a second job, but continues with the first")
 	f.BoolVarP(&r.quiet, "quiet", "q", false, "print nothing but the container's output and errors")
 	f.StringVar(&r.accepts, "quote", "", "accept this firm quote of `rialto quote --firm`, instead of IMAGE and CMD")
@@ -89,6 +95,9 @@ func (a *app) run(ctx context.Context, f *runFlags, args []string) error {
 	}
 	if err := f.check(); err != nil {
 		return err
+	}
+	if f.nodes > 0 && len(f.publish) > 0 {
+		return cli.Hint(errors.New("--publish leads to one container, --nodes starts several"), "use `rialto forward --node K JOB %s` later", f.publish[0])
 	}
 	m, err := a.connect()
 	if err != nil {
@@ -131,7 +140,7 @@ func (a *app) run(ctx context.Context, f *runFlags, args []string) error {
 	follower.record = r
 	if f.detach {
 		if len(spec.PrivateRoots()) > 0 {
-			if err := follower.handOver(ctx); err != nil {
+			if err := follower.handOverAll(ctx, spec.Nodes); err != nil {
 				return err
 			}
 		}
@@ -139,7 +148,7 @@ func (a *app) run(ctx context.Context, f *runFlags, args []string) error {
 		return f.out.Print(job, func(w io.Writer) error { _, err := fmt.Fprintln(w, r.Job); return err })
 	}
 	follower.view.talk("job %s", r.Job)
-	return follower.follow(ctx)
+	return follower.followAll(ctx, spec.Nodes)
 }
 
 // prepare returns a submission that is signed and written down. With an idempotency key that was used
@@ -213,6 +222,13 @@ func (f *runFlags) specFor(ctx context.Context, m *market, args []string) (broke
 		if err := f.resolve(ctx, m.Client); err != nil || f.wait {
 			return explain(err)
 		}
+		if f.nodes > 0 && f.maxCost == 0 {
+			rate, err := f.dearestOf(ctx, m.Client, f.query("", mounts))
+			if err == nil {
+				f.maxCost, err = f.costAt(rate)
+			}
+			return err
+		}
 		quote, err := f.quote(ctx, m.Client, f.query("", mounts))
 		if f.maxCost == 0 {
 			f.maxCost = pricing.Money(quote.HoldNanoUSD)
@@ -230,11 +246,20 @@ func (f *runFlags) specFor(ctx context.Context, m *market, args []string) (broke
 
 // dearest is what the job costs at the highest price that it takes.
 func (r *request) dearest() (pricing.Money, error) {
-	rate, err := r.maxRate.MulInt(int64(r.gpu.Count))
+	return r.costAt(r.maxRate)
+}
+
+// costAt is what the job, with all its nodes, costs at a rate per GPU.
+func (r *request) costAt(rate pricing.Rate) (pricing.Money, error) {
+	all, err := rate.MulInt(int64(r.gpu.Count))
 	if err != nil {
 		return 0, err
 	}
-	return rate.Cost(r.duration)
+	cost, err := all.Cost(r.duration)
+	if err != nil {
+		return 0, err
+	}
+	return cost.MulInt(int64(max(1, r.nodes))) // rounded for each: their parts are enough
 }
 
 // submitPatience is how long an unanswered submission is sent again.

@@ -24,6 +24,7 @@ func (a *app) stopCommand() *cobra.Command {
 		Use:   "stop JOB…",
 		Short: "End jobs and show what they cost",
 		Long: "End jobs: a container gets SIGTERM, and SIGKILL when it does not end. Only the time until then is paid.\n" +
+			"A job that runs on several hosts ends on all.\n" +
 			"The command waits until the jobs have ended; Ctrl-C leaves it to the broker.",
 		Example:           "  rialto stop j-4k2qxy\n  rialto stop --last\n  rialto stop --no-wait j-4k2qxy j-b7mzzo",
 		ValidArgsFunction: a.completeJobs(true),
@@ -40,11 +41,20 @@ func (a *app) stopCommand() *cobra.Command {
 			return err
 		}
 		words := append([]string{word}, more...)
-		jobs := make([]api.Job, len(words))
-		for i, w := range words { // all are found before any is stopped
-			if jobs[i], err = m.find(c.Context(), w); err != nil {
+		var jobs []api.Job
+		for _, w := range words { // all are found before any is stopped
+			job, err := m.find(c.Context(), w)
+			if err != nil {
 				return err
 			}
+			if job, err = m.node(c.Context(), job, 0); err != nil { // any node stands for all
+				return err
+			}
+			nodes, err := m.whole(c.Context(), job)
+			if err != nil {
+				return err
+			}
+			jobs = append(jobs, nodes...)
 		}
 		return a.stop(c.Context(), m, jobs, !*leave)
 	}

@@ -57,6 +57,9 @@ func (f *follower) conclude(ctx context.Context) error {
 			s.Bill = f.settle(ctx)
 		}
 	}
+	if f.collect != nil {
+		*f.collect = s
+	}
 	f.print(s)
 	return ending(job)
 }
@@ -95,6 +98,9 @@ func (f *follower) settle(ctx context.Context) *bill {
 }
 
 func (f *follower) print(s summary) {
+	if f.flags.out.JSON && f.collect != nil {
+		return // the gang prints all
+	}
 	if f.flags.out.JSON {
 		b, err := json.Marshal(s)
 		if err == nil {

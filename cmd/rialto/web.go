@@ -204,7 +204,7 @@ func (w *web) log(rw http.ResponseWriter, r *http.Request, job string) {
 		refuse(rw, http.StatusTooManyRequests, fmt.Sprintf("%d logs are followed already: close a tab", maxWebLogs))
 		return
 	}
-	s, err := w.app.reach(r.Context(), job, true)
+	s, err := w.app.reach(r.Context(), job, -1, true)
 	if err != nil {
 		refuse(rw, http.StatusBadGateway, err.Error())
 		return
