@@ -14,6 +14,7 @@
 //     ready report on. What was never ready costs nothing.
 //   - A firm quote starts nothing and costs nothing before its customer accepts it, and what he accepts is what he saw:
 //     a quote that was made is never replaced by another.
+//   - A gang, a job of several hosts, has all of them or none: none is confirmed before all have granted. See [Member].
 //   - Money moves by transfers between two books; all books add up to zero and none but the world's is
 //     below zero. Each step asserts it, and a market that finds it broken refuses to go on.
 //   - A refused event changes nothing.

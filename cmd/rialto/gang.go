@@ -94,7 +94,7 @@ type gangSummary struct {
 // together stays with all nodes of a gang at once, and returns the end of the one that ended them all.
 func (f *follower) together(n int, stay func(*follower) error) error {
 	f.view.close()
-	apps, flush := f.app.nodes(n)
+	apps, flush := f.nodes(n)
 	total := gangSummary{Job: f.record.Job, Nodes: make([]summary, n)}
 	ends := make([]error, n)
 	var g errgroup.Group
