@@ -67,19 +67,6 @@ func (m *Market) members(j *Job) []*Job {
 	return out
 }
 
-// Gang returns the jobs of the gang that a job belongs to, by rank; none if it belongs to none.
-func (m *Market) Gang(id JobID) []Job {
-	j := m.jobs[id]
-	if j == nil || j.Member.Gang == "" {
-		return nil
-	}
-	var out []Job
-	for _, o := range m.members(j) {
-		out = append(out, *o)
-	}
-	return out
-}
-
 // submitGang accepts a gang: keeps the money for all its members aside and looks for their hosts. The spec is checked.
 func (t *turn) submitGang(ev Submitted, a *Account, query Query) error {
 	spec := &ev.Spec
@@ -289,7 +276,7 @@ func (t *turn) replace(j *Job) {
 	if j.Spec.SameRegion {
 		query.Region = region
 	}
-	t.placeElsewhere(j, &query, avoid, nil)
+	t.placeAmong(j, &query, avoid, nil)
 }
 
 // placeMember looks for places for a gang that forms, when it is its first member's turn, or for one member alone.

@@ -18,7 +18,7 @@ type MarketConfig struct {
 	QueueTimeout   time.Duration // a job that no provider took fails; default 5 min
 	PrepareTimeout time.Duration // a lease that did not become ready fails its job; default 30 min
 	FeePPM         int64         // the broker's part of a bill, in millionths; default 0
-	NewIndex       func() Index  // makes the index of the market's offers; default: one that looks at all of them
+	NewIndex       func() Index  // makes the index of the market's offers; default: all by price, see ladders
 }
 
 func (c MarketConfig) withDefaults() (MarketConfig, error) {

@@ -156,7 +156,7 @@ func (t *turn) submit(ev Submitted) error {
 	t.addJob(j)
 	t.hold(j, hold)
 	delete(t.stale, j.ID)
-	t.placeAmong(j, &query, free)
+	t.placeAmong(j, &query, nil, free)
 	return nil
 }
 
@@ -186,23 +186,19 @@ func (t *turn) place(j *Job) {
 		return
 	}
 	query := j.Spec.query()
-	t.placeAmong(j, &query, nil)
+	t.placeAmong(j, &query, j.Tried, nil)
 }
 
-// placeAmong is place with the first offers for the job, if they are known.
-func (t *turn) placeAmong(j *Job, query *Query, known []candidate) {
-	t.placeElsewhere(j, query, j.Tried, known)
-}
-
-// placeElsewhere is placeAmong that passes over some providers.
-func (t *turn) placeElsewhere(j *Job, query *Query, avoid []PeerID, known []candidate) {
+// placeAmong is place for a query of the job's, which passes over some providers, and with its first offers, if they are
+// known.
+func (t *turn) placeAmong(j *Job, query *Query, avoid []PeerID, known []candidate) {
 	for c := range t.best(query, avoid, true, known) {
 		if j.affords(c.offer) && t.covers(j, c) {
 			t.ask(j, c.offer)
 			return
 		}
 	}
-	if waits := len(j.Log) > 0 && j.Log[len(j.Log)-1].State == JobQueued; waits && !j.quoting() {
+	if j.saidWhy() && !j.quoting() {
 		return
 	}
 	found := t.search(*query, avoid)

@@ -3,7 +3,6 @@ package broker
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -59,22 +58,30 @@ func (t *turn) unqueue(j *Job) {
 	delete(t.stale, j.ID)
 }
 
-// inLine lists the jobs that wait, in the order in which they are served: of two, whose account spent less lately, and of
-// one account's or of equals', who came first. See [Recent].
+// precedence is the order in which jobs that wait are served at a time: of two, whose account spent less lately, and of one
+// account's or of equals', who came first. See [Recent]. No two are equal.
+func (m *Market) precedence(now time.Time) func(a, b *Job) int {
+	recent := map[AccountID]pricing.Money{}
+	spent := func(id AccountID) pricing.Money {
+		r, ok := recent[id]
+		if !ok {
+			r = m.accounts[id].Recent.at(now)
+			recent[id] = r
+		}
+		return r
+	}
+	return func(a, b *Job) int {
+		return cmp.Or(cmp.Compare(spent(a.Account), spent(b.Account)), a.Accepted.Compare(b.Accepted), cmp.Compare(a.ID, b.ID))
+	}
+}
+
+// inLine lists the jobs that wait, the next one first.
 func (t *turn) inLine() []*Job {
 	line := make([]*Job, 0, len(t.queued))
-	for _, id := range sortedKeys(t.queued) {
+	for id := range t.queued { // they are sorted below
 		line = append(line, t.jobs[id])
 	}
-	recent := map[AccountID]pricing.Money{}
-	for _, j := range line {
-		if _, ok := recent[j.Account]; !ok {
-			recent[j.Account] = t.accounts[j.Account].Recent.at(t.now)
-		}
-	}
-	slices.SortStableFunc(line, func(a, b *Job) int {
-		return cmp.Or(cmp.Compare(recent[a.Account], recent[b.Account]), a.Accepted.Compare(b.Accepted))
-	})
+	slices.SortFunc(line, t.precedence(t.now))
 	return line
 }
 
@@ -84,23 +91,14 @@ func (m *Market) Ahead(id JobID) int {
 	if _, waits := m.queued[id]; !waits {
 		return 0
 	}
-	j := m.jobs[id]
-	recent := map[AccountID]pricing.Money{}
-	spent := func(a AccountID) pricing.Money {
-		r, ok := recent[a]
-		if !ok {
-			r = m.accounts[a].Recent.at(m.clock)
-			recent[a] = r
-		}
-		return r
-	}
+	j, order := m.jobs[id], m.precedence(m.clock)
 	n := 0
 	for other := range m.queued { // they are only counted
 		o := m.jobs[other]
 		if o.forming() && o.Member.Rank > 0 {
 			continue // served with the first of its gang
 		}
-		if other != id && o.Spec.rivals(&j.Spec) && cmp.Or(cmp.Compare(spent(o.Account), spent(j.Account)), o.Accepted.Compare(j.Accepted), cmp.Compare(other, id)) < 0 {
+		if o.Spec.rivals(&j.Spec) && order(o, j) < 0 {
 			n++
 		}
 	}
@@ -141,48 +139,32 @@ func (t *turn) serveQueue() {
 	clear(t.news)
 }
 
-// fresh returns the offers of which there is news, by provider and id.
-func (m *Market) fresh() []*Offer {
-	if len(m.news) == 0 {
-		return nil
-	}
-	var out []*Offer
-	for _, p := range slices.Sorted(m.newsProviders()) {
-		for _, o := range m.shops[p].offers {
-			if mapHas(m.news, keyOf(o)) {
-				out = append(out, o)
+// fresh returns the offers of which there is news and that are here still, in any order.
+func (m *Market) fresh() []*Listed {
+	var out []*Listed
+	for k := range m.news {
+		if s := m.shops[k.provider]; s != nil {
+			if i := slices.IndexFunc(s.offers, func(o *Offer) bool { return o.ID == k.offer }); i >= 0 {
+				out = append(out, s.listed[i])
 			}
 		}
 	}
 	return out
 }
 
-// newsProviders yields the providers of which there is news, each once, that are here still.
-func (m *Market) newsProviders() func(yield func(PeerID) bool) {
-	seen := map[PeerID]struct{}{}
-	for k := range m.news {
-		if m.shops[k.provider] != nil {
-			seen[k.provider] = struct{}{}
-		}
-	}
-	return maps.Keys(seen)
-}
-
 // suits reports whether one of the offers would serve a job now.
-func (m *Market) suits(j *Job, offers []*Offer) bool {
+func (m *Market) suits(j *Job, offers []*Listed) bool {
 	spec := &j.Spec
-	var q Query
-	var wanted []Predicate
-	for _, o := range offers {
-		if spec.MaxRate > 0 && o.Rate > spec.MaxRate || len(o.GPUs) < spec.GPU.Count || slices.Contains(j.Tried, o.Provider) {
+	var f *finder
+	for _, l := range offers {
+		if spec.MaxRate > 0 && l.Offer.Rate > spec.MaxRate || l.Free < spec.GPU.Count { // most are told apart by this
 			continue
 		}
-		if wanted == nil {
-			q = spec.query()
-			q.needs = m.needsOf(&q)
-			wanted = append(m.predicates(&q), q.freeNow())
+		if f == nil {
+			q := spec.query()
+			f = new(m.finder(&q, j.Tried, true))
 		}
-		if !slices.ContainsFunc(wanted, func(p Predicate) bool { return !p.keeps(m.listing(&q, o)) }) {
+		if f.fits(l) {
 			return true
 		}
 	}
@@ -220,9 +202,12 @@ func (t *turn) lookAgain() {
 	}
 }
 
+// saidWhy reports whether the job's log says why it waits.
+func (j *Job) saidWhy() bool { return len(j.Log) > 0 && j.Log[len(j.Log)-1].State == JobQueued }
+
 // waitFor says, once, why a job has no place yet.
 func (t *turn) waitFor(j *Job, why string) {
-	if len(j.Log) > 0 && j.Log[len(j.Log)-1].State == JobQueued {
+	if j.saidWhy() {
 		return
 	}
 	if n := t.Ahead(j.ID); n > 0 {
@@ -235,6 +220,7 @@ func (t *turn) waitFor(j *Job, why string) {
 	t.log(j, "waiting up to %v: %s", t.cfg.QueueTimeout, why)
 }
 
+// requeue has a job wait again, and be looked at in this step.
 func (t *turn) requeue(j *Job) {
 	t.touchJob(j)
 	j.State = JobQueued
