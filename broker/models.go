@@ -93,6 +93,16 @@ func Models() []Model {
 //nolint:gochecknoglobals // a constant table that the language cannot write as a constant
 var modelTable = Models()
 
+// modelMemory is the memory of a known model as it is sold, in MiB; zero if the model is not known.
+func modelMemory(name string) uint64 {
+	for i := range modelTable {
+		if modelTable[i].Name == name {
+			return modelTable[i].MemoryMiB
+		}
+	}
+	return 0
+}
+
 // askedModel returns the canonical name of a model that a query names, which may call it as its driver or Vast does;
 // the name as it is if the model is not known.
 func askedModel(s string) string {

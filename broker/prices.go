@@ -82,10 +82,10 @@ func (b *Bid) narrow(where Filter) {
 // In reports whether the bid belongs in the book of a cell: GPUs of its model have enough memory as sold, and some of
 // its countries are allowed. What else the job asks for is not looked at.
 func (b *Bid) In(c pricing.Cell) bool {
-	if b.Model != AnyModel && b.Model != c.Model {
+	switch {
+	case b.Model != AnyModel && b.Model != c.Model:
 		return false
-	}
-	if i := slices.IndexFunc(Models(), func(m Model) bool { return m.Name == c.Model }); b.MemoryMiB > 0 && (i < 0 || Models()[i].MemoryMiB < b.MemoryMiB) && b.Model == AnyModel {
+	case b.Model == AnyModel && b.MemoryMiB > modelMemory(c.Model):
 		return false
 	}
 	return c.Region == pricing.AnyRegion || len(b.Countries) == 0 ||

@@ -173,10 +173,13 @@ func (m *Market) Quote(r QuoteRequest) (Quote, error) {
 	return Quote{Best: best, Cost: min(cost, hold), Hold: hold, Search: found}, nil
 }
 
+// budget is the most that the job, or each of a gang, may cost; zero: what the offer says.
+func (s *JobSpec) budget() pricing.Money { return s.MaxCost / pricing.Money(s.members()) }
+
 // holdAt returns the money to keep aside for the job, or for each of a gang, on an offer with this rate per GPU.
 func (s *JobSpec) holdAt(offered pricing.Rate) (pricing.Money, error) {
 	if s.MaxCost > 0 {
-		return s.MaxCost / pricing.Money(s.members()), nil
+		return s.budget(), nil
 	}
 	rate, err := cmp.Or(s.MaxRate, offered).MulInt(int64(s.GPU.Count))
 	if err != nil {
@@ -195,7 +198,7 @@ func (s *JobSpec) MostTime(rate pricing.Rate) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	buys, err := all.Buys(s.MaxCost / pricing.Money(s.members()))
+	buys, err := all.Buys(s.budget())
 	return min(s.MaxDuration, buys), err
 }
 

@@ -24,25 +24,26 @@ type Level struct {
 // DepthPoints are the quantities whose price is published.
 func DepthPoints() []int { return []int{1, 8, 64, 256} }
 
-// Impact prices the first n GPUs, or fails with [ErrDepth].
-func Impact(asks []Ask, n int) (DepthPoint, error) {
-	var cost wide
+// Impact prices the first n GPUs of levels, the best first: of asks what they cost, of bids what they earn. It fails
+// with [ErrDepth].
+func Impact(levels []Level, n int) (DepthPoint, error) {
+	var sum wide
 	left := n
-	for _, a := range sortAsks(asks) {
-		take := min(left, a.GPUs)
-		cost.add(uint64(a.Rate), uint64(take)) //nolint:gosec // neither is negative
+	for _, l := range levels {
+		take := min(left, l.GPUs)
+		sum.add(uint64(l.Rate), uint64(take)) //nolint:gosec // neither is negative
 		if left -= take; left == 0 {
-			return DepthPoint{GPUs: n, Avg: cost.mean(uint64(n)), Worst: a.Rate}, nil //nolint:gosec // at least 1
+			return DepthPoint{GPUs: n, Avg: sum.mean(uint64(n)), Worst: l.Rate}, nil //nolint:gosec // at least 1
 		}
 	}
 	return DepthPoint{}, ErrDepth
 }
 
 // Depth prices the quantities of [DepthPoints] that are on offer.
-func Depth(asks []Ask) []DepthPoint {
+func Depth(levels []Level) []DepthPoint {
 	var out []DepthPoint
 	for _, n := range DepthPoints() {
-		p, err := Impact(asks, n)
+		p, err := Impact(levels, n)
 		if err != nil {
 			break
 		}
@@ -55,13 +56,18 @@ func Depth(asks []Ask) []DepthPoint {
 func Levels(asks []Ask) (levels []Level, gpus int) {
 	for _, a := range sortAsks(asks) {
 		gpus += a.GPUs
-		if n := len(levels); n > 0 && levels[n-1].Rate == a.Rate {
-			levels[n-1].GPUs += a.GPUs
-			continue
-		}
-		levels = append(levels, Level{Rate: a.Rate, GPUs: a.GPUs})
+		levels = joined(levels, Level{Rate: a.Rate, GPUs: a.GPUs})
 	}
 	return levels, gpus
+}
+
+// joined adds a level behind others: to the last one if that has its rate.
+func joined(levels []Level, l Level) []Level {
+	if n := len(levels); n > 0 && levels[n-1].Rate == l.Rate {
+		levels[n-1].GPUs += l.GPUs
+		return levels
+	}
+	return append(levels, l)
 }
 
 // Tick is what bids are published in steps of: 1,000 micro-dollars an hour.
@@ -76,27 +82,9 @@ func BidLevels(bids []Level) []Level {
 	slices.SortFunc(bids, func(a, b Level) int { return cmp.Compare(b.Rate, a.Rate) })
 	var levels []Level
 	for _, b := range bids {
-		if n := len(levels); n > 0 && levels[n-1].Rate == b.Rate {
-			levels[n-1].GPUs += b.GPUs
-			continue
-		}
-		levels = append(levels, b)
+		levels = joined(levels, b)
 	}
 	return levels
-}
-
-// BidImpact prices the sale of n GPUs to the highest bids, or fails with [ErrDepth].
-func BidImpact(levels []Level, n int) (DepthPoint, error) {
-	var pay wide
-	left := n
-	for _, l := range levels {
-		take := min(left, l.GPUs)
-		pay.add(uint64(l.Rate), uint64(take)) //nolint:gosec // neither is negative
-		if left -= take; left == 0 {
-			return DepthPoint{GPUs: n, Avg: pay.mean(uint64(n)), Worst: l.Rate}, nil //nolint:gosec // at least 1
-		}
-	}
-	return DepthPoint{}, ErrDepth
 }
 
 // NearestAsks returns the cheapest asks that together have at least n GPUs, the last one cut to fit, with those of one

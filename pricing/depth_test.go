@@ -21,7 +21,8 @@ func TestDepthAgreesWithGPUsOneByOne(t *testing.T) {
 		}
 		slices.Sort(single)
 		n := rapid.IntRange(1, 300).Draw(t, "n")
-		got, err := Impact(asks, n)
+		levels, _ := Levels(asks)
+		got, err := Impact(levels, n)
 		if n > len(single) {
 			if !errors.Is(err, ErrDepth) {
 				t.Fatalf("%d of %d GPUs: got %v", n, len(single), err)
@@ -57,7 +58,7 @@ func TestDepthAgreesWithGPUsOneByOne(t *testing.T) {
 		if !slices.Equal(again, single[:min(n, len(single))]) {
 			t.Fatalf("the nearest %d are %v, want %v", n, again, single[:min(n, len(single))])
 		}
-		if points := Depth(asks); len(points) > 0 && points[0].Worst != single[0] {
+		if points := Depth(levels); len(points) > 0 && points[0].Worst != single[0] {
 			t.Fatalf("the first GPU costs %v, want %v", points[0].Worst, single[0])
 		}
 	})
@@ -68,11 +69,11 @@ func TestBidsAreSoldFromTheHighest(t *testing.T) {
 	if want := []Level{{350 * Tick, 1}, {300 * Tick, 6}, {0, 1}}; !slices.Equal(levels, want) {
 		t.Errorf("levels %v, want %v", levels, want)
 	}
-	got, err := BidImpact(levels, 3)
+	got, err := Impact(levels, 3)
 	if want := (DepthPoint{GPUs: 3, Avg: (350*Tick + 2*300*Tick) / 3, Worst: 300 * Tick}); err != nil || got != want && got.Avg-want.Avg != 1 {
 		t.Errorf("3 GPUs earn %+v, %v, want %+v", got, err, want)
 	}
-	if _, err := BidImpact(levels, 9); !errors.Is(err, ErrDepth) {
+	if _, err := Impact(levels, 9); !errors.Is(err, ErrDepth) {
 		t.Errorf("9 of 8 GPUs: %v", err)
 	}
 }

@@ -186,20 +186,20 @@ func pointOf(p pricing.DepthPoint) DepthPoint {
 	return DepthPoint{GPUs: p.GPUs, AvgNanoUSDPerHour: nano(p.Avg), WorstNanoUSDPerHour: nano(p.Worst)}
 }
 
-func depthOf(asks []pricing.Ask) []DepthPoint {
+func depthOf(levels []pricing.Level) []DepthPoint {
 	out := []DepthPoint{}
-	for _, p := range pricing.Depth(asks) {
+	for _, p := range pricing.Depth(levels) {
 		out = append(out, pointOf(p))
 	}
 	return out
 }
 
-// impactOf prices n GPUs; nil: there are fewer, or none was asked for.
-func impactOf(asks []pricing.Ask, n int) *DepthPoint {
+// impactOf prices the first n GPUs of levels; nil: there are fewer, or none was asked for.
+func impactOf(levels []pricing.Level, n int) *DepthPoint {
 	if n == 0 {
 		return nil
 	}
-	p, err := pricing.Impact(asks, n)
+	p, err := pricing.Impact(levels, n)
 	if err != nil {
 		return nil
 	}
@@ -223,6 +223,7 @@ func unix(seconds int64) time.Time {
 
 func priceOf(r *broker.PriceRow, gpus int) Price {
 	p := &r.Print
+	levels, _ := pricing.Levels(r.Asks)
 	out := Price{
 		Cell: p.Cell.String(), Model: p.Cell.Model, Term: string(p.Cell.Term), Region: p.Cell.Region, Tier: p.Cell.Tier,
 		Simulated: p.Cell.Tier == pricing.TierSimulated, PrintedAt: stamp(unix(p.At)), Method: pricing.IndexMethod,
@@ -230,7 +231,7 @@ func priceOf(r *broker.PriceRow, gpus int) Price {
 		P10NanoUSDPerHour: nano(p.P10), P25NanoUSDPerHour: nano(p.P25), P50NanoUSDPerHour: nano(p.P50),
 		P75NanoUSDPerHour: nano(p.P75), P90NanoUSDPerHour: nano(p.P90),
 		Trades24h: p.Trades, Operators24h: p.Operators, GPUSeconds24h: p.GPUSeconds, HHI: p.HHI, Trimmed: p.Trimmed, InputsHash: r.InputsHash,
-		Depth: depthOf(r.Asks), Impact: impactOf(r.Asks, gpus), AvailableGPUs: r.FreeGPUs, TotalGPUs: r.GPUs,
+		Depth: depthOf(levels), Impact: impactOf(levels, gpus), AvailableGPUs: r.FreeGPUs, TotalGPUs: r.GPUs,
 		Offers: r.Offers, Providers: r.Providers, Hedonic: hedonicOf(r.Hedonic),
 	}
 	if len(r.Asks) > 0 {
@@ -249,15 +250,11 @@ func bookOf(r *broker.PriceRow, qty int) Book {
 	levels, gpus := pricing.Levels(r.Asks)
 	out := Book{
 		Cell: r.Print.Cell.String(), Simulated: r.Print.Cell.Tier == pricing.TierSimulated, AvailableGPUs: gpus,
-		LeftOut: max(0, len(levels)-maxLevels), Depth: depthOf(r.Asks), Impact: impactOf(r.Asks, qty),
+		LeftOut: max(0, len(levels)-maxLevels), Depth: depthOf(levels), Impact: impactOf(levels, qty), Levels: levelsOf(levels),
+		Bids: levelsOf(r.Bids), BidsLeftOut: max(0, len(r.Bids)-maxLevels), BidImpact: impactOf(r.Bids, qty),
 	}
-	out.Levels = levelsOf(levels)
-	out.Bids, out.BidsLeftOut = levelsOf(r.Bids), max(0, len(r.Bids)-maxLevels)
 	for _, l := range r.Bids {
 		out.BidGPUs += l.GPUs
-	}
-	if p, err := pricing.BidImpact(r.Bids, qty); qty > 0 && err == nil {
-		out.BidImpact = new(pointOf(p))
 	}
 	return out
 }
