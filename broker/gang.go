@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -148,41 +149,44 @@ func hosts(all []candidate) int {
 }
 
 // apart chooses, of candidates that come best first, one on each of as many hosts as a gang wants: the best ones, or those
-// of the region where they cost least together. Hosts that do not say where they are share no region. Nil: there are too
-// few.
+// of the region where they cost least together. Nil: there are too few.
 func (s *JobSpec) apart(among []candidate) []candidate {
-	type group struct {
-		nodes []candidate
-		total int64
-	}
-	groups := map[string]*group{}
-	var best *group
-	for _, c := range among {
-		region := ""
-		if s.SameRegion {
-			if region = c.offer.Region; region == "" {
-				continue
-			}
-		}
-		g := groups[region]
-		if g == nil {
-			g = new(group)
-			groups[region] = g
-		}
-		same := func(o candidate) bool { return o.offer.Provider == c.offer.Provider }
-		if len(g.nodes) == s.Nodes || slices.ContainsFunc(g.nodes, same) {
-			continue
-		}
-		g.nodes = append(g.nodes, c)
-		g.total += int64(c.cost.Total)
-		if len(g.nodes) == s.Nodes && (best == nil || g.total < best.total) {
-			best = g
-		}
-	}
-	if best == nil {
+	groups := Apart(among, s.Nodes, s.SameRegion, func(c candidate) (PeerID, string) { return c.offer.Provider, c.offer.Region })
+	if len(groups) == 0 {
 		return nil
 	}
-	return best.nodes
+	total := func(nodes []candidate) (sum pricing.Money) {
+		for _, c := range nodes {
+			sum += c.cost.Total
+		}
+		return sum
+	}
+	return slices.MinFunc(groups, func(a, b []candidate) int { return cmp.Compare(total(a), total(b)) })
+}
+
+// Apart chooses, of offers that come best first, the best one of each of n hosts: once, or once for each region that has so
+// many, the one that is full first coming first. Hosts that do not say where they are share no region.
+func Apart[T any](among []T, n int, sameRegion bool, place func(T) (host PeerID, region string)) [][]T {
+	groups := map[string][]T{}
+	var full [][]T
+	for _, o := range among {
+		host, region := place(o)
+		switch {
+		case !sameRegion:
+			region = ""
+		case region == "":
+			continue
+		}
+		g := groups[region]
+		if len(g) == n || slices.ContainsFunc(g, func(other T) bool { p, _ := place(other); return p == host }) {
+			continue
+		}
+		g = append(g, o)
+		if groups[region] = g; len(g) == n {
+			full = append(full, g)
+		}
+	}
+	return full
 }
 
 // gather asks as many hosts as a gang wants, all in this step, or none: then the gang waits.

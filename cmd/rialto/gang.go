@@ -223,35 +223,14 @@ func (r *request) dearestOf(ctx context.Context, market *api.Client, q api.Query
 	return 0, cli.Hint(err, "`rialto offers` lists what there is; --wait with --max-price waits for them")
 }
 
-// apart returns the highest rate of the first offers of as many hosts as are wanted, in one region if need be.
+// apart returns the highest rate of the first offers of as many hosts as are wanted, in one region if need be. Which region
+// it will be is the market's choice: the money is enough for any.
 func (r *request) apart(offers []api.Offer) (best pricing.Rate, ok bool) {
-	type group struct {
-		hosts   []string
-		dearest pricing.Rate
+	groups := broker.Apart(offers, r.nodes, r.sameRegion, func(o api.Offer) (broker.PeerID, string) { return broker.PeerID(o.Provider), o.Region })
+	for _, o := range slices.Concat(groups...) {
+		best = max(best, pricing.Rate(o.RateNanoUSDPerHour))
 	}
-	groups := map[string]*group{}
-	for _, o := range offers {
-		region := ""
-		if r.sameRegion {
-			if region = o.Region; region == "" {
-				continue
-			}
-		}
-		g := groups[region]
-		if g == nil {
-			g = new(group)
-			groups[region] = g
-		}
-		if len(g.hosts) == r.nodes || slices.Contains(g.hosts, o.Provider) {
-			continue
-		}
-		g.hosts = append(g.hosts, o.Provider)
-		g.dearest = max(g.dearest, pricing.Rate(o.RateNanoUSDPerHour))
-		if len(g.hosts) == r.nodes { // which region it will be is the market's choice: the money is enough for any
-			best, ok = max(best, g.dearest), true
-		}
-	}
-	return best, ok
+	return best, len(groups) > 0
 }
 
 // gangBill is what `rialto bill --json` says of a job of several hosts.
