@@ -106,12 +106,10 @@ type course struct {
 // step moves the reader that is at block i on, or notes a new one, and returns what to verify ahead.
 func (c *course) step(i int) (from, to int) {
 	at := slices.IndexFunc(c.strides, func(s stride) bool { return s.takes(i) })
-	switch {
-	case at >= 0:
-	case len(c.strides) < mostReaders:
-		c.strides = append(c.strides, stride{})
-		at = len(c.strides) - 1
-	default:
+	if at < 0 {
+		if len(c.strides) < mostReaders {
+			c.strides = append(c.strides, stride{})
+		}
 		at = len(c.strides) - 1
 	}
 	s := c.strides[at]

@@ -11,9 +11,11 @@ import (
 
 // Place is where the bytes of a block lie.
 type Place struct {
-	Path     string // of a file that the mount server may open
-	Offset   int64
-	Verified bool // these very bytes were found to be right since this process started: by the block's name, or by the checksums that a store made when it had compared them with the name
+	Path   string // of a file that the mount server may open
+	Offset int64
+	// Verified says that these very bytes were found to be right since this process started: by the block's name, or by
+	// checksums that a store made when it had compared them with the name.
+	Verified bool
 }
 
 // Source is where a tree's blocks come from: the agent's store, and its way to more of them. It is safe for concurrent use.

@@ -25,13 +25,9 @@ func (a *app) accountCommand() *cobra.Command {
 	}
 	p := a.jsonFlag(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		m, err := a.connect()
+		m, account, err := a.account(c.Context())
 		if err != nil {
 			return err
-		}
-		account, err := m.Account(c.Context())
-		if err != nil {
-			return explain(err)
 		}
 		key, err := m.home.key()
 		if err != nil {
@@ -50,6 +46,16 @@ func (a *app) accountCommand() *cobra.Command {
 	}
 	c.AddCommand(login, a.limitCommand())
 	return c
+}
+
+// account asks the broker for the account of this machine.
+func (a *app) account(ctx context.Context) (*market, api.Account, error) {
+	m, err := a.connect()
+	if err != nil {
+		return nil, api.Account{}, err
+	}
+	account, err := m.Account(ctx)
+	return m, account, explain(err)
 }
 
 func (a *app) limitCommand() *cobra.Command {
@@ -72,26 +78,24 @@ func (a *app) limitCommand() *cobra.Command {
 	limit(&total, "total", "in all, with what was spent before")
 	p := a.jsonFlag(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		m, err := a.connect()
+		m, account, err := a.account(c.Context())
 		if err != nil {
 			return err
-		}
-		account, err := m.Account(c.Context())
-		if err != nil {
-			return explain(err)
 		}
 		limits := api.Limits{}
 		if account.Limits != nil {
 			limits = *account.Limits
 		}
-		for name, set := range map[string]func(){
-			"job": func() { limits.JobNanoUSD = int64(job) }, "day": func() { limits.DayNanoUSD = int64(day) }, "total": func() { limits.TotalNanoUSD = int64(total) },
-		} {
+		changed := false
+		set := func(name string, to *int64, m pricing.Money) {
 			if f.Changed(name) {
-				set()
+				*to, changed = int64(m), true
 			}
 		}
-		if f.Changed("job") || f.Changed("day") || f.Changed("total") {
+		set("job", &limits.JobNanoUSD, job)
+		set("day", &limits.DayNanoUSD, day)
+		set("total", &limits.TotalNanoUSD, total)
+		if changed {
 			if account, err = m.SetLimits(c.Context(), limits); err != nil {
 				return explain(err)
 			}

@@ -116,10 +116,11 @@ func (a *app) billCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if nodes, err := m.whole(c.Context(), job); err != nil || len(nodes) > 1 {
-			if err != nil {
-				return err
-			}
+		nodes, err := m.whole(c.Context(), job)
+		if err != nil {
+			return err
+		}
+		if len(nodes) > 1 {
 			return m.printBills(c.Context(), p, nodes)
 		}
 		b, err := m.billOf(c.Context(), job)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,8 +51,11 @@ func (a *app) logsCommand() *cobra.Command {
 			return a.logs(c.Context(), m, job, *follow)
 		}
 		nodes, err := m.whole(c.Context(), job)
-		if err != nil || len(nodes) < 2 {
-			return cmp.Or(err, a.logs(c.Context(), m, job, *follow))
+		if err != nil {
+			return err
+		}
+		if len(nodes) < 2 {
+			return a.logs(c.Context(), m, job, *follow)
 		}
 		apps, flush := a.nodes(len(nodes))
 		defer flush()

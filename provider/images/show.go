@@ -305,8 +305,8 @@ func (f *fill) Block(ctx context.Context, ref blockstore.Ref) (mount.Place, erro
 	}
 }
 
-// place checks that a block that is here is what was put, whose name had been checked, and holds it. A damaged one is noted, to be mended when it comes
-// again.
+// place checks that a block that is here is what was put, whose name had been checked, and holds it. A damaged one is
+// noted, to be mended when it comes again.
 func (f *fill) place(ctx context.Context, c blockstore.CID) (mount.Place, error) {
 	store := f.images.cfg.Store
 	if !f.stored(c) {

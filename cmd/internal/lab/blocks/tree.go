@@ -61,10 +61,10 @@ func (t tree) mounting(ctx context.Context, r *report, l *lab.Lab, native string
 	if err != nil {
 		return err
 	}
-	by := runtime.NumCPU()
-	check := func(name string, best *seconds, dir string) error {
+	all := runtime.NumCPU()
+	check := func(readers int, name string, best *seconds, dir string) error {
 		begin := time.Now()
-		got, err := readBy(by, dir)
+		got, err := readBy(readers, dir)
 		best.take(time.Since(begin))
 		if err == nil && got != want {
 			err = fmt.Errorf("%s: read %d bytes, ext4 has %d", name, got, want)
@@ -74,28 +74,24 @@ func (t tree) mounting(ctx context.Context, r *report, l *lab.Lab, native string
 	lazy, known, again, sealed, fuse, ext4 := none(), none(), none(), none(), none(), none()
 	alone := map[string]*seconds{"lazy": new(none()), "sealed": new(none()), "ext4": new(none())}
 	for round := range rounds { // by turns, because what else the machine does changes
-		by = 1
 		err := errors.Join(
-			check("ext4", alone["ext4"], native),
-			t.anew(ctx, l, asStored, func(_ tree, m mount.Mounted) error { return check("lazy", alone["lazy"], m.Path) }),
-			t.as(ctx, mount.Sealed, func(m mount.Mounted) error { return check("sealed", alone["sealed"], m.Path) }),
-		)
-		by = runtime.NumCPU()
-		err = errors.Join(err,
-			check("ext4", &ext4, native),
-			t.anew(ctx, l, asStored, func(_ tree, m mount.Mounted) error { return check("lazy", &lazy, m.Path) }),
-			t.anew(ctx, l, asVerified, func(_ tree, m mount.Mounted) error { return check("lazy", &known, m.Path) }),
-			t.as(ctx, mount.Lazy, func(m mount.Mounted) error { return check("lazy", &again, m.Path) }),
-			t.as(ctx, mount.Sealed, func(m mount.Mounted) error { return check("sealed", &sealed, m.Path) }),
+			check(1, "ext4", alone["ext4"], native),
+			t.anew(ctx, l, asStored, func(_ tree, m mount.Mounted) error { return check(1, "lazy", alone["lazy"], m.Path) }),
+			t.as(ctx, mount.Sealed, func(m mount.Mounted) error { return check(1, "sealed", alone["sealed"], m.Path) }),
+			check(all, "ext4", &ext4, native),
+			t.anew(ctx, l, asStored, func(_ tree, m mount.Mounted) error { return check(all, "lazy", &lazy, m.Path) }),
+			t.anew(ctx, l, asVerified, func(_ tree, m mount.Mounted) error { return check(all, "lazy", &known, m.Path) }),
+			t.as(ctx, mount.Lazy, func(m mount.Mounted) error { return check(all, "lazy", &again, m.Path) }),
+			t.as(ctx, mount.Sealed, func(m mount.Mounted) error { return check(all, "sealed", &sealed, m.Path) }),
 		)
 		if err == nil && round < 2 { // it takes long, and is no key
-			err = t.as(ctx, mount.FUSE, func(m mount.Mounted) error { return check("fuse", &fuse, m.Path) })
+			err = t.as(ctx, mount.FUSE, func(m mount.Mounted) error { return check(all, "fuse", &fuse, m.Path) })
 		}
 		if err != nil {
 			return err
 		}
 	}
-	r.section(fmt.Sprintf("first reading of its %d files, %d MB, %d at a time, after a fresh mount; packs are in the page cache; best of %d (FUSE of 2)", files, size/1e6, by, rounds))
+	r.section(fmt.Sprintf("first reading of its %d files, %d MB, %d at a time, after a fresh mount; packs are in the page cache; best of %d (FUSE of 2)", files, size/1e6, all, rounds))
 	r.figure("tree_first_lazy_s", "lazy, through a mount server that has served nothing", float64(lazy), "")
 	r.row("lazy, all blocks checked before since the agent's start", float64(known), "s", "")
 	r.row("lazy, read before through another mount", float64(again), "s", "the FUSE file's pages are cached still")
