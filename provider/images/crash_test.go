@@ -69,6 +69,23 @@ func TestSettle(t *testing.T) {
 	n.wantTree(t, ensure(t, n, wants[0]), 30)
 }
 
+// A layer's list that another import writes just now, or that a crash tore, keeps nothing from being deleted.
+func TestEvictionBesideATornList(t *testing.T) {
+	s := openShop(t)
+	n := newFullHost(t, nil)
+	for i, seed := range []uint64{40, 340, 640} {
+		img := ensure(t, n, s.push(t, "app", someLayers(seed)...))
+		n.awaitHeld(t, i+1)
+		img.Release()
+	}
+	for name, size := range map[string]int{"empty.new": 0, "short.new": 31} {
+		if err := os.WriteFile(filepath.Join(n.dir, "layers", name), make([]byte, size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.wantTree(t, ensure(t, n, s.push(t, "app", someLayers(940)...)), 940)
+}
+
 // treeRoot returns the root of an image's tree that is here.
 func treeRoot(t *testing.T, n *hostNode, w provider.Want) blockstore.CID {
 	t.Helper()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -172,13 +173,17 @@ func (m *Images) forgetLayers(root blockstore.CID) error {
 	return nil
 }
 
-func rootOfLayer(path string) (blockstore.CID, error) {
+// rootOfLayer reads which image a list belongs to. One that is shorter is being written, or a crash tore it: it names
+// no image.
+func rootOfLayer(path string) (root blockstore.CID, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return blockstore.CID{}, err
+		return root, err
 	}
 	defer f.Close()
-	var root blockstore.CID
-	_, err = f.Read(root[:]) // a file that is shorter names no image that is here
+	_, err = io.ReadFull(f, root[:])
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return blockstore.CID{}, nil
+	}
 	return root, err
 }
