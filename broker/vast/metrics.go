@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// maxPoints bounds a series; a step that gives more is refused.
+	// maxPoints bounds a series: a step that gives more is raised, as Vast's command line expects, and the answer says to what.
 	maxPoints = 1000
 	minStep   = time.Minute
 	maxSpan   = 366 * 24 * time.Hour
@@ -202,7 +202,7 @@ func (s *Server) metricsThen(c *call) (any, error) {
 	for _, name := range slices.Compact(names) {
 		out = append(out, cell{clipped(name), history(byModel[name], from, to, step)})
 	}
-	return row{{"success", true}, {"gpus", out}}, nil
+	return row{{"success", true}, {"step", int64(step / time.Second)}, {"gpus", out}}, nil
 }
 
 // span reads the times of a series: the last day in steps of an hour unless they are given.
@@ -231,8 +231,9 @@ func span(p url.Values, now time.Time) (from, to time.Time, step time.Duration, 
 	case err != nil:
 	case !from.Before(to) || to.Sub(from) > maxSpan:
 		err = invalid("start", "want a time before end, and at most a year before it")
-	case to.Sub(from)/step > maxPoints:
-		err = invalid("step", fmt.Sprintf("more than %d points: want at least %d seconds", maxPoints, int(to.Sub(from).Seconds())/maxPoints+1))
+	default:
+		least := (to.Sub(from) + maxPoints - 1) / maxPoints
+		step = max(step, (least + minStep - 1).Truncate(minStep))
 	}
 	return from, to, step, err
 }

@@ -162,7 +162,20 @@ func TestMetrics(t *testing.T) {
 	}
 	w.refused("", "GET", "/api/v0/metrics/gpu/history/?step=1", "", http.StatusBadRequest, "step")
 	w.refused("", "GET", "/api/v0/metrics/gpu/history/?start=5&end=4", "", http.StatusBadRequest, "start")
-	w.refused("", "GET", "/api/v0/metrics/gpu/history/?start=0&end=30000000&step=60", "", http.StatusBadRequest, "step")
+	w.refused("", "GET", "/api/v0/metrics/gpu/history/?start=0&end=40000000", "", http.StatusBadRequest, "year")
+	for query, want := range map[string]string{ // step and points
+		"start=0&end=86400": "3600 24", "start=0&end=86400&step=60": "120 720", "start=0&end=60000&step=60": "60 1000", "start=0&end=60001&step=60": "120 501",
+		"start=0&end=30000000&step=60": "30000 1000", "start=0&end=90&step=77": "77 2",
+	} {
+		got := w.ok("GET", "/api/v0/metrics/gpu/history/?gpu_name=L40S&"+query, "")
+		gpus, _ := got["gpus"].(map[string]any)
+		l40s, _ := gpus["L40S"].(map[string]any)
+		pricing, _ := l40s["pricing"].(map[string]any)
+		stamps, _ := pricing["timestamps"].([]any)
+		if got := fmt.Sprint(got["step"], " ", len(stamps)); got != want {
+			t.Errorf("%s: step and points %s, want %s", query, got, want)
+		}
+	}
 }
 
 var _ vast.Custodian = (*keeper)(nil)

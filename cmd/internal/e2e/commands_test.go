@@ -41,6 +41,8 @@ func (w *world) commands() map[string]command {
 		"vastuntil": w.vastuntil,
 		"output":    w.output,
 		"take":      w.take,
+		"vastai":    w.vastai,
+		"owner":     w.owner,
 	}
 }
 
@@ -111,14 +113,17 @@ func (w *world) await(ts *testscript.TestScript, neg bool, _ []string) {
 }
 
 func (w *world) until(ts *testscript.TestScript, _ bool, args []string) {
-	if len(args) < 3 || args[1] != "rialto" {
-		ts.Fatalf("usage: until PATTERN rialto ARGS…")
+	if len(args) < 3 || args[1] != "rialto" && args[1] != "vastai" {
+		ts.Fatalf("usage: until PATTERN rialto|vastai ARGS…")
 	}
 	want, err := regexp.Compile(args[0])
 	ts.Check(err)
 	deadline := time.Now().Add(30 * time.Second)
 	for {
 		cmd := w.Customer.Rialto(context.Background(), args[2:]...)
+		if args[1] == "vastai" {
+			cmd = w.vastClient(ts, args[2:])
+		}
 		out, err := cmd.CombinedOutput()
 		if err == nil && want.Match(out) {
 			return

@@ -8,7 +8,7 @@
 //	start rialto ARGS…       the same in the background; "await" waits for it
 //	interrupt                sends Ctrl-C to what was started
 //	await                    waits for what was started and takes its output
-//	until PATTERN rialto ARGS…  repeats a command until its output matches
+//	until PATTERN rialto|vastai ARGS…  repeats a command until its output matches
 //	crash|halt|boot WHO      kill -9, SIGTERM or start of "broker", "alpha", "bravo" or "charlie"
 //	forget HOST              restarts an agent without its blocks
 //	fetch URL TEXT           fetches a page on the customer's host until it contains TEXT
@@ -20,6 +20,8 @@
 //	vast METHOD PATH [BODY]  asks as a client of Vast does; the answer is in the file "answer"
 //	vastuntil PATTERN METHOD PATH [BODY]  repeats that until the answer matches
 //	output PATTERN PATH BODY asks for an instance's output and fetches it until it matches
+//	vastai ARGS…             Vast's own command line, with the key in KEY; what it prints is in the file "answer"
+//	owner HOST               makes a key for the owner of a host; it is in KEY
 //	take NAME KEY            keeps what the answer says of KEY in the variable NAME
 package e2e
 

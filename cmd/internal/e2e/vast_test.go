@@ -1,12 +1,14 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"regexp"
 	"strings"
 	"time"
@@ -28,6 +30,50 @@ func (w *world) custodial(ts *testscript.TestScript, _ bool, args []string) {
 	var created struct{ Token string }
 	ts.Check(json.Unmarshal(out, &created))
 	ts.Setenv("KEY", created.Token)
+}
+
+// vastClient is Vast's own command line on the customer's host, with the key in KEY.
+func (w *world) vastClient(ts *testscript.TestScript, args []string) *exec.Cmd {
+	cmd := w.Customer.Host.Command(context.Background(), "vastai", append([]string{"--url", w.Market.URL, "--api-key", ts.Getenv("KEY"), "--no-color"}, args...)...)
+	cmd.Env = append(os.Environ(), "HOME="+ts.Getenv("HOME"))
+	return cmd
+}
+
+// vastai runs Vast's own command line and leaves what it printed in the file "answer". It ends with 0 whatever the
+// market said; "! vastai" wants a refusal.
+func (w *world) vastai(ts *testscript.TestScript, neg bool, args []string) {
+	out, err := w.vastClient(ts, args).CombinedOutput()
+	ts.Logf("%s", out)
+	ts.Check(os.WriteFile(ts.MkAbs("answer"), out, 0o600))
+	if refused := err != nil || bytes.Contains(out, []byte("Failed with error")); refused != neg {
+		ts.Fatalf("vastai: refused %v: %v", refused, err)
+	}
+}
+
+// owner leaves the token of the owner of a host in KEY.
+func (w *world) owner(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: owner HOST")
+	}
+	var found struct {
+		Offers []struct{ Host, Provider string }
+	}
+	out, err := lab.Output(w.Customer.Rialto(context.Background(), "offers", "--json"))
+	ts.Check(err)
+	ts.Check(json.Unmarshal(out, &found))
+	for _, o := range found.Offers {
+		if o.Host != args[0] {
+			continue
+		}
+		out, err := lab.Output(w.Market.Host.Command(context.Background(), w.Bin("rialto-broker"), "account", "owner", o.Provider,
+			"--state", w.Path("broker"), "--json"))
+		ts.Check(err)
+		var made struct{ Token string }
+		ts.Check(json.Unmarshal(out, &made))
+		ts.Setenv("KEY", made.Token)
+		return
+	}
+	ts.Fatalf("nothing of %s is on offer: %s", args[0], out)
 }
 
 // vast sends what a client of Vast does, and leaves the answer in the file "answer".
@@ -99,7 +145,7 @@ func (*world) take(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("usage: take NAME KEY")
 	}
 	answer := ts.ReadFile("answer")
-	found := regexp.MustCompile(`"` + regexp.QuoteMeta(args[1]) + `":"?([^",}\]]+)`).FindStringSubmatch(answer)
+	found := regexp.MustCompile(`"` + regexp.QuoteMeta(args[1]) + `": ?"?([^",}\]\n]+)`).FindStringSubmatch(answer)
 	if found == nil {
 		ts.Fatalf("no %s in %s", args[1], answer)
 	}
