@@ -10,7 +10,7 @@
 // GET /v1/offers takes q in the query language ([broker.ParseFilter]) beside the typed parameters, and sort, limit and
 // cursor. Every answer says what was applied, what each predicate eliminated, and what would admit the nearest misses;
 // its ETag names all but its time. POST /v1/offers:explain says what each predicate does alone. A query that makes no
-// sense is a 400, as is, on every route, a parameter that is unknown or given twice.
+// sense is a 400, as is, on every route, a parameter that is unknown, given twice or out of its range; 422 is for bodies.
 //
 // # Who may do what
 //

@@ -150,12 +150,15 @@ func (s *Server) routePrices() {
 	})
 	huma.Register(s.api, huma.Operation{
 		OperationID: "market-health", Method: http.MethodGet, Path: "/v1/market/health", Summary: "How the market did in the last 24 hours",
-	}, func(ctx context.Context, _ *struct{}) (*answer[MarketHealth], error) {
+	}, func(ctx context.Context, in *struct {
+		Known string `header:"If-None-Match"`
+	},
+	) (*taggedAnswer[MarketHealth], error) {
 		b, err := s.c.Market.Prices(ctx)
 		if err != nil {
 			return nil, s.failQuery(ctx, err)
 		}
-		return &answer[MarketHealth]{healthOf(b)}, nil
+		return tag(tagOf(b), in.Known, func() MarketHealth { return healthOf(b) })
 	})
 	s.routeSeries()
 }

@@ -123,8 +123,8 @@ func TestPriceRoutes(t *testing.T) {
 		{path: "/v1/prices?region=asia", status: 200, want: []string{`"prices":[]`}},
 		{path: "/v1/prices?modell=x", status: 400, field: "query.modell", nearest: "model"},
 		{path: "/v1/prices?model=RTX+409", status: 400, field: "gpu.model", nearest: "RTX 4090"},
-		{path: "/v1/prices?tier=gold", status: 422, field: "query.tier"},
-		{path: "/v1/prices?gpus=-1", status: 422, field: "query.gpus"},
+		{path: "/v1/prices?tier=gold", status: 400, field: "query.tier"},
+		{path: "/v1/prices?gpus=-1", status: 400, field: "query.gpus"},
 		{path: "/v1/book?qty=11", status: 200, want: []string{`"levels":[{"nanousd_per_hour":390000000,"gpus":4},{"nanousd_per_hour":500000000,"gpus":6}]`, `"left_out":0`, `"available_gpus":10`, `"bids":[{"nanousd_per_hour":380000000,"gpus":3},{"nanousd_per_hour":300000000,"gpus":8}]`, `"bid_gpus":11`, `"bid_impact":{"gpus":11,"avg_nanousd_per_hour":321818182,"worst_nanousd_per_hour":300000000}`}},
 		{path: "/v1/market/health", status: 200, want: []string{`"fill_rate_ppm":750000`, `"stale_offer_ppm":250000`, `"median_start_ms":1500`, `"interruptions_per_1000_gpu_hours":0.5`, `"firm_cells":1`}},
 		{path: "/v1/prices/history?cell=" + priceCell + "&step=5m&from=2023-11-14T22:13:20Z", status: 200, want: []string{
@@ -133,10 +133,10 @@ func TestPriceRoutes(t *testing.T) {
 		{path: "/v1/prices/history?cell=" + priceCell, status: 200, want: []string{`"bars":[]`, `"step":"1h"`, `"quality":"firm"`}},
 		{path: "/v1/prices/history?cell=" + toyCell, status: 404},
 		{path: "/v1/prices/history?cell=RTX", status: 400, field: "query.cell"},
-		{path: "/v1/prices/history", status: 422, field: "query.cell"},
-		{path: "/v1/prices/history?cell=" + priceCell + "&step=2m", status: 422, field: "query.step"},
-		{path: "/v1/prices/history?cell=" + priceCell + "&quality=stale", status: 422, field: "query.quality"},
-		{path: "/v1/prices/history?cell=" + priceCell + "&from=yesterday", status: 422, field: "query.from"},
+		{path: "/v1/prices/history", status: 400, field: "query.cell"},
+		{path: "/v1/prices/history?cell=" + priceCell + "&step=2m", status: 400, field: "query.step"},
+		{path: "/v1/prices/history?cell=" + priceCell + "&quality=stale", status: 400, field: "query.quality"},
+		{path: "/v1/prices/history?cell=" + priceCell + "&from=yesterday", status: 400, field: "query.from"},
 		{path: "/v1/prices/forecast?cell=" + priceCell + "&h=24", status: 200, want: []string{`"points":[{"hours":24,"method":"seasonal","p10_nanousd_per_hour":1`, `"coverage_80_ppm":810000`}},
 		{path: "/v1/prices/forecast?cell=" + priceCell, status: 200, want: []string{`"why":"9 hours of history"`}},
 		{path: "/v1/prices/forecast?cell=" + priceCell + "&h=2", status: 400, field: "query.h"},
@@ -144,7 +144,7 @@ func TestPriceRoutes(t *testing.T) {
 		{path: "/v1/prices/" + priceCell + "/receipt?t=2020-01-01T00:00:00Z", status: 404},
 		{path: "/v1/prices/x/receipt", status: 400, field: "path.cell"},
 		{path: "/v1/stream?cells=x", status: 400, field: "query.cells"},
-		{path: "/v1/stream?kinds=gossip", status: 422, field: "query.kinds[0]"},
+		{path: "/v1/stream?kinds=gossip", status: 400, field: "query.kinds[0]"},
 	} {
 		t.Run(c.path, func(t *testing.T) {
 			resp := fetch(t, url+c.path)

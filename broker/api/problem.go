@@ -119,11 +119,17 @@ func problemOf(err error) *Problem {
 // transform turns the framework's validation errors into Problems that name the field and its nearest
 // valid neighbour.
 func (s *Server) transform(ctx huma.Context, _ string, v any) (any, error) {
+	if p, ok := v.(*Problem); ok {
+		out := *p
+		out.Status = statusOf(ctx, p.Status)
+		out.Title = http.StatusText(out.Status)
+		return &out, nil
+	}
 	m, ok := v.(*huma.ErrorModel)
 	if !ok {
 		return v, nil
 	}
-	p := problem(m.Status, "", m.Detail)
+	p := problem(statusOf(ctx, m.Status), "", m.Detail)
 	for _, e := range m.Errors {
 		f := FieldProblem{Field: fieldName(e.Location), Message: e.Message}
 		if e.Message == validation.MsgUnexpectedProperty {
@@ -147,6 +153,29 @@ func (s *Server) transform(ctx huma.Context, _ string, v any) (any, error) {
 	}
 	return p, nil
 }
+
+// addressed is a request without a body: all of it is in its address.
+type (
+	inner     = huma.Context // which has a method of its type's name
+	addressed struct{ inner }
+)
+
+// SetStatus implements huma.Context.
+func (c addressed) SetStatus(status int) { c.inner.SetStatus(statusOf(c, status)) }
+
+// Unwrap is for the framework's adapters.
+func (c addressed) Unwrap() huma.Context { return c.inner }
+
+// statusOf makes what cannot be processed of a request without a body a bad request, as a parameter that is not known is:
+// 422 is for a body that can be read and makes no sense.
+func statusOf(ctx huma.Context, status int) int {
+	if status == http.StatusUnprocessableEntity && ctx.Operation().Method == http.MethodGet {
+		return http.StatusBadRequest
+	}
+	return status
+}
+
+func badRequests(ctx huma.Context, next func(huma.Context)) { next(addressed{ctx}) }
 
 // strictQuery refuses parameters that an operation does not have, and one that is given twice where it counts once:
 // what is not read must not look as if it were.

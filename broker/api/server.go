@@ -99,7 +99,7 @@ func New(c Config) (*Server, error) {
 		"admin": {Type: "http", Scheme: "bearer", Description: "the broker's admin token"},
 	}
 	s.api = humago.New(s.mux, hc)
-	s.api.UseMiddleware(s.metrics.middleware, s.authenticate, s.strictQuery)
+	s.api.UseMiddleware(s.metrics.middleware, s.authenticate, badRequests, s.strictQuery)
 	s.routeMarket()
 	s.routeOffers()
 	s.routeAccounts()
