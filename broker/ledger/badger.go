@@ -29,8 +29,10 @@ type Config struct {
 	Ballast uint64
 	// Free returns the free bytes at Dir; nil asks the file system. Tests set it.
 	Free func(dir string) (uint64, error)
-	// VerifyTail is how many of the newest batches Open verifies; zero means 1000, under a second.
-	VerifyTail uint64
+	// VerifyTail is how many of the newest batches Open verifies; zero means 1000. VerifyBytes is about how many bytes of
+	// them at most; zero means 64 MiB, under a second however large the batches are.
+	VerifyTail  uint64
+	VerifyBytes int64
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -48,6 +50,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.VerifyTail == 0 {
 		c.VerifyTail = 1000
+	}
+	if c.VerifyBytes == 0 {
+		c.VerifyBytes = 64 << 20
 	}
 	return c, nil
 }
@@ -162,8 +167,7 @@ func (s *Badger) load(ctx context.Context) error {
 	if seq > s.seq || seq == s.seq && sum != s.sum {
 		return fmt.Errorf("journal ends at batch %d, acknowledged was %d: %w", s.seq, seq, ErrCorrupt)
 	}
-	from := s.seq - min(s.seq, s.c.VerifyTail) + 1
-	for _, err := range s.Tail(ctx, from) {
+	for _, err := range s.Tail(ctx, s.newest()) {
 		if err != nil {
 			return err
 		}

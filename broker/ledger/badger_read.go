@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"math"
 	"strings"
 
 	"github.com/dgraph-io/badger/v4"
@@ -146,6 +147,30 @@ func (s *Badger) Tail(ctx context.Context, from uint64) iter.Seq2[Batch, error] 
 			yield(Batch{}, fail("tail", fmt.Sprint("batch ", r.seq+1), err))
 		}
 	}
+}
+
+// newest returns the first of the batches that Open verifies. It looks at keys and sizes alone.
+func (s *Badger) newest() uint64 {
+	txn := s.db.NewTransaction(false)
+	defer txn.Discard()
+	o := badger.DefaultIteratorOptions
+	o.Prefix, o.Reverse, o.PrefetchValues = []byte(journalPrefix), true, false
+	it := txn.NewIterator(o)
+	defer it.Close()
+	from, size := s.seq, int64(0)
+	for it.Seek([]byte(journalKey(math.MaxUint64, math.MaxUint32))); it.Valid() && size < s.c.VerifyBytes; it.Next() {
+		k := it.Item().Key()
+		if len(k) < len(journalPrefix)+8 {
+			break // Tail says what is wrong with it
+		}
+		seq := binary.BigEndian.Uint64(k[len(journalPrefix):])
+		if s.seq-seq >= s.c.VerifyTail { // also of one behind the head
+			break
+		}
+		from = seq
+		size += it.Item().EstimatedSize()
+	}
+	return from
 }
 
 // tailReader puts batches together from the journal's keys in order.

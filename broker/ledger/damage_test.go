@@ -307,3 +307,32 @@ func TestReopenKeepsEverything(t *testing.T) {
 		t.Errorf("batch %d, %v; want 6", seq, err)
 	}
 }
+
+// TestVerifiedTailIsBoundedByBytes damages a batch: open notices it among the newest bytes, and leaves it to the audit behind
+// them.
+func TestVerifiedTailIsBoundedByBytes(t *testing.T) {
+	for _, tt := range []struct {
+		bytes int64
+		found bool
+	}{{1 << 10, false}, {1 << 20, true}} {
+		dir := t.TempDir()
+		fill(t, dir, 50)
+		edit(t, dir, string(append([]byte("j"), 0, 0, 0, 0, 0, 0, 0, 10)), 1, func(txn *badger.Txn, key, value []byte) error {
+			value[len(value)-1] ^= 1
+			return txn.Set(key, value)
+		})
+		s, err := ledger.Open(t.Context(), ledger.Config{Dir: dir, Free: plenty, VerifyBytes: tt.bytes})
+		if found := errors.Is(err, ledger.ErrCorrupt); found != tt.found {
+			t.Errorf("%d bytes: open %v, want noticed %v", tt.bytes, err, tt.found)
+		}
+		if err != nil {
+			continue
+		}
+		if _, err := ledger.Audit(t.Context(), s); !errors.Is(err, ledger.ErrCorrupt) {
+			t.Errorf("audit: %v, want ErrCorrupt", err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
