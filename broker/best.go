@@ -5,6 +5,7 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"time"
 
 	"rialto/pricing"
 )
@@ -116,10 +117,32 @@ func (f *finder) fits(l *Listed) bool {
 	return true
 }
 
+// walk shows the goal the offers that may fit, each at the rate that the query's job has there: reserved ones first, because
+// they are cheap.
+func (f *finder) walk(g Goal) {
+	g = standsAt{g, f.q.Reserve}
+	if f.q.Reserve > 0 {
+		f.m.reserved.Walk(&f.want, g)
+	}
+	f.m.index.Walk(&f.want, g)
+}
+
+// standsAt passes over listings at another rate than that of a job which commits to a term.
+type standsAt struct {
+	Goal
+	term time.Duration
+}
+
+func (s standsAt) Visit(l *Listed) {
+	if l.Rate == l.Offer.RateFor(s.term) {
+		s.Goal.Visit(l)
+	}
+}
+
 // top returns the n best, before they are spread.
 func (f *finder) top(n int) []candidate {
 	t := top{finder: f, n: n}
-	f.m.index.Walk(&f.want, &t)
+	f.walk(&t)
 	return t.all
 }
 
@@ -136,7 +159,7 @@ func (t *top) Wanted(r pricing.Rate) bool {
 }
 
 func (t *top) Visit(l *Listed) {
-	if !t.Wanted(l.Offer.Rate) || !t.fits(l) {
+	if !t.Wanted(l.Rate) || !t.fits(l) {
 		return
 	}
 	c, ok := t.m.candidate(t.q, l.Offer)
@@ -156,7 +179,7 @@ func (t *top) Visit(l *Listed) {
 // draw returns the n with the least lots of those that are as good as the best.
 func (f *finder) draw(best *candidate, n int) []candidate {
 	d := draw{finder: f, n: n, best: best, limit: asGood(best.cost.Total), seed: seedOf(f.q.lottery)}
-	f.m.index.Walk(&f.want, &d)
+	f.walk(&d)
 	out := make([]candidate, len(d.all))
 	for i := range d.all {
 		out[i] = d.all[i].candidate
@@ -183,7 +206,7 @@ func (d *draw) Wanted(r pricing.Rate) bool { return d.floor.cost(r) <= d.limit }
 
 func (d *draw) Visit(l *Listed) {
 	x := drawn{lot: lot(d.seed, l.name, l.Free/d.q.GPU.Count)}
-	if len(d.all) == d.n && x.lot > d.all[d.n-1].lot || !d.Wanted(l.Offer.Rate) || !d.fits(l) {
+	if len(d.all) == d.n && x.lot > d.all[d.n-1].lot || !d.Wanted(l.Rate) || !d.fits(l) {
 		return
 	}
 	var ok bool
@@ -204,7 +227,7 @@ func (d *draw) Visit(l *Listed) {
 
 // candidate prices an offer for a query.
 func (m *Market) candidate(q *Query, o *Offer) (candidate, bool) {
-	rate, err := o.Rate.MulInt(int64(q.GPU.Count))
+	rate, err := o.RateFor(q.Reserve).MulInt(int64(q.GPU.Count))
 	if err != nil {
 		return candidate{}, false // not with the bounds on offers and requests
 	}

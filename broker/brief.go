@@ -15,7 +15,7 @@ func (m *Market) brief(q *Query) (Search, bool, error) {
 	}
 	f := m.finder(q, nil, true)
 	t := top{finder: &f, n: q.Limit + 1, behind: behind}
-	f.m.index.Walk(&f.want, &t)
+	f.walk(&t)
 	if len(t.all) == 0 && behind == nil {
 		return Search{}, false, nil
 	}

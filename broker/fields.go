@@ -71,6 +71,8 @@ const (
 	fieldGPUTotalRAM
 	fieldPrice
 	fieldTotalPrice
+	fieldReservedPrice
+	fieldReservedMin
 	fieldCPUs
 	fieldCPUsPerGPU
 	fieldMemory
@@ -120,8 +122,10 @@ func makeFields() []Field {
 		has(fieldGPURAM, "gpu_ram", KindSize, "GB", offer, "memory of each GPU as the card is sold: a 24 GB card that reports 24564 MiB has 24 GB", as("gpu_memory")),
 		has(fieldGPURAMExact, "gpu_ram_mib", KindSize, "MiB", offer, "memory of each GPU as its driver reports it", in("gpu_memory_mib", "MiB")),
 		has(fieldGPUTotalRAM, "gpu_total_ram", KindSize, "GB", offer, "memory of the job's GPUs together, as sold", as("gpu_totalram")),
-		has(fieldPrice, "price", KindRate, "/h", offer, "price of one GPU", in("price_usd_per_hour", "/h"), in("rate_nanousd_per_hour", "nanousd/h")),
+		has(fieldPrice, "price", KindRate, "/h", offer, "price of one GPU: on demand, or the reserved one if the job commits to enough", in("price_usd_per_hour", "/h"), in("rate_nanousd_per_hour", "nanousd/h")),
 		has(fieldTotalPrice, "total_price", KindRate, "/h", offer, "price of all GPUs of the job", as("dph_total"), as("dphtotal"), as("dph"), as("dph_base")),
+		has(fieldReservedPrice, "reserved_price", KindRate, "/h", offer, "price of one GPU for a job that commits to a term"),
+		has(fieldReservedMin, "reserved_min_h", KindTime, "h", offer, "the least term that earns it"),
 		has(fieldCPUs, "cpus", KindCount, "", offer, "CPU cores that the job gets", as("cpu_cores_effective")),
 		has(fieldCPUsPerGPU, "cpus_per_gpu", KindCount, "", offer, "CPU cores with each GPU"),
 		has(fieldMemory, "memory", KindSize, "", offer, "host memory that the job gets", in("cpu_ram", "GB"), in("memory_mib", "MiB")),
@@ -170,12 +174,13 @@ func unmeasured() map[string]string {
 		"no benchmark of this market measures it": "dlperf dlperf_usd dlperf_per_dphtotal total_flops flops_usd flops_per_dphtotal score gpu_mem_bw",
 		"nobody measures the hosts' network yet": "inet_up inet_down direct_port_count static_ip public_ipaddr " +
 			"nw_disk_min_bw nw_disk_avg_bw nw_disk_max_bw",
-		"traffic and storage are not priced here":             "inet_up_cost inet_down_cost storage_cost storage_total_cost allocated_storage vram_costperhour",
-		"agents do not read it":                               "pci_gen pcie_bw gpu_lanes bw_nvlink gpu_max_temp gpu_display_active display_active disk_bw disk_name cpu_name cpu_arch cpu_cores cpu_ghz has_avx mobo_name os_version ubuntu_version gpu_frac gpu_ids",
-		"offers last as long as their host is connected":      "duration start_date end_date",
-		"this market has no interruptible or reserved offers": "min_bid is_bid type resource_type credit_discount_max discounted_dph_total",
-		"this market rates hosts by reliability alone":        "reliability_mult expected_reliability vericode verification hosting_type datacenter",
-		"this market has no such thing":                       "vms_enabled cluster_id avail_vol_ask_id avail_vol_dph avail_vol_size platform_fee webpage logo geolocode bundled_results",
+		"traffic and storage are not priced here":        "inet_up_cost inet_down_cost storage_cost storage_total_cost allocated_storage vram_costperhour",
+		"agents do not read it":                          "pci_gen pcie_bw gpu_lanes bw_nvlink gpu_max_temp gpu_display_active display_active disk_bw disk_name cpu_name cpu_arch cpu_cores cpu_ghz has_avx mobo_name os_version ubuntu_version gpu_frac gpu_ids",
+		"offers last as long as their host is connected": "duration start_date end_date",
+		"this market has no interruptible offers":        "min_bid is_bid type resource_type",
+		"ask for reserved_price instead":                 "credit_discount_max discounted_dph_total",
+		"this market rates hosts by reliability alone":   "reliability_mult expected_reliability vericode verification hosting_type datacenter",
+		"this market has no such thing":                  "vms_enabled cluster_id avail_vol_ask_id avail_vol_dph avail_vol_size platform_fee webpage logo geolocode bundled_results",
 	}
 }
 

@@ -35,8 +35,8 @@ func FuzzParseFilter(f *testing.F) {
 		if err != nil || again.String() != canonical {
 			t.Fatalf("%q: %q reads as %q, %v", text, canonical, again, err)
 		}
-		if _, a := filter.Fails(&o, 2); true {
-			if _, b := again.Fails(&o, 2); a != b {
+		if _, a := filter.Fails(&o, 2, 0); true {
+			if _, b := again.Fails(&o, 2, 0); a != b {
 				t.Errorf("%q and %q differ", text, canonical)
 			}
 		}
@@ -215,7 +215,7 @@ func agreesWithNaive(t *rapid.T) {
 			t.Fatalf("%s: %v", query, err)
 		}
 		got := ""
-		if p, fails := f.Fails(&o, count); fails {
+		if p, fails := f.Fails(&o, count, 0); fails {
 			got = p.Field()
 		}
 		if want := naive(t, query, &o, count); got != want {

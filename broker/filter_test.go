@@ -238,7 +238,7 @@ func TestFails(t *testing.T) {
 			t.Fatalf("%s: %v", query, err)
 		}
 		got := ""
-		if p, fails := f.Fails(&o, 2); fails {
+		if p, fails := f.Fails(&o, 2, 0); fails {
 			got = p.String()
 		}
 		if got != want {
@@ -255,7 +255,7 @@ func TestFails(t *testing.T) {
 			t.Fatalf("%s: %v", query, err)
 		}
 		bare.Region, bare.DiskMiB, bare.Agent = "", 0, ""
-		if _, fails := f.Fails(&bare, 1); fails != want {
+		if _, fails := f.Fails(&bare, 1, 0); fails != want {
 			t.Errorf("%s of an offer that does not say: fails %v, want %v", query, fails, want)
 		}
 	}

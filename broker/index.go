@@ -34,10 +34,12 @@ type Goal interface {
 // Listed is an offer in an index.
 type Listed struct {
 	Offer *Offer
-	Free  int    // GPUs that can be asked for now
-	Slot  uint32 // the index's own number of it
+	Rate  pricing.Rate // per GPU-hour, that it is listed at
+	Free  int          // GPUs that can be asked for now
+	Slot  uint32       // the index's own number of it
 
-	name uint64 // a hash of provider and id
+	name     uint64  // a hash of provider and id
+	reserved *Listed // the same offer at its reserved rate; nil: it has none
 }
 
 // Want is what an index may know of a query. Zero fields match everything.

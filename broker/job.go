@@ -128,7 +128,7 @@ type Lease struct {
 	Seq       uint64        // last report taken
 	Used      time.Duration // by the provider's meter
 	Billed    time.Duration // corroborated so far
-	Cost      pricing.Money
+	Cost      pricing.Money // of all that is billed
 	Fetched   Fetched
 	Steps     []Step
 	Simulated bool
@@ -145,6 +145,10 @@ type Lease struct {
 	Startup  Startup   `json:",omitzero"`
 	Fill     Fill      `json:",omitzero"`
 	Answered time.Time `json:",omitzero"` // when the hold was, with Fill
+
+	Term       time.Duration `json:",omitzero"` // of a reservation, see [JobSpec.Reserve]; zero: on demand
+	Unused     time.Duration `json:",omitzero"` // what of it was left when its customer ended it, and is owed
+	UnusedCost pricing.Money `json:",omitzero"` // what of Cost that is
 }
 
 // Over reports whether nothing of the lease will change any more: it was never granted, or its receipt is signed.

@@ -18,7 +18,7 @@ func newLadders() Index { return &ladders{byModel: map[string][]*Listed{}} }
 
 // rung orders offers by rate; no two are equal.
 func rung(a, b *Listed) int {
-	return cmp.Or(cmp.Compare(a.Offer.Rate, b.Offer.Rate), compareOffers(a.Offer, b.Offer))
+	return cmp.Or(cmp.Compare(a.Rate, b.Rate), compareOffers(a.Offer, b.Offer))
 }
 
 // Put implements [Index].
@@ -52,7 +52,7 @@ func (x *ladders) change(l *Listed, do func(list []*Listed, i int) []*Listed) {
 func (x *ladders) Walk(w *Want, g Goal) {
 	climb := func(list []*Listed) {
 		for _, l := range list {
-			if !g.Wanted(l.Offer.Rate) {
+			if !g.Wanted(l.Rate) {
 				return
 			}
 			if l.Free >= w.Free {

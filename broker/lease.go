@@ -218,7 +218,7 @@ func (t *turn) signReceipt(l *Lease) {
 	t.send(SignReceipt{Receipt{
 		Job: j.ID, Lease: l.ID, Customer: j.Spec.Customer, Provider: l.Provider, GPUs: l.GPUs, Model: l.Model,
 		Rate: l.Rate, Ready: l.Ready, Ended: l.Ended, Used: l.Used, Billed: l.Billed, Cost: l.Cost,
-		Fee: t.feeOf(l.Cost), Fetched: l.Fetched, ExitCode: j.ExitCode, Report: l.Report,
+		Fee: t.feeOf(l.Cost), Fetched: l.Fetched, ExitCode: j.ExitCode, Report: l.Report, Unused: l.Unused, UnusedCost: l.UnusedCost,
 	}})
 }
 

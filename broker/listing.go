@@ -34,10 +34,14 @@ func (l listing) read(f fieldID) (value, bool) {
 	case fieldGPUTotalRAM:
 		return number(size(soldMemory(o)).n * count), true
 	case fieldPrice:
-		return number(int64(o.Rate)), true
+		return number(int64(o.RateFor(l.query.Reserve))), true
 	case fieldTotalPrice:
-		total, err := o.Rate.MulInt(count)
+		total, err := o.RateFor(l.query.Reserve).MulInt(count)
 		return number(int64(total)), err == nil
+	case fieldReservedPrice:
+		return number(int64(o.ReservedRate)), o.ReservedRate > 0
+	case fieldReservedMin:
+		return number(o.ReservedMin.Milliseconds()), o.ReservedRate > 0
 	case fieldCPUs:
 		return number(int64(o.CPUs) * count), true
 	case fieldCPUsPerGPU:

@@ -108,12 +108,13 @@ type Market struct {
 	backlog bool                // queued jobs that a full step left over
 	pardons map[PeerID]struct{} // providers that a full step has not forgiven everywhere
 
-	shops   map[PeerID]*shop
-	sellers map[string]PeerID   // of each offered GPU, by UUID
-	offers  []*Offer            // of all shops, by provider and id
-	models  map[string]int      // how many of them have it
-	holders map[string][]*Offer // of the root of an image or weights; likewise
-	index   Index
+	shops    map[PeerID]*shop
+	sellers  map[string]PeerID   // of each offered GPU, by UUID
+	offers   []*Offer            // of all shops, by provider and id
+	models   map[string]int      // how many of them have it
+	holders  map[string][]*Offer // of the root of an image or weights; likewise
+	index    Index               // of offers at their rates on demand
+	reserved Index               // of those that have one, at their reserved rates
 
 	distrusted map[PeerID]time.Time // not named as sources of blocks until then; not saved
 }
@@ -170,6 +171,7 @@ func NewMarket(cfg MarketConfig) (*Market, error) {
 		models:    map[string]int{},
 		holders:   map[string][]*Offer{},
 		index:     cfg.NewIndex(),
+		reserved:  cfg.NewIndex(),
 
 		distrusted: map[PeerID]time.Time{},
 	}, nil

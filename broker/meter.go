@@ -105,7 +105,7 @@ func (t *turn) follow(l *Lease, j *Job, r *Report, seen time.Duration) {
 			if j.Stopping == 0 {
 				j.State = JobReady
 			}
-			t.log(j, "ready on %s%s", l.Host, l.summary())
+			t.log(j, "ready on %s%s%s", l.Host, l.summary(), l.reservation())
 			return
 		}
 		t.meter(l, j, seen)
@@ -144,8 +144,12 @@ func (t *turn) exited(l *Lease, j *Job, r *Report) {
 	const slack = 2 * time.Second
 	switch {
 	case j.Stopping != 0:
+		if j.Stopping == JobCancelled {
+			t.owe(l, j)
+		}
 		t.finish(j, l, j.Stopping, j.Error)
 	case reason == "":
+		t.owe(l, j)
 		t.finish(j, l, JobDone, "")
 	case r.Used+slack >= t.limit(l, j):
 		t.finish(j, l, JobExpired, reason)
@@ -175,13 +179,7 @@ func (t *turn) meter(l *Lease, j *Job, seen time.Duration) {
 	if l.Ready.IsZero() { // it came and went between two reports
 		l.Ready = t.until(l).Add(-l.Billed)
 	}
-	rate, err := l.Rate.MulInt(int64(len(l.GPUs)))
-	if err == nil {
-		l.Cost, err = rate.Cost(l.Billed)
-	}
-	if err != nil {
-		t.broken(fmt.Sprintf("lease %s: cost of %v: %v", l.ID, l.Billed, err))
-	}
+	l.Cost = t.costOf(l, l.Billed)
 }
 
 // renew answers a report. A replay gets only what is left, because the provider counts from when it asked.

@@ -127,19 +127,20 @@ func (t *turn) submit(ev Submitted) error {
 	}
 	free, busy := t.fitting(&query, spec.Firm == 0 && !spec.standing()) // a quote does not wait
 	offered := spec.MaxRate                                             // of a standing order, whether there is an offer or not
+	var term time.Duration
 	if !spec.standing() {
 		switch {
 		case len(free) > 0:
-			offered = free[0].offer.Rate
+			offered, term = free[0].offer.RateFor(spec.Reserve), spec.termOn(free[0].offer)
 		case busy != nil:
-			offered = busy.offer.Rate
+			offered, term = busy.offer.RateFor(spec.Reserve), spec.termOn(busy.offer)
 		default:
 			found := t.search(query, nil)
 			t.explain(&query, &found)
 			return refuse(&NoOfferError{Search: found.Search})
 		}
 	}
-	hold, err := spec.checkHold(offered)
+	hold, err := spec.checkHold(offered, term)
 	if err != nil {
 		return refuse(err)
 	}
@@ -219,12 +220,12 @@ func (t *turn) placeAmong(j *Job, query *Query, avoid []PeerID, known []candidat
 // covers makes sure that the hold is enough for an offer, and keeps more aside if it was computed from
 // a cheaper one.
 func (t *turn) covers(j *Job, c candidate) bool {
-	need, err := j.Spec.holdAt(c.offer.Rate)
+	need, err := j.Spec.holdAt(c.offer.RateFor(j.Spec.Reserve))
 	if err != nil {
 		return false
 	}
 	more := max(0, need-j.Hold)
-	if buys, err := c.rate.Buys(j.Hold + more); err != nil || buys < time.Second || more > t.accounts[j.Account].Available {
+	if buys, err := c.rate.Buys(j.Hold + more); err != nil || buys < max(time.Second, j.Spec.termOn(c.offer)) || more > t.accounts[j.Account].Available {
 		return false
 	}
 	if more > 0 && t.accounts[j.Account].allows(more, j.Hold, t.now) != nil {
@@ -244,7 +245,7 @@ func (t *turn) ask(j *Job, o *Offer) {
 	j.Attempts++
 	l := &Lease{
 		ID: leaseID(j.ID, j.Attempts), Job: j.ID, Account: j.Account,
-		Offer: o.ID, Provider: o.Provider, Host: o.Host, Model: o.GPUs[0].Model, Rate: o.Rate,
+		Offer: o.ID, Provider: o.Provider, Host: o.Host, Model: o.GPUs[0].Model, Rate: o.RateFor(j.Spec.Reserve), Term: j.Spec.termOn(o),
 		State: LeaseHolding, Simulated: o.Simulated(), Region: o.Region, CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Level: o.Level(),
 	}
 	j.Lease = l.ID
@@ -258,7 +259,11 @@ func (t *turn) ask(j *Job, o *Offer) {
 	if l.Simulated {
 		simulated = " (simulated)"
 	}
-	t.log(j, "asking %s for %d × %s%s at %v", l.Host, j.Spec.GPU.Count, l.Model, simulated, l.Rate)
+	reserved := ""
+	if l.Term > 0 {
+		reserved = fmt.Sprintf(", reserved for %v", l.Term)
+	}
+	t.log(j, "asking %s for %d × %s%s at %v%s", l.Host, j.Spec.GPU.Count, l.Model, simulated, l.Rate, reserved)
 	t.sendHold(l, j)
 }
 
@@ -346,6 +351,9 @@ func (t *turn) finish(j *Job, l *Lease, state JobState, reason string) {
 	}
 	if l != nil {
 		text = append(text, fmt.Sprintf("%v for %v", l.Cost, l.Billed.Round(time.Millisecond)))
+		if l.Unused > 0 {
+			text = append(text, fmt.Sprintf("%v of it for the unused %v of the reservation", l.UnusedCost, l.Unused.Round(time.Millisecond)))
+		}
 	} else {
 		text = append(text, "nothing charged")
 	}

@@ -22,6 +22,7 @@ type Query struct {
 
 	Run      time.Duration // how long the job is expected to run; zero: an hour
 	WaitRate pricing.Rate  // what an hour of waiting costs the customer beside the GPUs themselves
+	Reserve  time.Duration // what the job commits to where that earns a reserved rate; its price is the one there
 
 	// How a search shows its matches. Quotes and jobs always get the market's first choice.
 	Order Order
@@ -53,6 +54,7 @@ func (m *Market) complete(q Query) (Query, error) {
 	c.that(q.Limit >= 0, "limit", "below zero")
 	c.that(!q.Brief || q.Limit > 0, "brief", "needs a limit")
 	c.that(q.Run >= 0 && q.Run <= maxDuration, "run", "%v: want at most %v", q.Run, maxDuration)
+	c.that(q.Reserve >= 0 && q.Reserve <= maxDuration, "reserve", "%v: want at most %v", q.Reserve, maxDuration)
 	c.that(q.WaitRate >= 0 && q.WaitRate <= maxRate, "wait_rate", "%v: want $0.00/h to %v", q.WaitRate, maxRate)
 	if c.err != nil {
 		return q, c.err
@@ -96,7 +98,7 @@ func (s *JobSpec) query() Query {
 	q := Query{
 		GPU: s.GPU, MemoryMiB: s.MemoryMiB, CPUs: s.CPUs, MaxRate: s.MaxRate,
 		Region: s.Region, Provider: s.Provider, Image: s.Digest, Root: s.Root,
-		Run: s.MaxDuration, WaitRate: s.WaitRate, lottery: string(s.Customer) + "\x00" + s.Nonce,
+		Run: s.MaxDuration, WaitRate: s.WaitRate, Reserve: s.Reserve, lottery: string(s.Customer) + "\x00" + s.Nonce,
 	}
 	for _, w := range s.Weights {
 		q.Weights = append(q.Weights, w.Root)

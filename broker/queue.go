@@ -157,7 +157,7 @@ func (m *Market) suits(j *Job, offers []*Listed) bool {
 	spec := &j.Spec
 	var f *finder
 	for _, l := range offers {
-		if spec.MaxRate > 0 && l.Offer.Rate > spec.MaxRate || l.Free < spec.GPU.Count { // most are told apart by this
+		if spec.MaxRate > 0 && l.Offer.RateFor(spec.Reserve) > spec.MaxRate || l.Free < spec.GPU.Count { // most are told apart by this
 			continue
 		}
 		if f == nil {

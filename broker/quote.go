@@ -48,7 +48,9 @@ func (c MarketConfig) holdTTL(j *Job) time.Duration {
 }
 
 // affords reports whether a job may go to an offer: one whose quote was accepted never costs more than that.
-func (j *Job) affords(o *Offer) bool { return j.Quote.Taken.IsZero() || o.Rate <= j.Quote.Rate }
+func (j *Job) affords(o *Offer) bool {
+	return j.Quote.Taken.IsZero() || o.RateFor(j.Spec.Reserve) <= j.Quote.Rate
+}
 
 // quoted makes a grant a quote, which waits for the job's customer.
 func (t *turn) quoted(l *Lease, j *Job) {

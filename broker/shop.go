@@ -27,7 +27,7 @@ func (s *shop) kept(o *Offer) *Offer {
 
 func (o *Offer) equal(p *Offer) bool {
 	return o.ID == p.ID && o.Provider == p.Provider && o.Host == p.Host && o.Region == p.Region &&
-		o.Rate == p.Rate && o.CPUs == p.CPUs && o.MemoryMiB == p.MemoryMiB && o.DiskMiB == p.DiskMiB && o.Agent == p.Agent &&
+		o.Rate == p.Rate && o.ReservedRate == p.ReservedRate && o.ReservedMin == p.ReservedMin && o.CPUs == p.CPUs && o.MemoryMiB == p.MemoryMiB && o.DiskMiB == p.DiskMiB && o.Agent == p.Agent &&
 		slices.Equal(o.GPUs, p.GPUs) && slices.Equal(o.Free, p.Free) && slices.Equal(o.Images, p.Images) &&
 		slices.Equal(o.Weights, p.Weights) && slices.Equal(o.Addrs, p.Addrs)
 }
@@ -73,8 +73,12 @@ func (m *Market) list(o *Offer) *Listed {
 	for root := range o.roots() {
 		m.holds(root, o)
 	}
-	l := &Listed{Offer: o, Free: m.available(o), name: nameOf(o)}
+	l := &Listed{Offer: o, Rate: o.Rate, Free: m.available(o), name: nameOf(o)}
 	m.index.Put(l)
+	if o.ReservedRate > 0 {
+		l.reserved = &Listed{Offer: o, Rate: o.ReservedRate, Free: l.Free, name: l.name}
+		m.reserved.Put(l.reserved)
+	}
 	return l
 }
 
@@ -103,6 +107,9 @@ func (m *Market) unlist(l *Listed, replaced bool) {
 		}
 	}
 	m.index.Drop(l)
+	if l.reserved != nil {
+		m.reserved.Drop(l.reserved)
+	}
 }
 
 // holds takes note that an offer's host holds an image or weights.
@@ -139,6 +146,10 @@ func (m *Market) relist(p PeerID) {
 		if free := m.available(l.Offer); free != l.Free {
 			l.Free = free
 			m.index.Put(l)
+			if l.reserved != nil {
+				l.reserved.Free = free
+				m.reserved.Put(l.reserved)
+			}
 		}
 	}
 }
@@ -151,7 +162,7 @@ func (m *Market) auditShops() error {
 		for i, o := range s.offers {
 			at, ok := slices.BinarySearchFunc(m.offers, o, compareOffers)
 			switch l := s.listed[i]; {
-			case l.Offer != o || l.Free != m.available(o):
+			case l.Offer != o || l.Free != m.available(o) || l.reserved != nil && l.reserved.Free != l.Free:
 				return &InvariantError{Rule: "offers: what the index knows of those of " + string(p) + " is old"}
 			case !ok || m.offers[at] != o || m.models[o.GPUs[0].Model] == 0:
 				return &InvariantError{Rule: "offers: those of " + string(p) + " are not listed"}

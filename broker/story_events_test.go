@@ -22,11 +22,14 @@ func (c command) number(key string, otherwise int) int {
 	return otherwise
 }
 
-// offer HOST MODEL RATE [gpus=N] [free=N] [region=XX] [image=NAME] [mem=GiB] [uuid=OTHERHOST]
+// offer HOST MODEL RATE [reserved=RATE term=DURATION] [gpus=N] [free=N] [region=XX] [image=NAME] [mem=GiB] [uuid=OTHERHOST]
 func (s *teller) offer(c command) broker.Event {
 	host, model := c.words[0], strings.ReplaceAll(c.words[1], "_", " ")
 	o := markettest.Offer(host, model, c.number("gpus", 1), must(pricing.ParseRate(c.words[2])))
 	o.Region = c.opts["region"]
+	if v := c.opts["reserved"]; v != "" {
+		o.ReservedRate, o.ReservedMin = must(pricing.ParseRate(v)), must(time.ParseDuration(c.opts["term"]))
+	}
 	o.Free = o.Free[:c.number("free", len(o.Free))]
 	if image := c.opts["image"]; image != "" {
 		o.Images = []broker.ImageHeld{{Digest: markettest.Digest(image), Root: markettest.Root(image)}}
@@ -82,6 +85,9 @@ func (c command) query() broker.Query {
 	if v := c.opts["for"]; v != "" {
 		q.Run = must(time.ParseDuration(v))
 	}
+	if v := c.opts["reserve"]; v != "" {
+		q.Reserve = must(time.ParseDuration(v))
+	}
 	if v := c.opts["wait"]; v != "" {
 		q.WaitRate = must(pricing.ParseRate(v))
 	}
@@ -95,7 +101,7 @@ func (c command) query() broker.Query {
 	return q
 }
 
-// submit JOB CUSTOMER [QUERY] [nodes=N] [same_region=yes] [firm=DURATION] [budget=MONEY] [for=DURATION] [broker=ID] [signer=KEY] [nonce=N]
+// submit JOB CUSTOMER [QUERY] [nodes=N] [same_region=yes] [firm=DURATION] [reserve=DURATION] [budget=MONEY] [for=DURATION] [broker=ID] [signer=KEY] [nonce=N]
 func (s *teller) submission(c command) broker.Event {
 	id, customer := c.words[0], c.words[1]
 	spec := markettest.Spec(customer, "nonce of "+id)
@@ -104,7 +110,7 @@ func (s *teller) submission(c command) broker.Event {
 	if q.Image != "" {
 		spec.Digest = q.Image
 	}
-	spec.Root, spec.Where, spec.WaitRate = q.Root, c.opts["where"], q.WaitRate
+	spec.Root, spec.Where, spec.WaitRate, spec.Reserve = q.Root, c.opts["where"], q.WaitRate, q.Reserve
 	if c.opts["gpus"] == "" {
 		spec.GPU.Count = 1
 	}

@@ -279,7 +279,11 @@ func (s *teller) tellEffect(e broker.Effect) {
 		s.say("renew %s for %v", s.labels[e.Renewal.Lease], e.Renewal.TTL)
 	case broker.SignReceipt:
 		r := e.Receipt
-		s.say("receipt %s: %v of %v used, %v, fee %v", s.labels[r.Lease], r.Billed, r.Used, r.Cost, r.Fee)
+		unused := ""
+		if r.Unused > 0 {
+			unused = fmt.Sprintf(", %v of it for %v unused", r.UnusedCost, r.Unused)
+		}
+		s.say("receipt %s: %v of %v used, %v%s, fee %v", s.labels[r.Lease], r.Billed, r.Used, r.Cost, unused, r.Fee)
 	}
 }
 
@@ -345,7 +349,7 @@ func costs(c broker.Cost) string {
 	return text
 }
 
-// search [QUERY] [cost=yes] [sort=ORDER] [limit=N] [after=last] [explain=yes] [where QUERY]
+// search [QUERY] [reserve=DURATION] [cost=yes] [sort=ORDER] [limit=N] [after=last] [explain=yes] [where QUERY]
 func (s *teller) search(c command) {
 	q := c.query()
 	err := cmp.Or(set(&q.Where, broker.ParseFilter, c.opts["where"]), set(&q.Order, broker.ParseOrder, c.opts["sort"]))

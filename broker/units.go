@@ -240,6 +240,9 @@ func parseTime(s, bareUnit string) (value, *flaw) {
 }
 
 func timeText(ms int64, space string) string {
+	if ms > 0 && ms%3600e3 == 0 {
+		return strconv.FormatInt(ms/3600e3, 10) + space + "h"
+	}
 	return strconv.FormatFloat(float64(ms)/1e3, 'f', -1, 64) + space + "s"
 }
 

@@ -66,7 +66,7 @@ type Offer struct {
 	Region    string       // ISO 3166-1 alpha-2 country code, or empty
 	GPUs      []GPU        // all of one model
 	Free      []string     // UUIDs that can be leased now
-	Rate      pricing.Rate // nanodollars per GPU-hour
+	Rate      pricing.Rate // nanodollars per GPU-hour, on demand
 	CPUs      int          // whole cores per GPU granted to a job
 	MemoryMiB uint64       // host memory per GPU granted to a job
 	DiskMiB   uint64       // that a job can write
@@ -74,6 +74,11 @@ type Offer struct {
 	Weights   []string // CIDs of weight roots held
 	Addrs     []string // multiaddrs with /p2p/ for block exchange
 	Agent     string   // agent version
+
+	// ReservedRate is the price per GPU-hour, below Rate, for a job that commits to a term of at least ReservedMin. Zero:
+	// there is none. See [JobSpec.Reserve].
+	ReservedRate pricing.Rate
+	ReservedMin  time.Duration
 }
 
 // Simulated reports whether any GPU of the offer is simulated.
@@ -176,6 +181,9 @@ type JobSpec struct {
 	// of them. See [Member].
 	Nodes      int  `json:",omitzero"`
 	SameRegion bool `json:",omitzero"` // all hosts of the gang are in one region
+	// Reserve is the term, from ready on, that the customer commits to wherever that earns the offer's reserved rate. It is
+	// at most MaxDuration. See [Offer.RateFor].
+	Reserve time.Duration `json:",omitzero"`
 }
 
 // PrivateRoots returns the roots that the job needs keys for, each once.
@@ -358,4 +366,9 @@ type Receipt struct {
 	Fetched  Fetched
 	ExitCode int
 	Report   []byte // envelope of the provider's last report
+
+	// Of a reservation that ended before its term: what was left of it, and what of Cost that is. Cost is that of Billed
+	// and Unused together, rounded once.
+	Unused     time.Duration
+	UnusedCost pricing.Money
 }

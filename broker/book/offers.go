@@ -70,7 +70,7 @@ func foldRegion(s string) string { return strings.ReplaceAll(strings.ToLower(s),
 func (o *Offers) record(l *broker.Listed) Record {
 	of := l.Offer
 	return Record{
-		Price:  min(of.Rate, MaxPrice),
+		Price:  min(l.Rate, MaxPrice),
 		VRAM:   uint32(min(of.SoldMemory(), math.MaxUint32)), //nolint:gosec // bounded
 		Model:  uint16(o.models.add(broker.FoldModel(of.GPUs[0].Model))),
 		Region: uint8(o.regions.add(foldRegion(of.Region))),

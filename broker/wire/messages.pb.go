@@ -333,23 +333,25 @@ func (x *ImageHeld) GetRoot() string {
 
 // GPUs of one model on one host at one price.
 type Offer struct {
-	state              protoimpl.MessageState `protogen:"open.v1"`
-	Id                 string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Provider           string                 `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
-	Host               string                 `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
-	Region             string                 `protobuf:"bytes,4,opt,name=region,proto3" json:"region,omitempty"`
-	Gpus               []*GPU                 `protobuf:"bytes,5,rep,name=gpus,proto3" json:"gpus,omitempty"`
-	Free               []string               `protobuf:"bytes,6,rep,name=free,proto3" json:"free,omitempty"`
-	RateNanousdPerHour int64                  `protobuf:"varint,7,opt,name=rate_nanousd_per_hour,json=rateNanousdPerHour,proto3" json:"rate_nanousd_per_hour,omitempty"`
-	Cpus               int32                  `protobuf:"varint,8,opt,name=cpus,proto3" json:"cpus,omitempty"`
-	MemoryMib          uint64                 `protobuf:"varint,9,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
-	DiskMib            uint64                 `protobuf:"varint,10,opt,name=disk_mib,json=diskMib,proto3" json:"disk_mib,omitempty"`
-	Images             []*ImageHeld           `protobuf:"bytes,11,rep,name=images,proto3" json:"images,omitempty"`
-	Weights            []string               `protobuf:"bytes,12,rep,name=weights,proto3" json:"weights,omitempty"`
-	Addrs              []string               `protobuf:"bytes,13,rep,name=addrs,proto3" json:"addrs,omitempty"`
-	Agent              string                 `protobuf:"bytes,14,opt,name=agent,proto3" json:"agent,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	state                      protoimpl.MessageState `protogen:"open.v1"`
+	Id                         string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Provider                   string                 `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
+	Host                       string                 `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
+	Region                     string                 `protobuf:"bytes,4,opt,name=region,proto3" json:"region,omitempty"`
+	Gpus                       []*GPU                 `protobuf:"bytes,5,rep,name=gpus,proto3" json:"gpus,omitempty"`
+	Free                       []string               `protobuf:"bytes,6,rep,name=free,proto3" json:"free,omitempty"`
+	RateNanousdPerHour         int64                  `protobuf:"varint,7,opt,name=rate_nanousd_per_hour,json=rateNanousdPerHour,proto3" json:"rate_nanousd_per_hour,omitempty"`
+	Cpus                       int32                  `protobuf:"varint,8,opt,name=cpus,proto3" json:"cpus,omitempty"`
+	MemoryMib                  uint64                 `protobuf:"varint,9,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
+	DiskMib                    uint64                 `protobuf:"varint,10,opt,name=disk_mib,json=diskMib,proto3" json:"disk_mib,omitempty"`
+	Images                     []*ImageHeld           `protobuf:"bytes,11,rep,name=images,proto3" json:"images,omitempty"`
+	Weights                    []string               `protobuf:"bytes,12,rep,name=weights,proto3" json:"weights,omitempty"`
+	Addrs                      []string               `protobuf:"bytes,13,rep,name=addrs,proto3" json:"addrs,omitempty"`
+	Agent                      string                 `protobuf:"bytes,14,opt,name=agent,proto3" json:"agent,omitempty"`
+	ReservedRateNanousdPerHour int64                  `protobuf:"varint,16,opt,name=reserved_rate_nanousd_per_hour,json=reservedRateNanousdPerHour,proto3" json:"reserved_rate_nanousd_per_hour,omitempty"` // for jobs that commit to a term; zero: there is none
+	ReservedMinNs              int64                  `protobuf:"varint,17,opt,name=reserved_min_ns,json=reservedMinNs,proto3" json:"reserved_min_ns,omitempty"`                                            // the least term that earns it
+	unknownFields              protoimpl.UnknownFields
+	sizeCache                  protoimpl.SizeCache
 }
 
 func (x *Offer) Reset() {
@@ -478,6 +480,20 @@ func (x *Offer) GetAgent() string {
 		return x.Agent
 	}
 	return ""
+}
+
+func (x *Offer) GetReservedRateNanousdPerHour() int64 {
+	if x != nil {
+		return x.ReservedRateNanousdPerHour
+	}
+	return 0
+}
+
+func (x *Offer) GetReservedMinNs() int64 {
+	if x != nil {
+		return x.ReservedMinNs
+	}
+	return 0
 }
 
 // Everything that a provider offers; signed by the provider.
@@ -754,6 +770,7 @@ type JobSpec struct {
 	GoodUntilNs            int64                  `protobuf:"varint,25,opt,name=good_until_ns,json=goodUntilNs,proto3" json:"good_until_ns,omitempty"`                                      // until when the job waits for an offer at its limit; zero: it is no standing order
 	Nodes                  int32                  `protobuf:"varint,26,opt,name=nodes,proto3" json:"nodes,omitempty"`                                                                       // hosts that run it at once, all or none; zero: one
 	SameRegion             bool                   `protobuf:"varint,27,opt,name=same_region,json=sameRegion,proto3" json:"same_region,omitempty"`                                           // all of them in one region
+	ReserveNs              int64                  `protobuf:"varint,29,opt,name=reserve_ns,json=reserveNs,proto3" json:"reserve_ns,omitempty"`                                              // the term that the customer commits to where it earns a reserved rate; zero: none
 	unknownFields          protoimpl.UnknownFields
 	sizeCache              protoimpl.SizeCache
 }
@@ -975,6 +992,13 @@ func (x *JobSpec) GetSameRegion() bool {
 		return x.SameRegion
 	}
 	return false
+}
+
+func (x *JobSpec) GetReserveNs() int64 {
+	if x != nil {
+		return x.ReserveNs
+	}
+	return 0
 }
 
 // One leased GPU with its fencing epoch.
@@ -1863,7 +1887,9 @@ type Receipt struct {
 	FeeNanousd         int64                  `protobuf:"varint,13,opt,name=fee_nanousd,json=feeNanousd,proto3" json:"fee_nanousd,omitempty"`
 	Fetched            *Fetched               `protobuf:"bytes,14,opt,name=fetched,proto3" json:"fetched,omitempty"`
 	ExitCode           int32                  `protobuf:"zigzag32,15,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
-	Report             []byte                 `protobuf:"bytes,16,opt,name=report,proto3" json:"report,omitempty"` // envelope of a Report
+	Report             []byte                 `protobuf:"bytes,16,opt,name=report,proto3" json:"report,omitempty"`                                                   // envelope of a Report
+	UnusedNs           int64                  `protobuf:"varint,17,opt,name=unused_ns,json=unusedNs,proto3" json:"unused_ns,omitempty"`                              // rest of a reserved term that its customer did not use
+	UnusedCostNanousd  int64                  `protobuf:"varint,18,opt,name=unused_cost_nanousd,json=unusedCostNanousd,proto3" json:"unused_cost_nanousd,omitempty"` // what of the cost it is
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -2008,6 +2034,20 @@ func (x *Receipt) GetReport() []byte {
 		return x.Report
 	}
 	return nil
+}
+
+func (x *Receipt) GetUnusedNs() int64 {
+	if x != nil {
+		return x.UnusedNs
+	}
+	return 0
+}
+
+func (x *Receipt) GetUnusedCostNanousd() int64 {
+	if x != nil {
+		return x.UnusedCostNanousd
+	}
+	return 0
 }
 
 // Bytes that one peer served.
@@ -2326,7 +2366,7 @@ const file_messages_proto_rawDesc = "" +
 	"\x0eunusable_cause\x18\x0e \x01(\tR\runusableCause\"7\n" +
 	"\tImageHeld\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
-	"\x04root\x18\x02 \x01(\tR\x04root\"\x8c\x03\n" +
+	"\x04root\x18\x02 \x01(\tR\x04root\"\xf8\x03\n" +
 	"\x05Offer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bprovider\x18\x02 \x01(\tR\bprovider\x12\x12\n" +
@@ -2343,7 +2383,9 @@ const file_messages_proto_rawDesc = "" +
 	"\x06images\x18\v \x03(\v2\x14.rialto.v1.ImageHeldR\x06images\x12\x18\n" +
 	"\aweights\x18\f \x03(\tR\aweights\x12\x14\n" +
 	"\x05addrs\x18\r \x03(\tR\x05addrs\x12\x14\n" +
-	"\x05agent\x18\x0e \x01(\tR\x05agent\"Z\n" +
+	"\x05agent\x18\x0e \x01(\tR\x05agent\x12B\n" +
+	"\x1ereserved_rate_nanousd_per_hour\x18\x10 \x01(\x03R\x1areservedRateNanousdPerHour\x12&\n" +
+	"\x0freserved_min_ns\x18\x11 \x01(\x03R\rreservedMinNs\"Z\n" +
 	"\bOfferSet\x12\x12\n" +
 	"\x04boot\x18\x01 \x01(\tR\x04boot\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12(\n" +
@@ -2360,7 +2402,7 @@ const file_messages_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\tR\x04root\x12\x12\n" +
 	"\x04path\x18\x03 \x01(\tR\x04path\x12\x18\n" +
-	"\aprivate\x18\x04 \x01(\bR\aprivate\"\xdb\x06\n" +
+	"\aprivate\x18\x04 \x01(\bR\aprivate\"\xfa\x06\n" +
 	"\aJobSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +
@@ -2393,7 +2435,9 @@ const file_messages_proto_rawDesc = "" +
 	"\rgood_until_ns\x18\x19 \x01(\x03R\vgoodUntilNs\x12\x14\n" +
 	"\x05nodes\x18\x1a \x01(\x05R\x05nodes\x12\x1f\n" +
 	"\vsame_region\x18\x1b \x01(\bR\n" +
-	"sameRegion\"4\n" +
+	"sameRegion\x12\x1d\n" +
+	"\n" +
+	"reserve_ns\x18\x1d \x01(\x03R\treserveNs\"4\n" +
 	"\bGPULease\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"7\n" +
@@ -2462,7 +2506,7 @@ const file_messages_proto_rawDesc = "" +
 	"\aRenewal\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12\x15\n" +
 	"\x06ttl_ns\x18\x02 \x01(\x03R\x05ttlNs\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xee\x03\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xbb\x04\n" +
 	"\aReceipt\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x14\n" +
 	"\x05lease\x18\x02 \x01(\tR\x05lease\x12\x1a\n" +
@@ -2481,7 +2525,9 @@ const file_messages_proto_rawDesc = "" +
 	"feeNanousd\x12,\n" +
 	"\afetched\x18\x0e \x01(\v2\x12.rialto.v1.FetchedR\afetched\x12\x1b\n" +
 	"\texit_code\x18\x0f \x01(\x11R\bexitCode\x12\x16\n" +
-	"\x06report\x18\x10 \x01(\fR\x06report\"5\n" +
+	"\x06report\x18\x10 \x01(\fR\x06report\x12\x1b\n" +
+	"\tunused_ns\x18\x11 \x01(\x03R\bunusedNs\x12.\n" +
+	"\x13unused_cost_nanousd\x18\x12 \x01(\x03R\x11unusedCostNanousd\"5\n" +
 	"\tPeerBytes\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\"\x8b\x01\n" +

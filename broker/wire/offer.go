@@ -50,7 +50,7 @@ func encodeOffer(x broker.Offer) *Offer {
 		Id: string(x.ID), Provider: string(x.Provider), Host: x.Host, Region: x.Region,
 		Gpus: each(x.GPUs, encodeGPU), Free: x.Free, RateNanousdPerHour: int64(x.Rate), Cpus: narrow(x.CPUs),
 		MemoryMib: x.MemoryMiB, DiskMib: x.DiskMiB, Images: each(x.Images, encodeImageHeld), Weights: x.Weights,
-		Addrs: x.Addrs, Agent: x.Agent,
+		Addrs: x.Addrs, Agent: x.Agent, ReservedRateNanousdPerHour: int64(x.ReservedRate), ReservedMinNs: int64(x.ReservedMin),
 	}
 }
 
@@ -70,6 +70,12 @@ func decodeOffer(c checker, m *Offer) broker.Offer {
 		Weights:   list(c, "weights", m.GetWeights(), maxWeights, checker.cid),
 		Addrs:     addresses(c, "addrs", m.GetAddrs()),
 		Agent:     c.word("agent", m.GetAgent()),
+
+		ReservedRate: c.rate("reserved_rate_nanousd_per_hour", m.GetReservedRateNanousdPerHour()),
+		ReservedMin:  c.duration("reserved_min_ns", m.GetReservedMinNs()),
+	}
+	if (x.ReservedRate == 0) != (x.ReservedMin == 0) {
+		c.failf("reserved_min_ns", "a reserved rate of %v with a least term of %v", x.ReservedRate, x.ReservedMin)
 	}
 	owned := unique(c, "gpus", x.GPUs, func(g broker.GPU) string { return g.UUID })
 	for _, g := range x.GPUs {

@@ -143,7 +143,7 @@ func encodeReceipt(x broker.Receipt) *Receipt {
 		Gpus: each(x.GPUs, encodeGPULease), Model: x.Model, RateNanousdPerHour: int64(x.Rate),
 		ReadyNs: nanos(x.Ready), EndedNs: nanos(x.Ended), UsedNs: int64(x.Used), BilledNs: int64(x.Billed),
 		CostNanousd: int64(x.Cost), FeeNanousd: int64(x.Fee), Fetched: encodeFetched(x.Fetched),
-		ExitCode: narrow(x.ExitCode), Report: x.Report,
+		ExitCode: narrow(x.ExitCode), Report: x.Report, UnusedNs: int64(x.Unused), UnusedCostNanousd: int64(x.UnusedCost),
 	}
 }
 
@@ -165,6 +165,12 @@ func decodeReceipt(c checker, m *Receipt) broker.Receipt {
 		Fetched:  decodeFetched(c.in("fetched"), m.GetFetched()),
 		ExitCode: c.integer("exit_code", m.GetExitCode(), minExitCode, maxExitCode),
 		Report:   c.envelope("report", m.GetReport(), MaxReport),
+
+		Unused:     c.duration("unused_ns", m.GetUnusedNs()),
+		UnusedCost: c.money("unused_cost_nanousd", m.GetUnusedCostNanousd()),
+	}
+	if x.UnusedCost > x.Cost {
+		c.failf("unused_cost_nanousd", "%d of a cost of %d", x.UnusedCost, x.Cost)
 	}
 	if x.Billed > x.Used {
 		c.failf("billed_ns", "%v billed for %v used", x.Billed, x.Used)

@@ -71,6 +71,7 @@ func sampleOfferSet(provider broker.PeerID) broker.OfferSet {
 		Free: []string{"GPU-1"}, Rate: 400_000_000, CPUs: 8, MemoryMiB: 32768, DiskMiB: 1 << 20,
 		Images:  []broker.ImageHeld{{Digest: sampleDigest, Root: sampleCID}},
 		Weights: []string{sampleCID}, Addrs: []string{sampleAddr}, Agent: "rialto-provider 0.1",
+		ReservedRate: 300_000_000, ReservedMin: 24 * time.Hour,
 	}}}
 }
 
@@ -83,7 +84,7 @@ func sampleJobSpec(customer broker.PeerID) broker.JobSpec {
 		Region: "DE", Provider: customer, Weights: []broker.WeightsMount{{Name: "llama", Root: sampleCID, Path: "/weights/llama"}},
 		TunnelKey: tunnelKey(), Customer: customer, Broker: customer, Created: sampleTime(), Nonce: "n-1", Root: sampleCID, Where: "gpu_ram>=24GiB", WaitRate: 1_000_000_000,
 		Firm:      15 * time.Second,
-		GoodUntil: sampleTime().Add(time.Hour), Nodes: 4, SameRegion: true,
+		GoodUntil: sampleTime().Add(time.Hour), Nodes: 4, SameRegion: true, Reserve: 50 * time.Minute,
 	}
 }
 
@@ -168,5 +169,6 @@ func sampleReceipt(peer broker.PeerID) broker.Receipt {
 		Job: sampleJob, Lease: sampleLease, Customer: peer, Provider: peer, GPUs: sampleGPULeases(), Model: "RTX 4090",
 		Rate: 400_000_000, Ready: sampleTime(), Ended: sampleTime().Add(time.Minute), Used: time.Minute, Billed: 59 * time.Second,
 		Cost: 6_555_556, Fee: 327_778, Fetched: sampleFetched(peer), ExitCode: -1, Report: []byte("sealed"),
+		Unused: 30 * time.Second, UnusedCost: 3_333_333,
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"rialto/blockstore/image"
+	"rialto/broker"
 	"rialto/cmd/internal/cli"
 	"rialto/pricing"
 	"rialto/provider/agent"
@@ -30,7 +31,7 @@ const (
 type options struct {
 	brokers, listen, simulate, advertise, registries []string
 
-	price, name, region, state, linger, ports, runc, cache, memory, disk string
+	price, reservedPrice, reservedMin, name, region, state, linger, ports, runc, cache, memory, disk string
 
 	cpus       int
 	stopJobs   bool
@@ -42,6 +43,8 @@ type options struct {
 func (o *options) register(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.brokers, "broker", nil, "a broker to offer to: its https:// address, or a multiaddr that ends in /p2p/ID (repeatable)")
 	f.StringVar(&o.price, "price", "", "price of a GPU, such as 0.40/h")
+	f.StringVar(&o.reservedPrice, "reserved-price", "", "price of a GPU for jobs that commit to a term, such as 0.30/h; what of the term they do not use is paid all the same")
+	f.StringVar(&o.reservedMin, "reserved-min", "24h", "least term that earns --reserved-price, such as 24h or 7d")
 	f.StringVar(&o.name, "name", "", "name of this host on the market (default: its host name)")
 	f.StringVar(&o.region, "region", "", "country of this host, such as DE")
 	f.StringVar(&o.state, "state", defaultState, "folder for everything that the agent keeps")
@@ -66,6 +69,8 @@ func (o *options) register(f *pflag.FlagSet) {
 type settings struct {
 	brokers   []string
 	rate      pricing.Rate
+	reserved  pricing.Rate  // zero: none
+	term      time.Duration // the least that earns it
 	name      string
 	region    string
 	state     string
@@ -97,6 +102,20 @@ func (o *options) parse() (settings, error) {
 	}
 	if s.rate, err = pricing.ParseRate(o.price); err != nil {
 		return s, fmt.Errorf("--price: %w", err)
+	}
+	if o.reservedPrice != "" {
+		if s.reserved, err = pricing.ParseRate(o.reservedPrice); err != nil {
+			return s, fmt.Errorf("--reserved-price: %w", err)
+		}
+		if s.reserved <= 0 || s.reserved >= s.rate {
+			return s, fmt.Errorf("--reserved-price %v: want more than nothing and less than the --price of %v", s.reserved, s.rate)
+		}
+		if s.term, err = cli.ParseDuration(o.reservedMin); err != nil {
+			return s, fmt.Errorf("--reserved-min: %w", err)
+		}
+		if s.term < time.Second || s.term > broker.MaxTerm {
+			return s, fmt.Errorf("--reserved-min %s: want 1s to %s", o.reservedMin, cli.FormatDuration(broker.MaxTerm))
+		}
 	}
 	if s.name == "" {
 		if s.name, err = os.Hostname(); err != nil {

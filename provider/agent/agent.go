@@ -68,6 +68,8 @@ type Config struct {
 	Host         string   // display name
 	Region       string
 	Rate         pricing.Rate // per GPU-hour
+	ReservedRate pricing.Rate // for jobs that commit to at least ReservedMin; zero: there is none
+	ReservedMin  time.Duration
 	CPUs         int          // whole cores per GPU, at least 1
 	MemoryMiB    uint64       // host memory per GPU, at least 1
 	AdvertiseIPs []netip.Addr // where customers reach our tunnels; empty: the network's addresses
@@ -110,6 +112,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("agent: a job needs at least one core and one MiB per GPU")
 	case c.Rate < 0:
 		return c, errors.New("agent: negative price")
+	case c.ReservedRate != 0 && (c.ReservedRate < 0 || c.ReservedRate >= c.Rate || c.ReservedMin < time.Second):
+		return c, fmt.Errorf("agent: a reserved price of %v from %v on: want less than %v, from 1s on", c.ReservedRate, c.ReservedMin, c.Rate)
 	case c.Ports.First > c.Ports.Last:
 		return c, fmt.Errorf("agent: port range %d-%d is empty", c.Ports.First, c.Ports.Last)
 	}

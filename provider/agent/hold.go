@@ -13,6 +13,7 @@ import (
 	"rialto/broker"
 	"rialto/broker/wire"
 	"rialto/p2p/identity"
+	"rialto/pricing"
 	"rialto/provider"
 	"rialto/tunnel"
 )
@@ -115,7 +116,7 @@ func (a *Agent) claim(arrived time.Time, hold broker.Hold, spec broker.JobSpec, 
 		return nil, err
 	}
 	disk, _ := a.freeDisk()
-	if err := a.checkWhere(hold.Offer, where, spec.GPU.Count, disk); err != nil {
+	if err := a.checkWhere(hold.Offer, where, spec, disk); err != nil {
 		return nil, err
 	}
 	claim, err := a.authority.Hold(a.Clock.now(), hold.Lease, from, uuids, min(hold.TTL, maxHoldTTL))
@@ -184,6 +185,8 @@ func (a *Agent) checkOffer(hold broker.Hold, spec broker.JobSpec) error {
 			holding++
 		}
 	}
+	sells := broker.Offer{Rate: a.Rate, ReservedRate: a.ReservedRate, ReservedMin: a.ReservedMin}
+	price := sells.RateFor(spec.Reserve)
 	switch {
 	case a.draining:
 		return refusal("the provider takes no more jobs")
@@ -191,8 +194,10 @@ func (a *Agent) checkOffer(hold broker.Hold, spec broker.JobSpec) error {
 		return refusal("too many holds at once")
 	case len(a.workloads) >= maxWorkloads:
 		return refusal("too many leases on this host")
-	case hold.Rate < a.Rate: // its owner may ask more at a broker
-		return refusal(fmt.Sprintf("the price is %v, not %v", a.Rate, hold.Rate))
+	case hold.Rate < price: // its owner may ask more at a broker
+		return refusal(fmt.Sprintf("the price is %v, not %v", price, hold.Rate))
+	case price < a.Rate && !pays(spec, hold.Rate):
+		return refusal(fmt.Sprintf("the job's budget does not pay the %v that its customer commits to", spec.Reserve))
 	case min(hold.TTL, maxHoldTTL) < spec.Firm:
 		return refusal(fmt.Sprintf("the quote is to last %v, the hold %v", spec.Firm, hold.TTL))
 	case hold.Rank >= max(1, spec.Nodes):
@@ -209,15 +214,21 @@ func (a *Agent) checkOffer(hold broker.Hold, spec broker.JobSpec) error {
 	return nil
 }
 
+// pays reports whether a job's signed budget pays the term that it commits to.
+func pays(spec broker.JobSpec, rate pricing.Rate) bool {
+	most, err := spec.MostTime(rate)
+	return err == nil && most >= spec.Reserve
+}
+
 // checkWhere checks the customer's query against what we offer now: what a broker matched is not our word. The caller
 // holds a.mu.
-func (a *Agent) checkWhere(offer broker.OfferID, where broker.Filter, gpus int, diskMiB uint64) error {
+func (a *Agent) checkWhere(offer broker.OfferID, where broker.Filter, spec broker.JobSpec, diskMiB uint64) error {
 	for _, model := range models(a.gpus) {
 		if offerID(a.self, model) != offer {
 			continue
 		}
 		o := a.offerOf(model, diskMiB)
-		if p, fails := where.Fails(&o, gpus); fails {
+		if p, fails := where.Fails(&o, spec.GPU.Count, spec.Reserve); fails {
 			return refusal(fmt.Sprintf("the offer does not satisfy the job's %s", p))
 		}
 	}
