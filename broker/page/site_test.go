@@ -83,6 +83,13 @@ func (w *world) work() {
 	w.lease = w.granted(w.submit(a.id(), 3).ID)
 	a.report(w.t, w.lease, 1, broker.PhaseReady, 0)
 	w.running, w.done, w.failed = w.lease.Job, done.Job, broken.Job
+	w.gang = w.submit("", 1, func(s *broker.JobSpec) {
+		s.GPU.Model, s.Nodes, s.MaxDuration, s.MaxCost = "H100 SXM", 3, time.Hour, 0
+		s.Command = []string{"torchrun", "train.py"}
+	}).ID
+	for rank := range 3 {
+		w.granted(broker.MemberID(w.gang, rank))
+	}
 }
 
 func (w *world) host(name string) *agent {

@@ -3,6 +3,7 @@ package page_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -157,6 +158,30 @@ func (b *browser) jobs(t *testing.T) {
 		t.Error("the token outlives the tab")
 	}
 	b.awaitText("done, exit 3")
+	b.awaitText("none: rialto account limit --day 20 sets one")
+	if _, err := w.SetLimits(t.Context(), w.account, broker.Limits{Job: 250 * pricing.USD, Day: 5000 * pricing.USD}); err != nil {
+		t.Fatal(err)
+	}
+	b.awaitText("$250.00 a job, $5,000.00 a day")
+	// A gang is one row with a row for each of its nodes, and each node knows the others.
+	b.awaitText("3 hosts at once")
+	nodes := eval[[]string](b, `[...document.querySelectorAll("tr.node th")].map((e) => e.innerText)`)
+	var want []string
+	for rank := range 3 {
+		want = append(want, fmt.Sprintf("[%d] %s", rank, broker.MemberID(w.gang, rank)))
+	}
+	if !slices.Equal(nodes, want) {
+		t.Errorf("nodes %q, want %q", nodes, want)
+	}
+	b.click("main a.model", string(broker.MemberID(w.gang, 1)))
+	b.awaitText("One of 3 hosts that run it at once")
+	if got := eval[string](b, `document.querySelector("tr.here").innerText`); !strings.HasPrefix(got, want[1]) {
+		t.Errorf("the node that is shown: %q, want %q", got, want[1])
+	}
+	b.click("main a", string(broker.MemberID(w.gang, 2)))
+	b.await(fmt.Sprintf(`document.querySelector("tr.here")?.innerText.startsWith(%q)`, want[2]))
+	b.shoot("gang-1280-light")
+	b.open("#/jobs", "Jobs, newest first")
 	b.click("main a.model", string(w.running))
 	b.awaitText("Start-up: 309 ms")
 	b.awaitText("from other hosts")

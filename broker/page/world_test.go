@@ -41,6 +41,7 @@ type world struct {
 	jobs     int
 
 	running, done, failed broker.JobID // see work
+	gang                  broker.JobID // of three hosts
 	lease                 broker.Lease // of running
 }
 

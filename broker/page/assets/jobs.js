@@ -9,11 +9,41 @@ const over = new Set(['done', 'failed', 'expired', 'cancelled']);
 const ends = (s) => over.has(s);
 
 const states = {
-  queued: 'waits for an offer', holding: 'a provider is asked for GPUs', leased: 'GPUs are leased, the container starts', ready: 'the container runs', running: 'the container runs',
+  queued: 'waits for an offer', holding: 'a provider is asked for GPUs', quoted: 'a host holds GPUs at a price that it signed, until you accept', leased: 'GPUs are leased, the container starts', ready: 'the container runs', running: 'the container runs',
   done: 'the container ended by itself', failed: 'it could not be run', expired: 'no offer came in time', cancelled: 'ended by the customer',
 };
 
 const state = (j) => chip(j.state, j.state === 'done' && j.exit_code ? `done, exit ${j.exit_code}` : j.state, states[j.state]);
+
+// furthest behind comes first: what a gang's state is, as the broker tells it.
+const path = ['queued', 'holding', 'quoted', 'leased', 'ready', 'running'];
+
+// gangState is the state of the node that is furthest behind; when all have ended, done only if all are.
+function gangState(nodes) {
+  const open = nodes.filter((j) => !ends(j.state)).toSorted((a, b) => path.indexOf(a.state) - path.indexOf(b.state));
+  return (open[0] ?? nodes.find((j) => j.state !== 'done') ?? nodes.find((j) => j.exit_code) ?? nodes[0]);
+}
+
+const sum = (nodes, field) => nodes.reduce((n, j) => n + j[field], 0n);
+
+// grouped puts the nodes of a gang behind a row of their own, by rank.
+export function grouped(list) {
+  const out = [];
+  const seen = new Set();
+  for (const j of list) {
+    if (!j.gang) {
+      out.push(j);
+    } else if (!seen.has(j.gang)) {
+      seen.add(j.gang);
+      const nodes = list.filter((n) => n.gang === j.gang).toSorted((a, b) => (a.rank ?? 0) - (b.rank ?? 0));
+      const s = gangState(nodes);
+      out.push({ ...s, id: j.gang, all: nodes, accepted: nodes[0].accepted, host: undefined, cost_nanousd: sum(nodes, 'cost_nanousd'), billed_ms: 0 }, ...nodes.map((n) => ({ ...n, node: true })));
+    }
+  }
+  return out;
+}
+
+const rank = (j) => `[${j.rank ?? 0}]`;
 
 // signIn asks for a token, which stays in this tab.
 function signIn(why, again) {
@@ -68,13 +98,13 @@ export function jobs({ signal }) {
     const fact = (name, value) => h('div', h('dt', name), h('dd', value));
     swap(box,
       h('p.who', `${account.name} `, !session.local && h('button.quiet', { type: 'button', 'data-key': 'out', onclick: () => { session.token = ''; start(); } }, 'Sign out')),
-      h('dl.facts', fact('Available', amount(account.available_nanousd, 2)), fact('Held for jobs', amount(account.held_nanousd, 2)), fact('Spent', amount(account.spent_nanousd, 4))),
+      h('dl.facts', fact('Available', amount(account.available_nanousd, 2)), fact('Held for jobs', amount(account.held_nanousd, 2)), fact('Spent', amount(account.spent_nanousd, 4)), fact('Limits', limits(account.limits))),
       table({
-        caption: 'Jobs, newest first', rows: list.jobs, empty: ['No job yet. ', h('code', 'rialto run --gpu any IMAGE -- COMMAND'), ' starts one.'], columns: [
-          { name: 'Job', cell: (j) => h('a.model', { href: '#/job/' + encodeURIComponent(j.id), 'data-key': j.id }, h('code', j.id)) },
+        caption: 'Jobs, newest first', rows: grouped(list.jobs), rowClass: (j) => (j.node ? 'node' : null), empty: ['No job yet. ', h('code', 'rialto run --gpu any IMAGE -- COMMAND'), ' starts one.'], columns: [
+          { name: 'Job', cell: (j) => (j.all ? h('b', `${j.nodes} hosts at once`) : h('a.model', { href: '#/job/' + encodeURIComponent(j.id), 'data-key': j.id }, j.node && [h('span.rank', rank(j)), ' '], h('code', j.id))) },
           { name: 'State', cell: (j) => [state(j), j.simulated ? [' ', tier('simulated')] : null] },
           { name: 'Image', cell: (j) => h('span.cut', { title: [j.image, ...(j.command ?? [])].join(' ') }, j.image) },
-          { name: 'GPUs', cell: (j) => `${j.gpu_count} × ${j.gpu_model}` },
+          { name: 'GPUs', cell: (j) => `${j.all ? `${j.nodes} × ` : ''}${j.gpu_count} × ${j.gpu_model}` },
           { name: 'Host', cell: (j) => j.host ?? '–' },
           { name: 'Ran', num: true, cell: (j) => (j.billed_ms ? lasting(j.billed_ms) : '–') },
           { name: 'Cost', num: true, cell: (j) => amount(j.cost_nanousd) },
@@ -89,10 +119,18 @@ export function jobs({ signal }) {
   return h('section', h('h1', 'Jobs'), box);
 }
 
+// limits are what the account may spend, as it set itself.
+function limits(l) {
+  const set = [['job', l?.job_nanousd], ['day', l?.day_nanousd], ['total', l?.total_nanousd]].filter(([, n]) => n > 0n);
+  if (!set.length) return h('small', 'none: ', h('code', 'rialto account limit --day 20'), ' sets one');
+  return set.map(([per, n], i) => [i ? h('small', ', ') : null, amount(n, 2), h('small', { job: ' a job', day: ' a day', total: ' in all' }[per])]);
+}
+
 export function job({ args: [id], signal }) {
   const box = h('div', h('p.wait', 'Reading the job …'));
   signedIn(box, signal, async () => {
     const head = h('div');
+    const gang = h('div');
     const steps = h('div');
     const bill = h('div');
     const events = h('ol.events');
@@ -100,6 +138,7 @@ export function job({ args: [id], signal }) {
       const j = await get('/v1/jobs/' + encodeURIComponent(id), {}, signal);
       const l = j.lease ? await get(`/v1/jobs/${encodeURIComponent(id)}/lease`, {}, signal) : null;
       swap(head, summary(j, l));
+      if (j.gang) swap(gang, members(await get(`/v1/jobs/${encodeURIComponent(id)}/nodes`, {}, signal), id));
       if (l) {
         swap(steps, timeline(l));
         if (l.state === 'ended') swap(bill, await receipt(id, signal));
@@ -107,7 +146,7 @@ export function job({ args: [id], signal }) {
       return j;
     };
     const first = await show();
-    swap(box, head, steps, bill, h('h2', 'Events'), events, logPanel(first, ends, signal));
+    swap(box, head, gang, steps, bill, h('h2', 'Events'), events, logPanel(first, ends, signal));
     let due = 0;
     const seen = new Set();
     follow(`/v1/jobs/${encodeURIComponent(id)}/events`, {
@@ -135,12 +174,32 @@ export function job({ args: [id], signal }) {
 function summary(j, l) {
   const fact = (name, value, more) => h('div', h('dt', name), h('dd', value, more && h('small', more)));
   return [
-    h('p', state(j), ' ', j.simulated && tier('simulated'), ' ', states[j.state], j.error && [': ', h('span.problem', j.error)]),
+    h('p', state(j), ' ', j.simulated && tier('simulated'), ' ', states[j.state], j.error && [': ', h('span.problem', j.error)], waiting(j)),
     h('p', h('code', [j.image, ...(j.command ?? [])].join(' '))),
     h('dl.facts',
       fact('GPUs', `${j.gpu_count} × ${l?.model ?? j.gpu_model}`), fact('Host', j.host ?? '–'), fact('Cost so far', amount(j.cost_nanousd)),
       fact('Billed', j.billed_ms ? lasting(j.billed_ms) : '–', ` of at most ${lasting(j.max_duration_ms)}`), fact('Held', amount(j.held_nanousd, 2))),
   ];
+}
+
+// waiting says what a job waits for, and how long.
+function waiting(j) {
+  if (j.state !== 'queued') return null;
+  const limit = j.max_rate_nanousd_per_hour > 0n && [' at ', rate(j.max_rate_nanousd_per_hour), ' for each GPU or less'];
+  return [limit, j.good_until && [', until ', when(j.good_until)], j.ahead > 0 && `; ${j.ahead} before it`];
+}
+
+// members are the nodes of a gang, of which one is shown.
+function members(g, id) {
+  return table({
+    caption: `One of ${g.nodes.length} hosts that run it at once`, rows: g.nodes, rowClass: (j) => (j.id === id ? 'here' : null), columns: [
+      { name: 'Node', cell: (j) => [h('span.rank', rank(j)), ' ', j.id === id ? h('code', { 'aria-current': 'true' }, j.id) : h('a', { href: '#/job/' + encodeURIComponent(j.id), 'data-key': j.id }, h('code', j.id))] },
+      { name: 'State', cell: (j) => state(j) },
+      { name: 'Host', cell: (j) => j.host ?? '–' },
+      { name: 'Ran', num: true, cell: (j) => (j.billed_ms ? lasting(j.billed_ms) : '–') },
+      { name: 'Cost', num: true, cell: (j) => amount(j.cost_nanousd) },
+    ],
+  });
 }
 
 // timeline draws the start-up steps as bars beside their names and times.
