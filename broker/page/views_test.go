@@ -88,6 +88,11 @@ func (b *browser) calculator(t *testing.T) {
 	if got, want := eval[string](b, `document.querySelector(".total data").value`), "1360000000"; got != want {
 		t.Errorf("total %q, want %q", got, want)
 	}
+	// Only his own machine has the customer's key: here the command is shown, and what it says is what was calculated.
+	command := fmt.Sprintf("rialto quote --firm --provider '%s' --gpu 'RTX 3090:1' --for 480m IMAGE", b.w.host("attic").id())
+	if got := eval[string](b, `document.querySelector(".quote code").innerText`); got != command {
+		t.Errorf("the command for a firm quote: %q, want %q", got, command)
+	}
 	b.do(chromedp.SetValue("#hours", "2.5"), chromedp.SetValue("#memory", "80"), chromedp.SetValue("#image", "10"))
 	eval[bool](b, `(document.querySelector("#place").selectedIndex = 1, true)`)
 	b.click("button", "Calculate")
@@ -162,7 +167,8 @@ func (b *browser) jobs(t *testing.T) {
 	if _, err := w.SetLimits(t.Context(), w.account, broker.Limits{Job: 250 * pricing.USD, Day: 5000 * pricing.USD}); err != nil {
 		t.Fatal(err)
 	}
-	b.awaitText("$250.00 a job, $5,000.00 a day")
+	b.awaitText("$250.00 a job")
+	b.awaitText("$5,000.00 a day")
 	// A gang is one row with a row for each of its nodes, and each node knows the others.
 	b.awaitText("3 hosts at once")
 	nodes := eval[[]string](b, `[...document.querySelectorAll("tr.node th")].map((e) => e.innerText)`)

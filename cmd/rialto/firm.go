@@ -36,36 +36,44 @@ type quoteRecord struct {
 
 // firmQuote asks for a firm quote and shows it.
 func (a *app) firmQuote(ctx context.Context, r *request, args []string, p *cli.Printer) error {
-	if err := r.check(); err != nil {
-		return err
-	}
 	m, err := a.connect()
 	if err != nil {
 		return err
 	}
+	q, until, err := a.askFirm(ctx, m, r, args)
+	if err != nil {
+		return err
+	}
+	return p.Print(q, func(w io.Writer) error { return writeFirmQuote(w, q, until) })
+}
+
+// askFirm asks for a firm quote, checks it and files it, so that this machine can accept it until the time that is returned.
+func (a *app) askFirm(ctx context.Context, m *market, r *request, args []string) (q api.FirmQuote, until time.Time, err error) {
+	if err := r.check(); err != nil {
+		return q, until, err
+	}
 	if !m.known {
-		return cli.Hint(fmt.Errorf("no account for the broker at %s on this machine", m.url), welcome)
+		return q, until, cli.Hint(fmt.Errorf("no account for the broker at %s on this machine", m.url), welcome)
 	}
 	if err := m.home.sweepQuotes(time.Now()); err != nil {
-		return err
+		return q, until, err
 	}
 	rec, err := a.prepare(ctx, m, &runFlags{request: r}, args)
 	if err != nil {
-		return err
+		return q, until, err
 	}
-	q, err := retry(ctx, func() (api.FirmQuote, error) { return m.FirmQuote(ctx, rec.Envelope, rec.IdempotencyKey) })
-	if err != nil {
-		return explain(errors.Join(err, m.home.dropPending(rec.IdempotencyKey)))
+	if q, err = retry(ctx, func() (api.FirmQuote, error) { return m.FirmQuote(ctx, rec.Envelope, rec.IdempotencyKey) }); err != nil {
+		return q, until, explain(errors.Join(err, m.home.dropPending(rec.IdempotencyKey)))
 	}
-	until := time.Now().Add(time.Duration(q.ExpiresInMS) * time.Millisecond)
+	until = time.Now().Add(time.Duration(q.ExpiresInMS) * time.Millisecond)
 	rec.Job = q.ID
 	if err := checkQuote(q, r.firm); err != nil {
-		return errors.Join(err, m.home.dropPending(rec.IdempotencyKey), m.giveBack(ctx, q))
+		return q, until, errors.Join(err, m.home.dropPending(rec.IdempotencyKey), m.giveBack(ctx, q))
 	}
 	if err := m.home.saveQuote(quoteRecord{rec, until}); err != nil {
-		return errors.Join(err, m.giveBack(ctx, q))
+		return q, until, errors.Join(err, m.giveBack(ctx, q))
 	}
-	return p.Print(q, func(w io.Writer) error { return writeFirmQuote(w, q, until) })
+	return q, until, nil
 }
 
 // checkQuote makes sure that the provider itself says what the broker says that it does.

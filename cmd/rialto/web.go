@@ -29,9 +29,10 @@ func (a *app) webCommand() *cobra.Command {
 	var port uint16
 	c := &cobra.Command{
 		Use:   "web",
-		Short: "Show the market's page, signed in, with the logs of your jobs",
+		Short: "Show the market's page, signed in, with firm quotes and the logs of your jobs",
 		Long: "Show the market's page on this machine, signed in with the login of the command line. The logs of your jobs come\n" +
-			"through their tunnels, never through the broker. Only this machine can reach the page, and only who has the link;\n" +
+			"through their tunnels, never through the broker, and its calculator asks hosts for firm quotes, which it signs with\n" +
+			"your key and runs when you accept them. Only this machine can reach the page, and only who has the link;\n" +
 			"each link works once.",
 		Example: "  rialto web\n  rialto web --port 8080",
 		Args:    cli.Args(0, 0),
@@ -69,7 +70,7 @@ func (a *app) token(m *market) (string, error) {
 
 // serveWeb answers until ctx ends, and closes l.
 func (a *app) serveWeb(ctx context.Context, l net.Listener, m *market, token string) error {
-	w, err := newWeb(a, l.Addr().String(), m.url, token)
+	w, err := newWeb(a, l.Addr().String(), m, token)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
@@ -97,6 +98,7 @@ func (a *app) serveWeb(ctx context.Context, l net.Listener, m *market, token str
 type web struct {
 	app     *app
 	address string // host:port of the listener
+	market  *market
 	broker  *url.URL
 	session string // token of the page
 	page    http.Handler
@@ -107,8 +109,8 @@ type web struct {
 	key string // of the link that was shown last; used up: empty
 }
 
-func newWeb(a *app, address, broker, token string) (*web, error) {
-	base, err := url.Parse(broker)
+func newWeb(a *app, address string, m *market, token string) (*web, error) {
+	base, err := url.Parse(m.url)
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +118,7 @@ func newWeb(a *app, address, broker, token string) (*web, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &web{app: a, address: address, broker: base, session: rand.Text(), page: site, logs: make(chan struct{}, maxWebLogs)}
+	w := &web{app: a, address: address, market: m, broker: base, session: rand.Text(), page: site, logs: make(chan struct{}, maxWebLogs)}
 	w.proxy = &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(base) // and its host
@@ -163,6 +165,8 @@ func (w *web) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		refuse(rw, http.StatusUnauthorized, "open the link that `rialto web` printed last: each works once, and in one tab")
 	case strings.HasPrefix(r.URL.Path, "/local/logs/") && r.Method == http.MethodGet:
 		w.log(rw, r, strings.TrimPrefix(r.URL.Path, "/local/logs/"))
+	case r.URL.Path == "/local/quotes" || strings.HasPrefix(r.URL.Path, "/local/quotes/"):
+		w.quotes(rw, r)
 	case strings.HasPrefix(r.URL.Path, "/v1/") && (r.Method == http.MethodGet || r.Method == http.MethodPost && r.URL.Path == "/v1/offers:explain"):
 		w.proxy.ServeHTTP(rw, r)
 	default:

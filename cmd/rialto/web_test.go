@@ -206,6 +206,29 @@ func TestWebInABrowser(t *testing.T) {
 	if got, want := eval(`document.querySelector(".lines").textContent`), "hello from the host\n<b>not markup</b>\n"; got != want {
 		t.Errorf("log %q, want %q", got, want)
 	}
+	// The calculator asks the host for a firm quote, and accepting it leads to the job.
+	eval(`location.hash = "#/calculator?hours=0.5&memory=1&real=0"`)
+	eventually(t, "the panel for quotes", func() bool {
+		return strings.Contains(eval(`document.querySelector(".quote")?.innerText ?? ""`), "alpha would hold 1 × RTX 4090 for 15 seconds")
+	})
+	fill := func(image string) {
+		eval(fmt.Sprintf(`(document.querySelector("#quote-image").value = %q, document.querySelector("#quote-command").value = "echo quoted; sleep 60", "")`, image))
+		eval(`(document.querySelector(".quote form button").click(), "")`)
+	}
+	fill("registry.invalid/no/image")
+	eventually(t, "why there is no quote", func() bool { return strings.Contains(eval(`document.querySelector(".quote .problem").textContent`), "registry.invalid") })
+	fill(pushImage(t))
+	eventually(t, "a quote", func() bool { return strings.Contains(eval(`document.querySelector(".quote").innerText`), " s left") })
+	if got := eval(`document.querySelector(".quote").innerText`); !strings.Contains(got, "on alpha at $0.40/h, signed by the host") || !strings.Contains(got, "$0.20 at most for 30 min 0 s") {
+		t.Errorf("quote: %q", got)
+	}
+	if got := eval(`document.activeElement.textContent`); got != "Accept and run" {
+		t.Errorf("the focus is on %q", got)
+	}
+	eval(`(document.activeElement.click(), "")`)
+	eventually(t, "the log of the job that the quote became", func() bool {
+		return strings.Contains(eval(`location.hash.startsWith("#/job/") ? document.querySelector(".lines")?.textContent ?? "" : ""`), "quoted")
+	})
 	if got := eval(`JSON.stringify(sessionStorage) + document.cookie`); strings.Contains(got, w.token) {
 		t.Errorf("the browser has the broker's token: %s", got)
 	}

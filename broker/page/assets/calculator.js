@@ -4,6 +4,7 @@ import { Problem, get } from './api.js';
 import { amount, count, lasting, mib, plural, rate, usd } from './format.js';
 import * as live from './live.js';
 import { expected } from './offers.js';
+import { quotePanel } from './quote.js';
 import { country, evidence, quality } from './words.js';
 
 // Countries of the European Union, which the market has no word for.
@@ -39,6 +40,8 @@ export default function calculator({ params, signal }) {
   const real = h('input', { id: 'real', name: 'real', type: 'checkbox', checked: asked.real === '1' });
   const problem = h('p.problem', { role: 'alert', id: 'calc-problem' });
   const answer = h('div');
+  const panel = quotePanel(signal);
+  const rest = h('div');
   const form = h('form.calc', {
     onsubmit: (e) => {
       e.preventDefault();
@@ -68,6 +71,8 @@ export default function calculator({ params, signal }) {
     problem.textContent = wrong;
     if (wrong) {
       swap(answer);
+      swap(rest);
+      panel.offer(null);
       return;
     }
     const q = [`num_gpus=${gpus}`, `gpu_ram>=${asked.memory}`, asked.place && `region in [${asked.place}]`, asked.real === '1' && 'simulated=false'].filter(Boolean).join(' ');
@@ -83,6 +88,8 @@ export default function calculator({ params, signal }) {
     const query = h('p', 'The search behind this: ', h('a', { href: '#/offers?q=' + encodeURIComponent(q) }, h('code', q)), `. It left ${count(found.matched)} of ${plural(found.total, 'offer')}.`);
     if (!found.offers.length) {
       swap(answer, h('div.empty-state', h('h2', 'No offer fits'), found.eliminated.length ? h('ul', found.eliminated.map((x) => h('li', h('code', x.predicate), ` leaves out ${plural(x.count, 'offer')}`, x.nearest ? `, the nearest: ${x.nearest}` : ''))) : null, query));
+      swap(rest);
+      panel.offer(null);
       say('No offer fits');
       return;
     }
@@ -96,7 +103,9 @@ export default function calculator({ params, signal }) {
       h('p.total', amount(cost), h('small', ` for ${asked.hours} GPU-hours on ${best.model}, ${best.host}, ${country(best.region)}`), ' ', evidence(best)),
       h('p', `That is ${plural(Number(gpus), 'GPU')} for ${duration(wall)}. `, onIndex !== null
         ? [`On the index of ${best.model} it would be `, amount(onIndex), ' ', quality(r.quality), cost <= onIndex ? `: the offer is ${usd(onIndex - cost, 4)} below it.` : `: the offer is ${usd(cost - onIndex, 4)} above it.`]
-        : `There is no index of ${best.model} yet.`),
+        : `There is no index of ${best.model} yet.`));
+    panel.offer(best, Number(gpus), Number((wall * 3600n) / 1_000_000n));
+    swap(rest,
       table({
         caption: 'Those that fit, cheapest expected cost first', rows: found.offers, rowClass: (o) => (o.simulated ? 'toy' : null), columns: [
           { name: 'Model', cell: (o) => [h('b', o.model), ' ', evidence(o)] },
@@ -125,11 +134,11 @@ export default function calculator({ params, signal }) {
     const s = Math.ceil(Number(nanoGB) / 1e9 * 8);
     return s < 60 ? `${s} s` : `${Math.floor(s / 60)} min ${s % 60} s`;
   };
-  compute();
+  if (live.ready()) compute(); // else with the first prices, which it compares with
   let due = 0;
   live.watch((kinds) => {
     if (!due && (kinds.has('offer') || kinds.has('depth') || kinds.has('all'))) due = setTimeout(() => { due = 0; compute(); }, kinds.has('all') ? 0 : 500);
   }, signal);
   signal.addEventListener('abort', () => clearTimeout(due));
-  return h('section', h('h1', 'Calculator'), h('p.lede', 'GPU-hours to money, from what is on offer now.'), form, problem, answer);
+  return h('section', h('h1', 'Calculator'), h('p.lede', 'GPU-hours to money, from what is on offer now.'), form, problem, answer, panel.node, rest);
 }

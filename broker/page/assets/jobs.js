@@ -103,7 +103,7 @@ export function jobs({ signal }) {
         caption: 'Jobs, newest first', rows: grouped(list.jobs), rowClass: (j) => (j.node ? 'node' : null), empty: ['No job yet. ', h('code', 'rialto run --gpu any IMAGE -- COMMAND'), ' starts one.'], columns: [
           { name: 'Job', cell: (j) => (j.all ? h('b', `${j.nodes} hosts at once`) : h('a.model', { href: '#/job/' + encodeURIComponent(j.id), 'data-key': j.id }, j.node && [h('span.rank', rank(j)), ' '], h('code', j.id))) },
           { name: 'State', cell: (j) => [state(j), j.simulated ? [' ', tier('simulated')] : null] },
-          { name: 'Image', cell: (j) => h('span.cut', { title: [j.image, ...(j.command ?? [])].join(' ') }, j.image) },
+          { name: 'Image', cell: (j) => h('span.cut', { title: [j.image, ...(j.command ?? [])].join(' ') }, j.image.replace(/^docker\.io\/(library\/)?/, '')) },
           { name: 'GPUs', cell: (j) => `${j.all ? `${j.nodes} × ` : ''}${j.gpu_count} × ${j.gpu_model}` },
           { name: 'Host', cell: (j) => j.host ?? '–' },
           { name: 'Ran', num: true, cell: (j) => (j.billed_ms ? lasting(j.billed_ms) : '–') },
@@ -123,7 +123,7 @@ export function jobs({ signal }) {
 function limits(l) {
   const set = [['job', l?.job_nanousd], ['day', l?.day_nanousd], ['total', l?.total_nanousd]].filter(([, n]) => n > 0n);
   if (!set.length) return h('small', 'none: ', h('code', 'rialto account limit --day 20'), ' sets one');
-  return set.map(([per, n], i) => [i ? h('small', ', ') : null, amount(n, 2), h('small', { job: ' a job', day: ' a day', total: ' in all' }[per])]);
+  return set.map(([per, n]) => h('span.limit', amount(n, 2), h('small', { job: ' a job', day: ' a day', total: ' in all' }[per])));
 }
 
 export function job({ args: [id], signal }) {

@@ -133,11 +133,9 @@ export const offerColumns = [
   { name: 'Ready in', num: true, sort: 'ready_s', cell: (o) => h('span.stack', lasting(o.ready_ms), o.fill_rate_ppm < 1_000_000 ? h('small', `keeps ${percent(o.fill_rate_ppm, 0)} of holds`) : null) },
   { name: 'Free', num: true, sort: 'free', cell: (o) => h('span', `${o.free} `, h('small', `of ${o.gpus}`)) },
   { name: 'Memory', num: true, sort: 'gpu_ram', cell: (o) => h('span', { title: `${o.gpu_memory_mib} MiB as its driver reports it` }, mib(o.gpu_memory_sold_mib)) },
-  { name: 'Region', sort: 'region', cell: (o) => country(o.region) },
-  { name: 'Host', cell: (o) => h('span', { title: o.provider }, o.host) },
+  { name: 'Where', sort: 'region', cell: (o) => h('span.pile', country(o.region), h('small', { title: o.provider }, o.host)) },
   { name: 'Reliability', num: true, sort: 'reliability', cell: (o) => h('span.stack', percent(o.reliability_ppm, 2), h('small', o.seen_ms ? `${lasting(o.seen_ms)} seen, ${o.failures} lost` : 'never seen')) },
-  { name: 'With each GPU', cell: (o) => h('small', `${o.cpus_per_gpu} CPUs, ${mib(o.memory_mib_per_gpu)}`) },
-  { name: 'Driver', cell: (o) => (o.driver ? h('small', `${o.driver}, CUDA ${o.cuda}`) : h('small', 'not said')) },
+  { name: 'With each GPU', cell: (o) => h('span.pile', h('small', `${o.cpus_per_gpu} CPUs, ${mib(o.memory_mib_per_gpu)}`), h('small', o.driver ? `driver ${o.driver}, CUDA ${o.cuda}` : 'driver not said')) },
 ];
 
 function list(found, sort, go) {
