@@ -17,11 +17,11 @@ type strict struct{ ladders }
 
 func (s *strict) Walk(w *Want, g Goal) {
 	for _, l := range s.all {
-		if !g.Wanted(l.Offer.Rate) {
+		if !g.Wanted(l.Rate) {
 			return
 		}
 		o := l.Offer
-		if len(o.GPUs) < w.GPUs || l.Free < w.Free || o.SoldMemory() < w.MemoryMiB || w.MaxRate > 0 && o.Rate > w.MaxRate ||
+		if len(o.GPUs) < w.GPUs || l.Free < w.Free || o.SoldMemory() < w.MemoryMiB || w.MaxRate > 0 && l.Rate > w.MaxRate ||
 			len(w.Models) > 0 && !slices.ContainsFunc(w.Models, func(x string) bool { return sameModel(x, o.GPUs[0].Model) }) ||
 			len(w.Regions) > 0 && !slices.ContainsFunc(w.Regions, func(x string) bool { return sameName(x, o.Region) }) {
 			continue
@@ -44,6 +44,9 @@ func TestBest(t *testing.T) {
 		for i := range rapid.IntRange(1, 40).Draw(t, "offers") {
 			p := PeerID(fmt.Sprintf("p%02d", i%30))
 			o := &Offer{ID: OfferID(fmt.Sprint(i)), Provider: p, Host: fmt.Sprint("h", i), Rate: base + base/200*pricing.Rate(few("dearer", 12)) + pricing.Rate(few("more", 1))}
+			if o.Rate > 1 && few("reserved", 2) == 0 {
+				o.ReservedRate, o.ReservedMin = max(1, o.Rate-1-base/100*pricing.Rate(few("cheaper", 6))), time.Duration(1+few("term", 2))*time.Hour
+			}
 			o.Region = rapid.SampledFrom([]string{"", "US", "DE"}).Draw(t, "region")
 			model, memory := rapid.SampledFrom([]string{"RTX 4090", "H200"}).Draw(t, "model"), uint64(24<<10*rapid.IntRange(1, 2).Draw(t, "memory"))
 			for g := range rapid.IntRange(1, 4).Draw(t, "gpus") {
@@ -85,6 +88,7 @@ func TestBest(t *testing.T) {
 			Image:    rapid.SampledFrom([]string{"", "image"}).Draw(t, "of"),
 			Run:      rapid.SampledFrom([]time.Duration{0, time.Second, time.Minute, 24 * time.Hour, 700 * time.Hour}).Draw(t, "run"),
 			WaitRate: pricing.Rate(few("wait", 2)) * 2 * base,
+			Reserve:  time.Duration(few("reserve", 3)) * time.Hour,
 			lottery:  rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "lottery"),
 		}
 		if few("heavy", 1) == 1 {

@@ -93,7 +93,7 @@ func (t *turn) submitGang(ev Submitted, a *Account, query Query) error {
 			offered = max(offered, c.offer.Rate)
 		}
 	}
-	hold, err := spec.checkHold(offered, 0)
+	hold, err := spec.checkHold(offered)
 	if err != nil {
 		return err
 	}
@@ -214,7 +214,7 @@ func (t *turn) coversAll(members []*Job, nodes []candidate) bool {
 	a := t.accounts[members[0].Account]
 	var more, held pricing.Money
 	for i, j := range members {
-		need, err := j.Spec.checkHold(nodes[i].offer.Rate, 0)
+		need, err := j.Spec.checkHold(nodes[i].offer.Rate)
 		if err != nil {
 			return false
 		}

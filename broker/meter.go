@@ -145,11 +145,11 @@ func (t *turn) exited(l *Lease, j *Job, r *Report) {
 	switch {
 	case j.Stopping != 0:
 		if j.Stopping == JobCancelled {
-			t.owe(l, j)
+			t.owe(l)
 		}
 		t.finish(j, l, j.Stopping, j.Error)
 	case reason == "":
-		t.owe(l, j)
+		t.owe(l)
 		t.finish(j, l, JobDone, "")
 	case r.Used+slack >= t.limit(l, j):
 		t.finish(j, l, JobExpired, reason)

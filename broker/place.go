@@ -127,20 +127,22 @@ func (t *turn) submit(ev Submitted) error {
 	}
 	free, busy := t.fitting(&query, spec.Firm == 0 && !spec.standing()) // a quote does not wait
 	offered := spec.MaxRate                                             // of a standing order, whether there is an offer or not
-	var term time.Duration
 	if !spec.standing() {
-		switch {
-		case len(free) > 0:
-			offered, term = free[0].offer.RateFor(spec.Reserve), spec.termOn(free[0].offer)
-		case busy != nil:
-			offered, term = busy.offer.RateFor(spec.Reserve), spec.termOn(busy.offer)
-		default:
+		best := busy
+		if len(free) > 0 {
+			best = &free[0]
+		}
+		if best == nil {
 			found := t.search(query, nil)
 			t.explain(&query, &found)
 			return refuse(&NoOfferError{Search: found.Search})
 		}
+		offered = best.offer.RateFor(spec.Reserve)
+		if term := spec.termOn(best.offer); !spec.Pays(term, offered) {
+			return refuse(&FieldError{Field: "max_cost", Problem: fmt.Sprintf("%v does not pay the reserved %v at %v", spec.MaxCost, term, offered)})
+		}
 	}
-	hold, err := spec.checkHold(offered, term)
+	hold, err := spec.checkHold(offered)
 	if err != nil {
 		return refuse(err)
 	}
@@ -220,12 +222,13 @@ func (t *turn) placeAmong(j *Job, query *Query, avoid []PeerID, known []candidat
 // covers makes sure that the hold is enough for an offer, and keeps more aside if it was computed from
 // a cheaper one.
 func (t *turn) covers(j *Job, c candidate) bool {
-	need, err := j.Spec.holdAt(c.offer.RateFor(j.Spec.Reserve))
-	if err != nil {
+	rate := c.offer.RateFor(j.Spec.Reserve)
+	need, err := j.Spec.holdAt(rate)
+	if err != nil || !j.Spec.Pays(j.Spec.termOn(c.offer), rate) {
 		return false
 	}
 	more := max(0, need-j.Hold)
-	if buys, err := c.rate.Buys(j.Hold + more); err != nil || buys < max(time.Second, j.Spec.termOn(c.offer)) || more > t.accounts[j.Account].Available {
+	if buys, err := c.rate.Buys(j.Hold + more); err != nil || buys < time.Second || more > t.accounts[j.Account].Available {
 		return false
 	}
 	if more > 0 && t.accounts[j.Account].allows(more, j.Hold, t.now) != nil {

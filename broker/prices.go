@@ -14,6 +14,7 @@ type Ask struct {
 	Model     string
 	Region    string
 	Rate      pricing.Rate // per GPU-hour
+	Reserved  pricing.Rate // likewise, for who commits to a term; zero: there is none
 	GPUs      int
 	Free      int // that can be leased now
 	CPUs      int // per GPU
@@ -27,7 +28,7 @@ func (m *Market) Asks() []Ask {
 	out := make([]Ask, len(m.offers))
 	for i, o := range m.offers {
 		out[i] = Ask{
-			Provider: o.Provider, Model: o.GPUs[0].Model, Region: o.Region, Rate: o.Rate, GPUs: len(o.GPUs), Free: m.available(o),
+			Provider: o.Provider, Model: o.GPUs[0].Model, Region: o.Region, Rate: o.Rate, Reserved: o.ReservedRate, GPUs: len(o.GPUs), Free: m.available(o),
 			CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Level: o.Level(), Simulated: o.Simulated(),
 		}
 	}
@@ -41,6 +42,7 @@ type Bid struct {
 	Countries []string // it may run in; none: any
 	Rate      pricing.Rate
 	GPUs      int
+	Term      pricing.Term
 }
 
 // Bids returns what jobs that wait and have a limit would pay, in no order.
@@ -51,7 +53,7 @@ func (m *Market) Bids() []Bid {
 		if s.MaxRate == 0 {
 			continue
 		}
-		b := Bid{Model: s.GPU.Model, MemoryMiB: s.GPU.MinMemoryMiB, Rate: s.MaxRate, GPUs: s.GPU.Count}
+		b := Bid{Model: s.GPU.Model, MemoryMiB: s.GPU.MinMemoryMiB, Rate: s.MaxRate, GPUs: s.GPU.Count, Term: termOf(s.Reserve)}
 		if s.Region != "" {
 			b.Countries = []string{s.Region}
 		}
@@ -60,6 +62,16 @@ func (m *Market) Bids() []Bid {
 		out = append(out, b)
 	}
 	return out
+}
+
+// PriceTerm is the term that the lease's price is one of.
+func (l *Lease) PriceTerm() pricing.Term { return termOf(l.Term) }
+
+func termOf(reserved time.Duration) pricing.Term {
+	if reserved > 0 {
+		return pricing.Reserved
+	}
+	return pricing.OnDemand
 }
 
 // narrow takes from a query what says whose book the bid belongs in.
@@ -79,10 +91,12 @@ func (b *Bid) narrow(where Filter) {
 	}
 }
 
-// In reports whether the bid belongs in the book of a cell: GPUs of its model have enough memory as sold, and some of
+// In reports whether the bid belongs in the book of a cell: it is for the cell's term, GPUs of its model have enough memory as sold, and some of
 // its countries are allowed. What else the job asks for is not looked at.
 func (b *Bid) In(c pricing.Cell) bool {
 	switch {
+	case b.Term != c.Term:
+		return false
 	case b.Model != AnyModel && b.Model != c.Model:
 		return false
 	case b.Model == AnyModel && b.MemoryMiB > modelMemory(c.Model):

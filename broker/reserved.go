@@ -41,6 +41,19 @@ func (s *JobSpec) termOn(o *Offer) time.Duration {
 	return 0
 }
 
+// Pays reports whether the job's signed budget pays a term at a rate per GPU.
+func (s *JobSpec) Pays(term time.Duration, rate pricing.Rate) bool {
+	if s.MaxCost == 0 {
+		return true // the offer says, and no term is longer than the job
+	}
+	all, err := rate.MulInt(int64(s.GPU.Count))
+	if err != nil {
+		return false
+	}
+	cost, err := all.Cost(term)
+	return err == nil && cost <= s.budget()
+}
+
 func (o *Offer) checkReserved(c *checker) {
 	if o.ReservedRate == 0 && o.ReservedMin == 0 {
 		return
@@ -72,13 +85,13 @@ func (l *Lease) reservation() string {
 }
 
 // owe adds the rest of a reservation's term to the bill of a workload that its provider reports to have exited, by itself
-// or because its customer stopped the job. What is billed together never exceeds what the hold buys.
-func (t *turn) owe(l *Lease, j *Job) {
+// or because its customer stopped the job. Both together are at most the term, which the hold covers.
+func (t *turn) owe(l *Lease) {
 	end := l.Until()
 	if end.IsZero() {
 		return
 	}
-	l.Unused = max(0, min(end.Sub(t.until(l)), t.limit(l, j)-l.Billed))
+	l.Unused = max(0, end.Sub(t.until(l)))
 	used := l.Cost
 	l.Cost = t.costOf(l, l.Billed+l.Unused)
 	l.UnusedCost = l.Cost - used

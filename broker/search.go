@@ -202,8 +202,8 @@ func (s *JobSpec) MostTime(rate pricing.Rate) (time.Duration, error) {
 	return min(s.MaxDuration, buys), err
 }
 
-// checkHold returns the money to keep aside for one host, and refuses less than what a second or a reserved term costs.
-func (s *JobSpec) checkHold(offered pricing.Rate, term time.Duration) (pricing.Money, error) {
+// checkHold returns the money to keep aside for one host, and refuses less than what a second costs.
+func (s *JobSpec) checkHold(offered pricing.Rate) (pricing.Money, error) {
 	hold, err := s.holdAt(offered)
 	if err != nil {
 		return 0, err
@@ -212,8 +212,8 @@ func (s *JobSpec) checkHold(offered pricing.Rate, term time.Duration) (pricing.M
 	if err != nil {
 		return 0, err
 	}
-	if buys, err := rate.Buys(hold); err != nil || buys < max(time.Second, term) {
-		return 0, &FieldError{Field: "max_cost", Problem: fmt.Sprintf("%v buys %v at %v: want at least %v", hold, buys, rate, max(time.Second, term))}
+	if buys, err := rate.Buys(hold); err != nil || buys < time.Second {
+		return 0, &FieldError{Field: "max_cost", Problem: fmt.Sprintf("%v buys %v at %v: want at least 1s", hold, buys, rate)}
 	}
 	return hold, nil
 }

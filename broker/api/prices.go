@@ -273,7 +273,7 @@ func modelsOf(b *broker.PriceBoard) Models {
 			models[c.Model] = m
 		}
 		m.Cells = append(m.Cells, c.String())
-		if c.Region == pricing.AnyRegion && c.Tier != pricing.TierSimulated {
+		if c.Term == pricing.OnDemand && c.Region == pricing.AnyRegion && c.Tier != pricing.TierSimulated {
 			m.AvailableGPUs += r.FreeGPUs
 		}
 	}

@@ -12,6 +12,7 @@ import (
 // PriceQuery chooses cells; zero fields take all.
 type PriceQuery struct {
 	Model  string
+	Term   string
 	Region string // a group of countries, or "any"
 	Tier   string
 	GPUs   int // price so many, too
@@ -19,7 +20,7 @@ type PriceQuery struct {
 
 func (q PriceQuery) path(path, gpus string) string {
 	v := url.Values{}
-	for name, s := range map[string]string{"model": q.Model, "region": q.Region, "tier": q.Tier} {
+	for name, s := range map[string]string{"model": q.Model, "term": q.Term, "region": q.Region, "tier": q.Tier} {
 		if s != "" {
 			v.Set(name, s)
 		}

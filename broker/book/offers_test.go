@@ -62,6 +62,9 @@ func (w *twins) post() {
 			o.GPUs[g].MemoryMiB = []uint64{24 << 10, 48 << 10}[len(o.GPUs)%2]
 		}
 		o.Free = o.Free[:w.few("free", len(o.Free))]
+		if w.few("reserved", 2) == 0 {
+			o.ReservedRate, o.ReservedMin = o.Rate-pricing.Rate(1+w.few("cheaper", 8)*1_000_000), time.Minute
+		}
 		o.Region = rapid.SampledFrom([]string{"", "US", "DE"}).Draw(w.T, "region")
 		if w.few("holds", 2) == 0 {
 			o.Images = []broker.ImageHeld{{Digest: markettest.Digest("image"), Root: markettest.Root("image")}}
@@ -80,6 +83,9 @@ func (w *twins) submit() {
 	spec.Region = rapid.SampledFrom([]string{"", "", "US"}).Draw(w.T, "in")
 	spec.Where = rapid.SampledFrom([]string{"", "price<=0.404/h", "geolocation in [DE,US]", "gpu_name!=rtx_4090", "fill_rate>=0.5", "has_image=true"}).Draw(w.T, "where")
 	spec.MaxDuration = rapid.SampledFrom([]time.Duration{time.Minute, time.Hour, 100 * time.Hour}).Draw(w.T, "run")
+	if w.few("reserves", 1) == 0 {
+		spec.Reserve = time.Minute
+	}
 	if w.few("stands", 4) == 0 {
 		spec.MaxRate, spec.GoodUntil = 402_000_000, spec.Created.Add(24*time.Hour)
 	}

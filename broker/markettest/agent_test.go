@@ -33,6 +33,7 @@ type workload struct {
 	deadline time.Time // the watchdog's: granted or renewed until
 	acked    bool      // the final report is durable at the broker
 	fault    bool      // it broke through its host's fault
+	why      string    // its host ended it; empty: it ended by itself
 }
 
 func newAgent(host string, gpus int, rate pricing.Rate) *agent {
@@ -60,6 +61,10 @@ func (w *workload) running() bool { return w.phase < broker.PhaseExited }
 func (a *agent) offers() broker.OffersPosted {
 	a.set++
 	o := markettest.Offer(a.host, "RTX 4090", len(a.uuids), a.rate)
+	o.ReservedRate, o.ReservedMin = a.rate/2, time.Minute
+	if a.rate == 0 {
+		o.ReservedMin = 0
+	}
 	o.Free = a.free()
 	return broker.OffersPosted{
 		Provider: broker.PeerID(a.host),
@@ -99,7 +104,8 @@ func (a *agent) confirm(now time.Time, c broker.Confirm) broker.ConfirmAnswered 
 }
 
 func (a *agent) release(now time.Time, r broker.Release) broker.ReleaseAnswered {
-	if w := a.work[r.Lease]; w != nil {
+	if w := a.work[r.Lease]; w != nil && w.running() {
+		w.why = r.Reason
 		w.end(now, broker.PhaseExited)
 	}
 	return broker.ReleaseAnswered{Lease: r.Lease}
@@ -114,7 +120,8 @@ func (w *workload) end(now time.Time, phase broker.Phase) {
 // watch ends what was not renewed in time.
 func (a *agent) watch(now time.Time) {
 	for _, w := range a.work {
-		if !now.Before(w.deadline) {
+		if w.running() && !now.Before(w.deadline) {
+			w.why = "the lease lapsed"
 			w.end(w.deadline, broker.PhaseExited)
 		}
 	}
@@ -134,7 +141,7 @@ func (w *workload) used(now time.Time) time.Duration {
 // report makes the next report of a workload.
 func (a *agent) report(now time.Time, w *workload) broker.Reported {
 	w.seq++
-	r := broker.Report{Lease: w.lease, GPUs: w.gpus, Seq: w.seq, Phase: w.phase, Used: w.used(now)}
+	r := broker.Report{Lease: w.lease, GPUs: w.gpus, Seq: w.seq, Phase: w.phase, Used: w.used(now), Message: w.why}
 	if a.liar {
 		r.Used *= 10
 	}

@@ -46,6 +46,7 @@ func (h *history) checkLimits(before map[broker.AccountID]broker.Account) {
 	}
 	for id, j := range h.world.Jobs {
 		held[id] = j.Hold
+		h.most[id] = max(h.most[id], j.Hold)
 		if most := h.world.Accounts[j.Account].Limits.Job; most > 0 && j.Hold > most && j.Hold > h.held[id] {
 			h.Fatalf("job %s: holds %v, and %v before; its account allows %v", id, j.Hold, h.held[id], most)
 		}
@@ -69,15 +70,20 @@ func (h *history) checkQueue(t *rapid.T) {
 		return
 	}
 	for _, j := range waiting {
-		found, err := h.world.Market.Search(broker.Query{GPU: j.Spec.GPU, MaxRate: j.Spec.MaxRate})
+		found, err := h.world.Market.Search(broker.Query{GPU: j.Spec.GPU, MaxRate: j.Spec.MaxRate, Reserve: j.Spec.Reserve})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, m := range found.Matches {
 			buys, err := m.Rate.Buys(j.Hold)
 			paid := j.Spec.MaxCost > 0 || j.Spec.MaxRate > 0 // else it may need more money than there is
-			quoted := j.Quote.Taken.IsZero() || m.Offer.Rate <= j.Quote.Rate
-			if err == nil && buys >= time.Second && paid && quoted && !slices.Contains(j.Tried, m.Offer.Provider) {
+			rate := m.Offer.RateFor(j.Spec.Reserve)
+			quoted := j.Quote.Taken.IsZero() || rate <= j.Quote.Rate
+			least := time.Second
+			if rate < m.Offer.Rate {
+				least = max(least, j.Spec.Reserve)
+			}
+			if err == nil && buys >= least && paid && quoted && !slices.Contains(j.Tried, m.Offer.Provider) {
 				t.Fatalf("job %s waits, and %s has %d GPUs free at %v: %+v", j.ID, m.Offer.Host, m.Free, m.Rate, j)
 			}
 		}
@@ -164,9 +170,35 @@ func (h *history) checkLease(t *rapid.T, l broker.Lease) {
 	if !l.Ready.IsZero() && l.Billed > until.Sub(l.Ready) {
 		t.Fatalf("lease %s: billed %v between %v and %v", l.ID, l.Billed, l.Ready, until)
 	}
+	h.checkTerm(t, &l, until)
 	a := h.agent(l.Provider)
 	if w := a.work[l.ID]; w != nil && !a.liar && l.Billed > w.used(h.world.Now) {
 		t.Fatalf("lease %s: billed %v, it ran %v", l.ID, l.Billed, w.used(h.world.Now))
+	}
+}
+
+// checkTerm wants that the rest of a term is billed where its customer or its workload ended it, and nowhere else, and
+// that nothing is billed twice or beyond what was held.
+func (h *history) checkTerm(t *rapid.T, l *broker.Lease, until time.Time) {
+	j := h.world.Jobs[l.Job]
+	if committed := l.Rate > 0 && j.Spec.Reserve >= time.Minute; committed != (l.Term > 0) || l.Term > 0 && l.Term != j.Spec.Reserve {
+		t.Fatalf("lease %s: a commitment of %v is a term of %v at %v", l.ID, j.Spec.Reserve, l.Term, l.Rate)
+	}
+	all, err := l.Rate.MulInt(int64(len(l.GPUs)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want, err := all.Cost(l.Billed + l.Unused); err != nil || l.Cost != want || l.Cost > h.most[j.ID] {
+		t.Fatalf("lease %s: %v for %v and %v unused at %v, %v held: %v", l.ID, l.Cost, l.Billed, l.Unused, all, h.most[j.ID], err)
+	}
+	last := h.said[l.ID][l.Seq]
+	theirs := j.State == broker.JobCancelled || j.State == broker.JobDone && last.Message == ""
+	want := time.Duration(0)
+	if l.Term > 0 && l.State == broker.LeaseEnded && !l.Ready.IsZero() && j.Lease == l.ID && theirs && last.Phase == broker.PhaseExited {
+		want = max(0, l.Ready.Add(l.Term).Sub(until))
+	}
+	if l.Unused != want || want == 0 && l.UnusedCost != 0 {
+		t.Fatalf("lease %s: %v unused for %v, want %v: job %+v, said %+v", l.ID, l.Unused, l.UnusedCost, want, j.Log, last)
 	}
 }
 

@@ -24,6 +24,8 @@ type history struct {
 	jobs   []broker.JobID
 	ends   map[broker.JobID]broker.Job // as they were when they became terminal
 	held   map[broker.JobID]pricing.Money
+	most   map[broker.JobID]pricing.Money              // ever held
+	said   map[broker.LeaseID]map[uint64]broker.Report // by the number of the report
 	past   []moment
 }
 
@@ -62,7 +64,10 @@ func begin(t *rapid.T) *history {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &history{T: t, world: w, ends: map[broker.JobID]broker.Job{}}
+	h := &history{
+		T: t, world: w, ends: map[broker.JobID]broker.Job{},
+		most: map[broker.JobID]pricing.Money{}, said: map[broker.LeaseID]map[uint64]broker.Report{},
+	}
 	h.agents = []*agent{newAgent("alpha", 1, 0), newAgent("beta", 2, 400_000_001), newAgent("gamma", 4, 500_000_000)}
 	h.agents[1].liar = true
 	for _, name := range []string{"ann", "bob"} {
@@ -77,6 +82,12 @@ func begin(t *rapid.T) *history {
 // step plays an event and keeps what the market wants to send. It returns the renewal, if there is one.
 func (h *history) step(ev broker.Event) (broker.Renewal, bool) {
 	before := maps.Clone(h.world.Accounts)
+	if r, ok := ev.(broker.Reported); ok && r.Provider != "mallory" {
+		if h.said[r.Report.Lease] == nil {
+			h.said[r.Report.Lease] = map[uint64]broker.Report{}
+		}
+		h.said[r.Report.Lease][r.Report.Seq] = r.Report
+	}
 	effects, err := h.world.Step(ev)
 	if err != nil && !markettest.Refused(err) {
 		h.Fatal(err)
@@ -126,7 +137,10 @@ func (h *history) submit(t *rapid.T) {
 	if rapid.Bool().Draw(t, "stands") {
 		spec.GoodUntil = spec.Created.Add(time.Duration(rapid.IntRange(1, 600).Draw(t, "until")) * time.Second)
 	}
-	if rapid.Bool().Draw(t, "gang") {
+	if rapid.Bool().Draw(t, "reserve") {
+		spec.Reserve = time.Duration(rapid.Int64Range(int64(time.Second), int64(spec.MaxDuration)).Draw(t, "term"))
+	}
+	if rapid.Bool().Draw(t, "gang") && spec.Reserve == 0 {
 		spec.Nodes, spec.Firm = rapid.IntRange(2, 3).Draw(t, "nodes"), 0
 	}
 	for rank := range max(1, spec.Nodes) {
@@ -302,6 +316,9 @@ func (h *history) advance(t *rapid.T) {
 	}
 	w := rapid.SampledFrom(work).Draw(t, "workload")
 	w.fault = rapid.Bool().Draw(t, "host's fault")
+	if rapid.Bool().Draw(t, "host ends it") {
+		w.why = "drained"
+	}
 	h.move(w, rapid.Bool().Draw(t, "breaks"))
 }
 

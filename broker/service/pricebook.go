@@ -87,9 +87,9 @@ func tierOf(l broker.Level, simulated bool) string {
 	return l.String()
 }
 
-// cellsOf are the cells of GPUs in a country: the one of all regions, and that of its group.
-func cellsOf(model, tier, country string) []pricing.Cell {
-	c := pricing.Cell{Model: model, Term: pricing.OnDemand, Region: pricing.AnyRegion, Tier: tier}
+// cellsOf are the cells of GPUs for a term in a country: the one of all regions, and that of its group.
+func cellsOf(model string, term pricing.Term, tier, country string) []pricing.Cell {
+	c := pricing.Cell{Model: model, Term: term, Region: pricing.AnyRegion, Tier: tier}
 	cells := []pricing.Cell{c}
 	if c.Region = pricing.RegionGroup(country); c.Region != "" {
 		cells = append(cells, c)
@@ -143,7 +143,7 @@ func (b *priceBook) ended(e *endedLease) []broker.PriceEvent {
 	}
 	t := tradeOf(e, b.self)
 	var events []broker.PriceEvent
-	for _, cell := range cellsOf(l.Model, tierOf(l.Level, l.Simulated), l.Region) {
+	for _, cell := range cellsOf(l.Model, l.PriceTerm(), tierOf(l.Level, l.Simulated), l.Region) {
 		c := b.cellOf(cell)
 		if c == nil {
 			continue
@@ -175,8 +175,8 @@ func (c *priceCell) take(t pricing.Trade) {
 func (b *priceBook) offered(asks []broker.Ask, bids []broker.Bid) []broker.PriceEvent {
 	now := map[pricing.Cell]*cellOffer{}
 	providers := map[pricing.Cell]map[broker.PeerID]bool{}
-	for _, a := range asks {
-		for _, cell := range cellsOf(a.Model, tierOf(a.Level, a.Simulated), a.Region) {
+	add := func(a *broker.Ask, term pricing.Term, rate pricing.Rate) {
+		for _, cell := range cellsOf(a.Model, term, tierOf(a.Level, a.Simulated), a.Region) {
 			o := now[cell]
 			if o == nil {
 				o = &cellOffer{}
@@ -185,9 +185,15 @@ func (b *priceBook) offered(asks []broker.Ask, bids []broker.Bid) []broker.Price
 			providers[cell][a.Provider] = true
 			o.offers++
 			o.gpus += a.GPUs
-			if a.Free > 0 && a.Rate >= 0 && a.Rate <= pricing.MaxRate {
-				o.asks = append(o.asks, pricing.Ask{Rate: a.Rate, GPUs: a.Free, Operator: string(a.Provider)})
+			if a.Free > 0 && rate >= 0 && rate <= pricing.MaxRate {
+				o.asks = append(o.asks, pricing.Ask{Rate: rate, GPUs: a.Free, Operator: string(a.Provider)})
 			}
+		}
+	}
+	for i := range asks {
+		add(&asks[i], pricing.OnDemand, asks[i].Rate)
+		if asks[i].Reserved > 0 {
+			add(&asks[i], pricing.Reserved, asks[i].Reserved)
 		}
 	}
 	for cell, o := range now {
@@ -202,7 +208,7 @@ func (b *priceBook) offered(asks []broker.Ask, bids []broker.Bid) []broker.Price
 	}
 	for i := range bids {
 		if bids[i].Model != broker.AnyModel { // so that it has a book while nobody offers the model
-			b.cellOf(pricing.Cell{Model: bids[i].Model, Term: pricing.OnDemand, Region: pricing.AnyRegion, Tier: pricing.TierNVML})
+			b.cellOf(pricing.Cell{Model: bids[i].Model, Term: bids[i].Term, Region: pricing.AnyRegion, Tier: pricing.TierNVML})
 		}
 	}
 	for _, cell := range b.sorted() {

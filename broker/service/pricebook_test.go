@@ -17,13 +17,14 @@ import (
 func TestBidsAreInTheBooksOfWhatCouldServeThem(t *testing.T) {
 	b := newPriceBook("broker", []byte("secret"))
 	asks := []broker.Ask{
-		{Provider: "a", Model: "RTX 4090", Region: "DE", Rate: 40 * cent, GPUs: 1, Free: 1, Level: broker.LevelNVML},
+		{Provider: "a", Model: "RTX 4090", Region: "DE", Rate: 40 * cent, Reserved: 30 * cent, GPUs: 1, Free: 1, Level: broker.LevelNVML},
 		{Provider: "b", Model: "T4", Region: "US", Rate: 9 * cent, GPUs: 1, Free: 1, Level: broker.LevelNVML},
 	}
 	bids := []broker.Bid{
-		{Model: broker.AnyModel, MemoryMiB: 24 << 10, Countries: broker.EUMembers(), Rate: 35 * cent, GPUs: 4},
-		{Model: "RTX 4090", Countries: []string{"US"}, Rate: 30 * cent, GPUs: 2},
-		{Model: "H200", Rate: 200 * cent, GPUs: 8}, // which nobody offers
+		{Model: broker.AnyModel, MemoryMiB: 24 << 10, Countries: broker.EUMembers(), Rate: 35 * cent, GPUs: 4, Term: pricing.OnDemand},
+		{Model: "RTX 4090", Countries: []string{"US"}, Rate: 30 * cent, GPUs: 2, Term: pricing.OnDemand},
+		{Model: "H200", Rate: 200 * cent, GPUs: 8, Term: pricing.OnDemand}, // which nobody offers
+		{Model: "RTX 4090", Rate: 25 * cent, GPUs: 1, Term: pricing.Reserved},
 	}
 	b.offered(asks, nil)
 	events := b.offered(asks, bids)
@@ -31,6 +32,7 @@ func TestBidsAreInTheBooksOfWhatCouldServeThem(t *testing.T) {
 		"RTX_4090:on_demand:any:nvml":    {{Rate: 35 * cent, GPUs: 4}, {Rate: 30 * cent, GPUs: 2}},
 		"RTX_4090:on_demand:europe:nvml": {{Rate: 35 * cent, GPUs: 4}},
 		"T4:on_demand:any:nvml":          nil,
+		"RTX_4090:reserved:any:nvml":     {{Rate: 25 * cent, GPUs: 1}},
 		"H200:on_demand:any:nvml":        {{Rate: 200 * cent, GPUs: 8}, {Rate: 35 * cent, GPUs: 4}},
 	} {
 		c, err := pricing.ParseCell(cell)
@@ -43,6 +45,35 @@ func TestBidsAreInTheBooksOfWhatCouldServeThem(t *testing.T) {
 		told := slices.ContainsFunc(events, func(e broker.PriceEvent) bool { return e.Kind == broker.PriceDepth && e.Cell == c })
 		if told != (want != nil) {
 			t.Errorf("%s: told %v", cell, told)
+		}
+	}
+}
+
+// TestReservedPricesAreApart: neither an ask nor a lease of who commits to a term is in a cell on demand, nor the other
+// way round.
+func TestReservedPricesAreApart(t *testing.T) {
+	b := newPriceBook("broker", []byte("secret"))
+	b.offered([]broker.Ask{
+		{Provider: "a", Model: "T4", Rate: 40 * cent, Reserved: 30 * cent, GPUs: 4, Free: 3, Level: broker.LevelNVML},
+		{Provider: "b", Model: "T4", Rate: 35 * cent, GPUs: 1, Free: 1, Level: broker.LevelNVML},
+	}, nil)
+	lease := broker.Lease{
+		ID: "l", Model: "T4", Rate: 30 * cent, Billed: time.Hour, GPUs: make([]broker.GPULease, 1), Level: broker.LevelNVML,
+		Granted: time.Unix(1, 0), Ready: time.Unix(2, 0), Term: 24 * time.Hour,
+	}
+	b.ended(&endedLease{at: time.Unix(300, 0), lease: lease, state: broker.JobDone, last: true, customer: "c"})
+	for term, want := range map[pricing.Term]struct {
+		best   pricing.Rate
+		gpus   int
+		trades uint64
+	}{
+		pricing.OnDemand: {35 * cent, 5, 0},
+		pricing.Reserved: {30 * cent, 4, 1},
+	} {
+		cell := pricing.Cell{Model: "T4", Term: term, Region: pricing.AnyRegion, Tier: pricing.TierNVML}
+		r := b.row(cell, time.Unix(600, 0))
+		if r.Asks[0].Rate != want.best || r.GPUs != want.gpus || b.cells[cell].total != want.trades {
+			t.Errorf("%s: best ask %v of %d GPUs, %d trades, want %+v", term, r.Asks[0].Rate, r.GPUs, b.cells[cell].total, want)
 		}
 	}
 }

@@ -19,13 +19,14 @@ import (
 
 // pricesFlags are the flags of `rialto prices`.
 type pricesFlags struct {
-	region  string
-	tier    string
-	gpus    int
-	depth   bool
-	history bool
-	step    string
-	quality string
+	region   string
+	tier     string
+	gpus     int
+	reserved bool
+	depth    bool
+	history  bool
+	step     string
+	quality  string
 }
 
 func (a *app) pricesCommand() *cobra.Command {
@@ -33,7 +34,8 @@ func (a *app) pricesCommand() *cobra.Command {
 		Use:   "prices [MODEL]",
 		Short: "Show what GPUs cost: the index, what is on offer, and how it moved",
 		Long: "Show what GPUs cost. The index comes from leases that were executed and paid (firm), or, where there are\n" +
-			"too few, from the asks (indicative); the two are never mixed, and simulated GPUs have prices of their own.\n" +
+			"too few, from the asks (indicative); the two are never mixed, and simulated GPUs have prices of their own, as have\n" +
+			"leases whose customers commit to a term (--reserved).\n" +
 			"`rialto prices verify` computes an index again.",
 		Example: "  rialto prices\n" +
 			"  rialto prices 'RTX 4090' --history --step 1h\n" +
@@ -45,6 +47,7 @@ func (a *app) pricesCommand() *cobra.Command {
 	fl.StringVar(&f.region, "region", pricing.AnyRegion, "any (all regions in one), a group such as europe, or all (each by itself)")
 	fl.StringVar(&f.tier, "tier", "", "simulated, claimed or nvml; all if not given")
 	fl.IntVar(&f.gpus, "gpus", 0, "price so many GPUs at once, too")
+	fl.BoolVar(&f.reserved, "reserved", false, "for who commits to a term, see rialto run --reserve; unless given, on demand")
 	fl.BoolVar(&f.depth, "depth", false, "show the GPUs on offer by price")
 	fl.BoolVar(&f.history, "history", false, "show how prices moved")
 	f.series(c)
@@ -94,7 +97,10 @@ func (f *pricesFlags) series(c *cobra.Command) {
 
 // query checks the flags.
 func (f *pricesFlags) query(args []string) (api.PriceQuery, error) {
-	q := api.PriceQuery{Region: f.region, Tier: f.tier, GPUs: f.gpus}
+	q := api.PriceQuery{Term: string(pricing.OnDemand), Region: f.region, Tier: f.tier, GPUs: f.gpus}
+	if f.reserved {
+		q.Term = string(pricing.Reserved)
+	}
 	if len(args) > 0 {
 		q.Model = args[0]
 	}
@@ -175,11 +181,11 @@ func (a *app) trends(ctx context.Context, m *market, prices []api.Price) map[str
 	return out
 }
 
-// cell finds what a person names: a cell, or a model that has one cell of all regions.
+// cell finds what a person names: a cell, or a model that has one cell of all regions on demand.
 func (m *market) cell(ctx context.Context, name string) (*api.Price, error) {
-	q := api.PriceQuery{Model: name, Region: pricing.AnyRegion}
+	q := api.PriceQuery{Model: name, Term: string(pricing.OnDemand), Region: pricing.AnyRegion}
 	if c, err := pricing.ParseCell(name); err == nil {
-		q = api.PriceQuery{Model: c.Model, Region: c.Region, Tier: c.Tier}
+		q = api.PriceQuery{Model: c.Model, Term: string(c.Term), Region: c.Region, Tier: c.Tier}
 	} else if strings.Contains(name, ":") {
 		return nil, err
 	}

@@ -13,7 +13,6 @@ import (
 	"rialto/broker"
 	"rialto/broker/wire"
 	"rialto/p2p/identity"
-	"rialto/pricing"
 	"rialto/provider"
 	"rialto/tunnel"
 )
@@ -196,7 +195,7 @@ func (a *Agent) checkOffer(hold broker.Hold, spec broker.JobSpec) error {
 		return refusal("too many leases on this host")
 	case hold.Rate < price: // its owner may ask more at a broker
 		return refusal(fmt.Sprintf("the price is %v, not %v", price, hold.Rate))
-	case price < a.Rate && !pays(spec, hold.Rate):
+	case price < a.Rate && !spec.Pays(spec.Reserve, hold.Rate):
 		return refusal(fmt.Sprintf("the job's budget does not pay the %v that its customer commits to", spec.Reserve))
 	case min(hold.TTL, maxHoldTTL) < spec.Firm:
 		return refusal(fmt.Sprintf("the quote is to last %v, the hold %v", spec.Firm, hold.TTL))
@@ -212,12 +211,6 @@ func (a *Agent) checkOffer(hold broker.Hold, spec broker.JobSpec) error {
 		return refusal(fmt.Sprintf("a job has at most %d MiB of memory per GPU", a.MemoryMiB))
 	}
 	return nil
-}
-
-// pays reports whether a job's signed budget pays the term that it commits to.
-func pays(spec broker.JobSpec, rate pricing.Rate) bool {
-	most, err := spec.MostTime(rate)
-	return err == nil && most >= spec.Reserve
 }
 
 // checkWhere checks the customer's query against what we offer now: what a broker matched is not our word. The caller
