@@ -105,10 +105,15 @@ func (m *Market) finder(q *Query, tried []PeerID, free bool) finder {
 
 // fits asks all predicates of an offer.
 func (f *finder) fits(l *Listed) bool {
-	if (l.Free >= f.q.GPU.Count) != f.free || slices.Contains(f.tried, l.Offer.Provider) {
+	return (l.Free >= f.q.GPU.Count) == f.free && f.takes(l.Offer)
+}
+
+// takes is fits, however many GPUs are free.
+func (f *finder) takes(o *Offer) bool {
+	if slices.Contains(f.tried, o.Provider) {
 		return false
 	}
-	of := f.m.listing(f.q, l.Offer)
+	of := f.m.listing(f.q, o)
 	for i := range f.wanted {
 		if !f.wanted[i].keeps(of) {
 			return false
@@ -227,7 +232,7 @@ func (d *draw) Visit(l *Listed) {
 
 // candidate prices an offer for a query.
 func (m *Market) candidate(q *Query, o *Offer) (candidate, bool) {
-	rate, err := o.RateFor(q.Reserve).MulInt(int64(q.GPU.Count))
+	rate, err := q.rateOf(o).MulInt(int64(q.GPU.Count))
 	if err != nil {
 		return candidate{}, false // not with the bounds on offers and requests
 	}

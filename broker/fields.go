@@ -101,6 +101,7 @@ const (
 	fieldReady
 	fieldMiss
 	fieldFillRate
+	fieldMinBid
 	fieldUnknown // and those after it in the table have no evidence
 )
 
@@ -154,6 +155,7 @@ func makeFields() []Field {
 		has(fieldReady, "ready_s", KindTime, "s", market, "expected time from the lease to ready, with the image that is asked with"),
 		has(fieldMiss, "miss_bytes", KindSize, "B", market, "bytes of the image and weights that are asked with and that the host does not hold"),
 		has(fieldFillRate, "fill_rate", KindShare, "", market, "share of its last holds that the host honoured, (20 + honoured) / (20 + asked); below 90% offers are hidden unless the query names it"),
+		has(fieldMinBid, "min_bid", KindRate, "/h", offer, "least bid for one GPU of an interruptible job; none of an offer that is on-demand only"),
 	}
 	for i := range table {
 		id := table[i].id
@@ -177,7 +179,7 @@ func unmeasured() map[string]string {
 		"traffic and storage are not priced here":        "inet_up_cost inet_down_cost storage_cost storage_total_cost allocated_storage vram_costperhour",
 		"agents do not read it":                          "pci_gen pcie_bw gpu_lanes bw_nvlink gpu_max_temp gpu_display_active display_active disk_bw disk_name cpu_name cpu_arch cpu_cores cpu_ghz has_avx mobo_name os_version ubuntu_version gpu_frac gpu_ids",
 		"offers last as long as their host is connected": "duration start_date end_date",
-		"this market has no interruptible offers":        "min_bid is_bid type resource_type",
+		"a job is interruptible, not an offer":           "is_bid type resource_type",
 		"ask for reserved_price instead":                 "credit_discount_max discounted_dph_total",
 		"this market rates hosts by reliability alone":   "reliability_mult expected_reliability vericode verification hosting_type datacenter",
 		"this market has no such thing":                  "vms_enabled cluster_id avail_vol_ask_id avail_vol_dph avail_vol_size platform_fee webpage logo geolocode bundled_results",

@@ -112,8 +112,12 @@ func (m *Market) floorOf(q *Query) floor {
 	ready := min(usualSetup, m.starts.fastest)
 	hazard := priorFailures / (priorHours + m.longest.Hours())
 	// Less the last bit of a float, which may have rounded to the next millisecond.
+	gpus := int64(q.GPU.Count)
+	if q.Bid > 0 {
+		gpus = 0 // what it pays does not follow from the price that the index knows
+	}
 	return floor{
-		gpus: int64(q.GPU.Count), run: run, start: ready, lost: max(0, lost(run, ready, hazard)-time.Millisecond),
+		gpus: gpus, run: run, start: ready, lost: max(0, lost(run, ready, hazard)-time.Millisecond),
 		waiting: boundedCost(q.WaitRate, ready),
 	}
 }

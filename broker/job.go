@@ -11,7 +11,7 @@ import (
 // JobState is where a job stands.
 type JobState uint8
 
-// States of a job. Done, Failed, Expired and Cancelled are terminal.
+// States of a job. Done, Failed, Expired, Cancelled and Preempted are terminal.
 const (
 	JobQueued    JobState = iota + 1 // accepted, waiting for an offer
 	JobHolding                       // a provider was asked to hold GPUs
@@ -23,18 +23,19 @@ const (
 	JobExpired                       // its maximum duration or budget was spent
 	JobCancelled                     // the customer ended it
 	JobQuoted                        // GPUs granted as a firm quote that its customer has not accepted yet; saved states keep their numbers
+	JobPreempted                     // it was interruptible, and displaced by a higher bid; terminal
 )
 
-func jobStates() [JobQuoted + 1]string {
+func jobStates() [JobPreempted + 1]string {
 	return [...]string{
 		JobQueued: "queued", JobHolding: "holding", JobLeased: "leased", JobReady: "ready", JobRunning: "running",
 		JobDone: "done", JobFailed: "failed", JobExpired: "expired", JobCancelled: "cancelled",
-		JobQuoted: "quoted",
+		JobQuoted: "quoted", JobPreempted: "preempted",
 	}
 }
 
 // Terminal reports whether s is final.
-func (s JobState) Terminal() bool { return s >= JobDone && s <= JobCancelled }
+func (s JobState) Terminal() bool { return s >= JobDone && s <= JobCancelled || s == JobPreempted }
 
 // String returns the state's word.
 func (s JobState) String() string {
@@ -77,6 +78,7 @@ type Job struct {
 	Log      []JobEvent // what happened, in order
 	Quote    FirmQuote  `json:",omitzero"`
 	Member   Member     `json:",omitzero"`
+	Claim    Claim      `json:",omitzero"`
 }
 
 // Size is roughly how many bytes a record of the job takes, without its spec, and of its settlement.
@@ -146,9 +148,11 @@ type Lease struct {
 	Fill     Fill      `json:",omitzero"`
 	Answered time.Time `json:",omitzero"` // when the hold was, with Fill
 
-	Term       time.Duration `json:",omitzero"` // of a reservation, see [JobSpec.Reserve]; zero: on demand
-	Unused     time.Duration `json:",omitzero"` // what of it was left when its customer ended it, and is owed
-	UnusedCost pricing.Money `json:",omitzero"` // what of Cost that is
+	Term         time.Duration `json:",omitzero"` // of a reservation, see [JobSpec.Reserve]; zero: on demand
+	Unused       time.Duration `json:",omitzero"` // what of it was left when its customer ended it, and is owed
+	UnusedCost   pricing.Money `json:",omitzero"` // what of Cost that is
+	Bid          pricing.Rate  `json:",omitzero"` // of an interruptible job, per GPU-hour; zero: on-demand
+	Displacement Displacement  `json:",omitzero"`
 }
 
 // Over reports whether nothing of the lease will change any more: it was never granted, or its receipt is signed.

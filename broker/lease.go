@@ -67,6 +67,9 @@ func (m *Market) occupy(l *Lease) {
 	for _, g := range l.GPUs {
 		m.leased[g.UUID] = l.ID
 	}
+	if l.Bid > 0 && len(l.GPUs) > 0 {
+		m.spots[l.ID] = false
+	}
 	m.relist(l.Provider)
 	m.recall(l)
 }
@@ -200,6 +203,7 @@ func (t *turn) end(l *Lease) {
 	for _, g := range l.GPUs {
 		delete(t.leased, g.UUID)
 	}
+	t.inherit(l)
 	t.relist(l.Provider)
 	t.hearFrom(l.Provider)
 	t.changed = true
@@ -303,6 +307,7 @@ func (t *turn) tickHolding(l *Lease) {
 func (t *turn) tickLeased(l *Lease) {
 	j := t.jobs[l.Job]
 	silent, ready := t.now.Sub(l.Renewed), !l.Ready.IsZero()
+	t.ripen(l)
 	switch {
 	case j.State == JobQuoted:
 		t.tickQuoted(l, j)
@@ -326,6 +331,8 @@ func (t *turn) tickLeased(l *Lease) {
 	case !ready && t.now.Sub(l.Granted) >= t.cfg.PrepareTimeout:
 		t.finish(j, nil, JobFailed, fmt.Sprintf("not ready on %s within %v", l.Host, t.cfg.PrepareTimeout))
 		t.release(l, j.Error)
+	case t.overdue(l):
+		t.stop(j, JobPreempted, t.displacedBy(l))
 	case ready && t.now.Sub(l.Ready) >= j.Spec.MaxDuration:
 		t.stop(j, JobExpired, fmt.Sprintf("maximum duration of %v reached", j.Spec.MaxDuration))
 	case ready && l.Billed+min(silent, t.cfg.LeaseTTL) >= t.limit(l, j):

@@ -35,6 +35,8 @@ func (l listing) read(f fieldID) (value, bool) {
 		return number(size(soldMemory(o)).n * count), true
 	case fieldPrice:
 		return number(int64(o.RateFor(l.query.Reserve))), true
+	case fieldMinBid:
+		return number(int64(o.MinBid)), o.MinBid > 0
 	case fieldTotalPrice:
 		total, err := o.RateFor(l.query.Reserve).MulInt(count)
 		return number(int64(total)), err == nil

@@ -18,6 +18,8 @@ type MarketConfig struct {
 	QueueTimeout   time.Duration // a job that no provider took fails; default 5 min
 	PrepareTimeout time.Duration // a lease that did not become ready fails its job; default 30 min
 	FeePPM         int64         // the broker's part of a bill, in millionths; default 0
+	MinRun         time.Duration // an interruptible job that is ready is not displaced before; default 10 min
+	Notice         time.Duration // one that is displaced may still run for so long; default 60 s
 	NewIndex       func() Index  // makes the index of the market's offers; default: all by price, see ladders
 }
 
@@ -29,12 +31,15 @@ func (c MarketConfig) withDefaults() (MarketConfig, error) {
 	c.QueueTimeout = cmp.Or(c.QueueTimeout, 5*time.Minute)
 	// A 100 GB image over 500 Mbit/s.
 	c.PrepareTimeout = cmp.Or(c.PrepareTimeout, 30*time.Minute)
+	c.MinRun = cmp.Or(c.MinRun, 10*time.Minute)
+	// Enough to write a checkpoint of tens of gigabytes.
+	c.Notice = cmp.Or(c.Notice, time.Minute)
 	if c.NewIndex == nil {
 		c.NewIndex = newLadders
 	}
 	var check checker
 	check.name("self", string(c.Self), maxName)
-	check.that(min(c.HoldTTL, c.LeaseTTL, c.QueueTimeout, c.PrepareTimeout) > 0, "timeouts", "below zero")
+	check.that(min(c.HoldTTL, c.LeaseTTL, c.QueueTimeout, c.PrepareTimeout, c.MinRun, c.Notice) > 0, "timeouts", "below zero")
 	check.that(c.FeePPM >= 0 && c.FeePPM <= 1_000_000, "fee", "%d ppm: want 0 to 1000000", c.FeePPM)
 	return c, check.err
 }
@@ -93,6 +98,7 @@ type Market struct {
 
 	leases map[LeaseID]*Lease
 	live   map[LeaseID]struct{}  // not ended, or its receipt not signed
+	spots  map[LeaseID]bool      // not ended and interruptible: whether it may be displaced already
 	sent   map[LeaseID]time.Time // when the message that the lease waits for was sent; not saved
 	leased map[string]LeaseID    // by GPU UUID, until the lease has ended
 	epochs map[gpuID]uint64      // highest granted
@@ -156,6 +162,7 @@ func NewMarket(cfg MarketConfig) (*Market, error) {
 		quotes:    map[AccountID]int{},
 		leases:    map[LeaseID]*Lease{},
 		live:      map[LeaseID]struct{}{},
+		spots:     map[LeaseID]bool{},
 		sent:      map[LeaseID]time.Time{},
 		leased:    map[string]LeaseID{},
 		epochs:    map[gpuID]uint64{},
@@ -258,6 +265,7 @@ type turn struct {
 	sends         []Effect
 	changed       bool    // offers or free GPUs: queued jobs may find a place
 	accepted      []JobID // by this step
+	heirs         []JobID // for whom the leases that ended in this step were displaced
 	ending        JobID   // gang whose members are being stopped
 	size          int     // of what is to be saved, roughly
 }

@@ -72,6 +72,7 @@ func (t *turn) report(ev Reported) error {
 	if r.Phase == PhaseExited {
 		t.restock(l)
 	}
+	t.notify(l)
 	t.renew(l, r.Seq)
 	return nil
 }
@@ -153,6 +154,8 @@ func (t *turn) exited(l *Lease, j *Job, r *Report) {
 		t.finish(j, l, JobDone, "")
 	case r.Used+slack >= t.limit(l, j):
 		t.finish(j, l, JobExpired, reason)
+	case !l.Displacement.Ends.IsZero():
+		t.finish(j, l, JobPreempted, fmt.Sprintf("%s; exit code %d", t.displacedBy(l), r.ExitCode))
 	default:
 		t.finish(j, l, JobFailed, "ended by "+l.Host+": "+reason)
 	}
@@ -187,6 +190,7 @@ func (t *turn) renew(l *Lease, seq uint64) {
 	r := Renewal{Lease: l.ID, Seq: seq}
 	if l.State == LeaseGranted || l.State == LeaseActive {
 		r.TTL = max(0, t.cfg.LeaseTTL-t.now.Sub(l.Renewed))
+		r.Preempt = t.notice(l)
 	}
 	t.send(SendRenewal{r})
 }

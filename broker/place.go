@@ -126,7 +126,7 @@ func (t *turn) submit(ev Submitted) error {
 		return nil
 	}
 	free, busy := t.fitting(&query, spec.Firm == 0 && !spec.standing()) // a quote does not wait
-	offered := spec.MaxRate                                             // of a standing order, whether there is an offer or not
+	offered := spec.limit()                                             // of a standing order, whether there is an offer or not
 	if !spec.standing() {
 		best := busy
 		if len(free) > 0 {
@@ -137,7 +137,7 @@ func (t *turn) submit(ev Submitted) error {
 			t.explain(&query, &found)
 			return refuse(&NoOfferError{Search: found.Search})
 		}
-		offered = best.offer.RateFor(spec.Reserve)
+		offered = query.rateOf(best.offer)
 		if term := spec.termOn(best.offer); !spec.Pays(term, offered) {
 			return refuse(&FieldError{Field: "max_cost", Problem: fmt.Sprintf("%v does not pay the reserved %v at %v", spec.MaxCost, term, offered)})
 		}
@@ -201,6 +201,9 @@ func (t *turn) placeAmong(j *Job, query *Query, avoid []PeerID, known []candidat
 			return
 		}
 	}
+	if t.displace(j, query, avoid) {
+		return
+	}
 	if j.saidWhy() && !j.quoting() {
 		return
 	}
@@ -222,13 +225,17 @@ func (t *turn) placeAmong(j *Job, query *Query, avoid []PeerID, known []candidat
 // covers makes sure that the hold is enough for an offer, and keeps more aside if it was computed from
 // a cheaper one.
 func (t *turn) covers(j *Job, c candidate) bool {
-	rate := c.offer.RateFor(j.Spec.Reserve)
-	need, err := j.Spec.holdAt(rate)
-	if err != nil || !j.Spec.Pays(j.Spec.termOn(c.offer), rate) {
+	per, term := t.rateFor(j, c.offer), j.Spec.termOn(c.offer)
+	need, err := j.Spec.holdAt(per)
+	if err != nil || !j.Spec.Pays(term, per) {
+		return false
+	}
+	rate, err := per.MulInt(int64(j.Spec.GPU.Count))
+	if err != nil {
 		return false
 	}
 	more := max(0, need-j.Hold)
-	if buys, err := c.rate.Buys(j.Hold + more); err != nil || buys < time.Second || more > t.accounts[j.Account].Available {
+	if buys, err := rate.Buys(j.Hold + more); err != nil || buys < time.Second || more > t.accounts[j.Account].Available {
 		return false
 	}
 	if more > 0 && t.accounts[j.Account].allows(more, j.Hold, t.now) != nil {
@@ -248,11 +255,12 @@ func (t *turn) ask(j *Job, o *Offer) {
 	j.Attempts++
 	l := &Lease{
 		ID: leaseID(j.ID, j.Attempts), Job: j.ID, Account: j.Account,
-		Offer: o.ID, Provider: o.Provider, Host: o.Host, Model: o.GPUs[0].Model, Rate: o.RateFor(j.Spec.Reserve), Term: j.Spec.termOn(o),
+		Offer: o.ID, Provider: o.Provider, Host: o.Host, Model: o.GPUs[0].Model, Rate: t.rateFor(j, o), Bid: j.Spec.Bid, Term: j.Spec.termOn(o),
 		State: LeaseHolding, Simulated: o.Simulated(), Region: o.Region, CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Level: o.Level(),
 	}
 	j.Lease = l.ID
 	j.State = JobHolding
+	j.Claim = Claim{}
 	t.touchLease(l)
 	t.leases[l.ID] = l
 	t.live[l.ID] = struct{}{}

@@ -50,10 +50,10 @@ func (m *Market) Bids() []Bid {
 	var out []Bid
 	for _, id := range sortedKeys(m.queued) {
 		s := &m.jobs[id].Spec
-		if s.MaxRate == 0 {
+		if s.MaxRate == 0 { // also one that is interruptible: its bid is of another term
 			continue
 		}
-		b := Bid{Model: s.GPU.Model, MemoryMiB: s.GPU.MinMemoryMiB, Rate: s.MaxRate, GPUs: s.GPU.Count, Term: termOf(s.Reserve)}
+		b := Bid{Model: s.GPU.Model, MemoryMiB: s.GPU.MinMemoryMiB, Rate: s.MaxRate, GPUs: s.GPU.Count, Term: termOf(s.Bid, s.Reserve)}
 		if s.Region != "" {
 			b.Countries = []string{s.Region}
 		}
@@ -65,10 +65,13 @@ func (m *Market) Bids() []Bid {
 }
 
 // PriceTerm is the term that the lease's price is one of.
-func (l *Lease) PriceTerm() pricing.Term { return termOf(l.Term) }
+func (l *Lease) PriceTerm() pricing.Term { return termOf(l.Bid, l.Term) }
 
-func termOf(reserved time.Duration) pricing.Term {
-	if reserved > 0 {
+func termOf(bid pricing.Rate, reserved time.Duration) pricing.Term {
+	switch {
+	case bid > 0:
+		return pricing.Interruptible
+	case reserved > 0:
 		return pricing.Reserved
 	}
 	return pricing.OnDemand

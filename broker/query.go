@@ -13,6 +13,7 @@ type Query struct {
 	MemoryMiB uint64       // host memory for the whole job
 	CPUs      int          // for the whole job
 	MaxRate   pricing.Rate // per GPU-hour
+	Bid       pricing.Rate // per GPU-hour, of an interruptible job; zero: on-demand
 	Region    string
 	Provider  PeerID
 	Image     string   // digest of the image
@@ -49,7 +50,7 @@ func (m *Market) complete(q Query) (Query, error) {
 	var c checker
 	q.GPU.check(&c)
 	c.region("region", q.Region)
-	c.that(q.CPUs >= 0 && q.MaxRate >= 0, "query", "below zero")
+	c.that(q.CPUs >= 0 && q.MaxRate >= 0 && q.Bid >= 0, "query", "below zero")
 	c.that(q.Where.takes(q.GPU.Count), "num_gpus", "the job has %d GPUs, the query wants another number", q.GPU.Count)
 	c.that(q.Limit >= 0, "limit", "below zero")
 	c.that(!q.Brief || q.Limit > 0, "brief", "needs a limit")
@@ -96,7 +97,7 @@ func (m *Market) knowsAll(q *Query) error {
 // query is what the market looks for on behalf of a job.
 func (s *JobSpec) query() Query {
 	q := Query{
-		GPU: s.GPU, MemoryMiB: s.MemoryMiB, CPUs: s.CPUs, MaxRate: s.MaxRate,
+		GPU: s.GPU, MemoryMiB: s.MemoryMiB, CPUs: s.CPUs, MaxRate: s.MaxRate, Bid: s.Bid,
 		Region: s.Region, Provider: s.Provider, Image: s.Digest, Root: s.Root,
 		Run: s.MaxDuration, WaitRate: s.WaitRate, Reserve: s.Reserve, lottery: string(s.Customer) + "\x00" + s.Nonce,
 	}
@@ -126,6 +127,7 @@ func (q *Query) predicates() []Predicate {
 	add(q.CPUs > 0, fieldCPUs, OpAtLeast, number(int64(q.CPUs)))
 	add(q.MemoryMiB > 0, fieldMemory, OpAtLeast, size(q.MemoryMiB))
 	add(q.MaxRate > 0, fieldPrice, OpAtMost, number(int64(q.MaxRate)))
+	add(q.Bid > 0, fieldMinBid, OpAtMost, number(int64(q.Bid)))
 	for _, p := range q.Where.predicates {
 		if p.field.id != fieldJobGPUs && !p.equal(q.freeNow()) && !slices.ContainsFunc(ps, p.equal) { // the count is settled
 			ps = append(ps, p)

@@ -22,7 +22,7 @@ func (s *JobSpec) checkStanding(c *checker) {
 	if !s.standing() {
 		return
 	}
-	c.that(s.MaxRate > 0, "max_rate", "missing: a standing order needs a limit")
+	c.that(s.limit() > 0, "max_rate", "missing: a standing order needs a limit")
 	c.that(s.Firm == 0, "firm", "a standing order is no quote")
 	ahead := s.GoodUntil.Sub(s.Created)
 	c.that(ahead > 0 && ahead <= maxStanding, "good_until", "%v after the order was made: want at most %v", ahead.Round(time.Second), maxStanding)
@@ -45,7 +45,7 @@ func (t *turn) expire(j *Job) bool {
 		}
 		t.finish(j, nil, JobFailed, reason)
 	case !t.now.Before(j.Spec.GoodUntil):
-		t.finish(j, nil, JobExpired, fmt.Sprintf("no offer at %v or less until %s", j.Spec.MaxRate, j.Spec.GoodUntil.Format(time.RFC3339)))
+		t.finish(j, nil, JobExpired, fmt.Sprintf("no offer at %v or less until %s", j.Spec.limit(), j.Spec.GoodUntil.Format(time.RFC3339)))
 	default:
 		return false
 	}
@@ -58,7 +58,8 @@ func (t *turn) unqueue(j *Job) {
 	delete(t.stale, j.ID)
 }
 
-// precedence is the order in which jobs that wait are served at a time: of two, whose account spent less lately, and of one
+// precedence is the order in which jobs that wait are served at a time: on-demand before interruptible, and of these a
+// higher bid first; else of two, whose account spent less lately, and of one
 // account's or of equals', who came first. See [Recent]. No two are equal.
 func (m *Market) precedence(now time.Time) func(a, b *Job) int {
 	recent := map[AccountID]pricing.Money{}
@@ -71,7 +72,7 @@ func (m *Market) precedence(now time.Time) func(a, b *Job) int {
 		return r
 	}
 	return func(a, b *Job) int {
-		return cmp.Or(cmp.Compare(spent(a.Account), spent(b.Account)), a.Accepted.Compare(b.Accepted), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(compareBids(a, b), cmp.Compare(spent(a.Account), spent(b.Account)), a.Accepted.Compare(b.Accepted), cmp.Compare(a.ID, b.ID))
 	}
 }
 
@@ -82,7 +83,7 @@ func (t *turn) inLine() []*Job {
 		line = append(line, t.jobs[id])
 	}
 	slices.SortFunc(line, t.precedence(t.now))
-	return line
+	return t.heirsFirst(line)
 }
 
 // Ahead returns how many jobs that wait, and could take what a waiting job could, are served before it: of accounts that
@@ -157,7 +158,7 @@ func (m *Market) suits(j *Job, offers []*Listed) bool {
 	spec := &j.Spec
 	var f *finder
 	for _, l := range offers {
-		if spec.MaxRate > 0 && l.Offer.RateFor(spec.Reserve) > spec.MaxRate || l.Free < spec.GPU.Count { // most are told apart by this
+		if l.Free < spec.GPU.Count || spec.tooDear(l.Offer) { // most are told apart by this
 			continue
 		}
 		if f == nil {
@@ -211,10 +212,14 @@ func (t *turn) waitFor(j *Job, why string) {
 		return
 	}
 	if n := t.Ahead(j.ID); n > 0 {
-		why += fmt.Sprintf("; %d before it, of who spent less lately or came first", n)
+		bids := ""
+		if j.Spec.Bid > 0 {
+			bids = "bids more, "
+		}
+		why += fmt.Sprintf("; %d before it, of who %sspent less lately or came first", n, bids)
 	}
 	if j.Spec.standing() {
-		t.log(j, "standing until %s for %v or less: %s", j.Spec.GoodUntil.Format(time.RFC3339), j.Spec.MaxRate, why)
+		t.log(j, "standing until %s for %v or less: %s", j.Spec.GoodUntil.Format(time.RFC3339), j.Spec.limit(), why)
 		return
 	}
 	t.log(j, "waiting up to %v: %s", t.cfg.QueueTimeout, why)

@@ -162,7 +162,7 @@ func (m *Market) Audit() error {
 	if !maps.Equal(taken, m.leased) {
 		return &InvariantError{Rule: "GPUs: the index of leased GPUs is wrong"}
 	}
-	return cmp.Or(m.auditRecords(), m.auditFills(), m.auditQuotes(), m.auditGangs(), m.auditShops())
+	return cmp.Or(m.auditRecords(), m.auditFills(), m.auditQuotes(), m.auditGangs(), m.auditShops(), m.auditSpots())
 }
 
 func mapHas[K comparable, V any](m map[K]V, k K) bool {

@@ -165,8 +165,8 @@ func (m *Market) Quote(r QuoteRequest) (Quote, error) {
 	if err != nil {
 		return Quote{}, fmt.Errorf("quote: %w", err)
 	}
-	spec := JobSpec{GPU: query.GPU, MaxRate: r.MaxRate, MaxCost: r.MaxCost, MaxDuration: r.Duration}
-	hold, err := spec.holdAt(best.Offer.RateFor(query.Reserve))
+	spec := JobSpec{GPU: query.GPU, MaxRate: r.MaxRate, Bid: r.Bid, MaxCost: r.MaxCost, MaxDuration: r.Duration}
+	hold, err := spec.holdAt(query.rateOf(&best.Offer))
 	if err != nil {
 		return Quote{}, fmt.Errorf("quote: %w", err)
 	}
@@ -181,7 +181,7 @@ func (s *JobSpec) holdAt(offered pricing.Rate) (pricing.Money, error) {
 	if s.MaxCost > 0 {
 		return s.budget(), nil
 	}
-	rate, err := cmp.Or(s.MaxRate, offered).MulInt(int64(s.GPU.Count))
+	rate, err := cmp.Or(s.limit(), offered).MulInt(int64(s.GPU.Count))
 	if err != nil {
 		return 0, err
 	}

@@ -22,13 +22,16 @@ func (c command) number(key string, otherwise int) int {
 	return otherwise
 }
 
-// offer HOST MODEL RATE [reserved=RATE term=DURATION] [gpus=N] [free=N] [region=XX] [image=NAME] [mem=GiB] [uuid=OTHERHOST]
+// offer HOST MODEL RATE [min_bid=RATE] [reserved=RATE term=DURATION] [gpus=N] [free=N] [region=XX] [image=NAME] [mem=GiB] [uuid=OTHERHOST]
 func (s *teller) offer(c command) broker.Event {
 	host, model := c.words[0], strings.ReplaceAll(c.words[1], "_", " ")
 	o := markettest.Offer(host, model, c.number("gpus", 1), must(pricing.ParseRate(c.words[2])))
 	o.Region = c.opts["region"]
 	if v := c.opts["reserved"]; v != "" {
 		o.ReservedRate, o.ReservedMin = must(pricing.ParseRate(v)), must(time.ParseDuration(c.opts["term"]))
+	}
+	if v := c.opts["min_bid"]; v != "" {
+		o.MinBid = must(pricing.ParseRate(v))
 	}
 	o.Free = o.Free[:c.number("free", len(o.Free))]
 	if image := c.opts["image"]; image != "" {
@@ -81,6 +84,9 @@ func (c command) query() broker.Query {
 	if c.opts["where"] != "" && c.opts["gpus"] == "" {
 		q.GPU.Count = 0
 	}
+	if v := c.opts["bid"]; v != "" {
+		q.Bid = must(pricing.ParseRate(v))
+	}
 	q.CPUs, q.MemoryMiB = c.number("cpus", 0), uint64(c.number("memory", 0))<<10
 	if v := c.opts["for"]; v != "" {
 		q.Run = must(time.ParseDuration(v))
@@ -106,7 +112,7 @@ func (s *teller) submission(c command) broker.Event {
 	id, customer := c.words[0], c.words[1]
 	spec := markettest.Spec(customer, "nonce of "+id)
 	q := c.query()
-	spec.GPU, spec.MaxRate, spec.Region, spec.Provider = q.GPU, q.MaxRate, q.Region, q.Provider
+	spec.GPU, spec.MaxRate, spec.Bid, spec.Region, spec.Provider = q.GPU, q.MaxRate, q.Bid, q.Region, q.Provider
 	if q.Image != "" {
 		spec.Digest = q.Image
 	}
@@ -223,4 +229,18 @@ func (s *teller) report(c command) broker.Event {
 		from = broker.PeerID(v)
 	}
 	return broker.Reported{Provider: from, Report: r, Envelope: []byte("report")}
+}
+
+// run lets time pass while jobs run: each reports every half a minute. The lines of all this would say nothing new.
+func (s *teller) run(d time.Duration, jobs []string) {
+	quiet := &teller{T: s.T, world: s.world, labels: s.labels, epochs: s.epochs, seqs: s.seqs, sets: s.sets}
+	for left := d; left > 0; left -= 30 * time.Second {
+		s.world.Now = s.world.Now.Add(min(left, 30*time.Second))
+		for _, job := range jobs {
+			l, _ := s.world.Market.Lease(quiet.lease(job))
+			used := s.world.Now.Sub(l.Ready).String()
+			quiet.step(quiet.report(command{words: []string{job, "ready"}, opts: map[string]string{"used": used}}))
+		}
+		quiet.step(broker.Ticked{})
+	}
 }

@@ -207,6 +207,8 @@ func (s *teller) play(line string) {
 		s.step(broker.ContentSized{Digest: markettest.Digest(name[0]), Bytes: int64(must(strconv.Atoi(name[1]))) << 20})
 	case "start":
 		s.start(c)
+	case "run": // DURATION JOB…
+		s.run(must(time.ParseDuration(name[0])), c.words[1:])
 	case "load":
 		s.load(name[0])
 	case "search":
@@ -276,7 +278,11 @@ func (s *teller) tellEffect(e broker.Effect) {
 	case broker.SendRelease:
 		s.say("release %s at %s: %s", s.labels[e.Release.Lease], e.Provider, e.Release.Reason)
 	case broker.SendRenewal:
-		s.say("renew %s for %v", s.labels[e.Renewal.Lease], e.Renewal.TTL)
+		notice := ""
+		if e.Renewal.Preempt > 0 {
+			notice = fmt.Sprintf(", ends in %v", e.Renewal.Preempt)
+		}
+		s.say("renew %s for %v%s", s.labels[e.Renewal.Lease], e.Renewal.TTL, notice)
 	case broker.SignReceipt:
 		r := e.Receipt
 		unused := ""

@@ -79,6 +79,8 @@ type Offer struct {
 	// there is none. See [JobSpec.Reserve].
 	ReservedRate pricing.Rate
 	ReservedMin  time.Duration
+	// MinBid is the least bid per GPU-hour of an interruptible job that takes these GPUs; zero: on-demand only. See [JobSpec].Bid.
+	MinBid pricing.Rate
 }
 
 // Simulated reports whether any GPU of the offer is simulated.
@@ -184,6 +186,9 @@ type JobSpec struct {
 	// Reserve is the term, from ready on, that the customer commits to wherever that earns the offer's reserved rate. It is
 	// at most MaxDuration. See [Offer.RateFor].
 	Reserve time.Duration `json:",omitzero"`
+	// Bid makes the job interruptible: it takes GPUs whose owner asks no higher bid, never pays more than this per
+	// GPU-hour, and may be displaced by whoever pays more. Zero: on-demand. See the rules in spot.go.
+	Bid pricing.Rate `json:",omitzero"`
 }
 
 // PrivateRoots returns the roots that the job needs keys for, each once.
@@ -346,6 +351,8 @@ type Renewal struct {
 	Lease LeaseID
 	TTL   time.Duration // zero: the lease is over, tear it down
 	Seq   uint64        // the report that this acknowledges; it is durable
+	// Preempt is how long the workload may still run, because another displaces it; zero: none does.
+	Preempt time.Duration
 }
 
 // Receipt is the final bill of a lease, signed by the broker over the provider's last report.

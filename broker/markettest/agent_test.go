@@ -34,6 +34,7 @@ type workload struct {
 	acked    bool      // the final report is durable at the broker
 	fault    bool      // it broke through its host's fault
 	why      string    // its host ended it; empty: it ended by itself
+	ends     time.Time // of its notice, if it is displaced
 }
 
 func newAgent(host string, gpus int, rate pricing.Rate) *agent {
@@ -65,7 +66,7 @@ func (a *agent) offers() broker.OffersPosted {
 	if a.rate == 0 {
 		o.ReservedMin = 0
 	}
-	o.Free = a.free()
+	o.Free, o.MinBid = a.free(), a.rate/4
 	return broker.OffersPosted{
 		Provider: broker.PeerID(a.host),
 		Set:      broker.OfferSet{Boot: "boot", Seq: a.set, Offers: []broker.Offer{o}},
@@ -124,6 +125,9 @@ func (a *agent) watch(now time.Time) {
 			w.why = "the lease lapsed"
 			w.end(w.deadline, broker.PhaseExited)
 		}
+		if !w.ends.IsZero() && !now.Before(w.ends) {
+			w.end(w.ends, broker.PhaseExited)
+		}
 	}
 }
 
@@ -149,6 +153,9 @@ func (a *agent) report(now time.Time, w *workload) broker.Reported {
 		r.HostFault = w.fault && w.ready.IsZero()
 		r.Message = "it broke"
 	}
+	if w.phase == broker.PhaseExited && !w.ends.IsZero() {
+		r.Message = "another job displaced it"
+	}
 	return broker.Reported{Provider: broker.PeerID(a.host), Report: r, Envelope: []byte("report")}
 }
 
@@ -165,4 +172,7 @@ func (a *agent) renewed(sent time.Time, r broker.Renewal) {
 		w.acked = true
 	}
 	w.deadline = sent.Add(r.TTL)
+	if r.Preempt > 0 && w.ends.IsZero() {
+		w.ends = sent.Add(r.Preempt)
+	}
 }

@@ -70,17 +70,17 @@ func (h *history) checkQueue(t *rapid.T) {
 		return
 	}
 	for _, j := range waiting {
-		found, err := h.world.Market.Search(broker.Query{GPU: j.Spec.GPU, MaxRate: j.Spec.MaxRate, Reserve: j.Spec.Reserve})
+		found, err := h.world.Market.Search(broker.Query{GPU: j.Spec.GPU, MaxRate: j.Spec.MaxRate, Bid: j.Spec.Bid, Reserve: j.Spec.Reserve})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, m := range found.Matches {
 			buys, err := m.Rate.Buys(j.Hold)
-			paid := j.Spec.MaxCost > 0 || j.Spec.MaxRate > 0 // else it may need more money than there is
+			paid := j.Spec.MaxCost > 0 || j.Spec.MaxRate > 0 || j.Spec.Bid > 0 // else it may need more money than there is
 			rate := m.Offer.RateFor(j.Spec.Reserve)
 			quoted := j.Quote.Taken.IsZero() || rate <= j.Quote.Rate
 			least := time.Second
-			if rate < m.Offer.Rate {
+			if j.Spec.Bid == 0 && rate < m.Offer.Rate {
 				least = max(least, j.Spec.Reserve)
 			}
 			if err == nil && buys >= least && paid && quoted && !slices.Contains(j.Tried, m.Offer.Provider) {

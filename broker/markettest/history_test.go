@@ -27,6 +27,8 @@ type history struct {
 	most   map[broker.JobID]pricing.Money              // ever held
 	said   map[broker.LeaseID]map[uint64]broker.Report // by the number of the report
 	past   []moment
+
+	displaced int // leases, so far
 }
 
 // moment is one input of the market and its answer, to be played again.
@@ -60,7 +62,7 @@ func live(t *rapid.T) {
 }
 
 func begin(t *rapid.T) *history {
-	w, err := markettest.NewWorld(broker.MarketConfig{FeePPM: 30_000})
+	w, err := markettest.NewWorld(broker.MarketConfig{FeePPM: 30_000, MinRun: 30 * time.Second, Notice: 20 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +83,7 @@ func begin(t *rapid.T) *history {
 
 // step plays an event and keeps what the market wants to send. It returns the renewal, if there is one.
 func (h *history) step(ev broker.Event) (broker.Renewal, bool) {
-	before := maps.Clone(h.world.Accounts)
+	before, leases := maps.Clone(h.world.Accounts), maps.Clone(h.world.Leases)
 	if r, ok := ev.(broker.Reported); ok && r.Provider != "mallory" {
 		if h.said[r.Report.Lease] == nil {
 			h.said[r.Report.Lease] = map[uint64]broker.Report{}
@@ -94,6 +96,7 @@ func (h *history) step(ev broker.Event) (broker.Renewal, bool) {
 	}
 	h.past = append(h.past, moment{h.world.Now, ev, fmt.Sprintf("%+v %v", effects, err)})
 	h.checkLimits(before)
+	h.checkDisplaced(leases)
 	var renewal broker.Renewal
 	renewed := false
 	for _, e := range effects {
@@ -142,6 +145,10 @@ func (h *history) submit(t *rapid.T) {
 	}
 	if rapid.Bool().Draw(t, "gang") && spec.Reserve == 0 {
 		spec.Nodes, spec.Firm = rapid.IntRange(2, 3).Draw(t, "nodes"), 0
+	}
+	if rapid.Bool().Draw(t, "bids") {
+		spec.Bid = pricing.Rate(rapid.Int64Range(1, 600_000_000).Draw(t, "bid"))
+		spec.MaxRate, spec.Firm, spec.Nodes, spec.Reserve = 0, 0, 0, 0
 	}
 	for rank := range max(1, spec.Nodes) {
 		h.jobs = append(h.jobs, broker.MemberID(id, rank))

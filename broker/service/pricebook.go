@@ -87,6 +87,11 @@ func tierOf(l broker.Level, simulated bool) string {
 	return l.String()
 }
 
+// cellsTraded are the cells of a lease.
+func cellsTraded(l *broker.Lease) []pricing.Cell {
+	return cellsOf(l.Model, l.PriceTerm(), tierOf(l.Level, l.Simulated), l.Region)
+}
+
 // cellsOf are the cells of GPUs for a term in a country: the one of all regions, and that of its group.
 func cellsOf(model string, term pricing.Term, tier, country string) []pricing.Cell {
 	c := pricing.Cell{Model: model, Term: term, Region: pricing.AnyRegion, Tier: tier}
@@ -143,7 +148,7 @@ func (b *priceBook) ended(e *endedLease) []broker.PriceEvent {
 	}
 	t := tradeOf(e, b.self)
 	var events []broker.PriceEvent
-	for _, cell := range cellsOf(l.Model, l.PriceTerm(), tierOf(l.Level, l.Simulated), l.Region) {
+	for _, cell := range cellsTraded(l) {
 		c := b.cellOf(cell)
 		if c == nil {
 			continue

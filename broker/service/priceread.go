@@ -132,7 +132,7 @@ func (p *prices) receipt(record *printRecord, beat int64) (pricing.Receipt, erro
 	in := pricing.Inputs{Cell: cell, At: beat, Hedonic: record.Hedonic, Asks: record.Asks}
 	params := pricing.ParamsV1()
 	for e := range p.between(beat-params.Window, beat) {
-		if slices.Contains(cellsOf(e.lease.Model, e.lease.PriceTerm(), tierOf(e.lease.Level, e.lease.Simulated), e.lease.Region), cell) {
+		if slices.Contains(cellsTraded(&e.lease), cell) {
 			if t := tradeOf(e, p.s.c.Market.Self); t.GPUSeconds >= params.MinPaid*int64(t.GPUs) {
 				in.Trades = append(in.Trades, t)
 			}

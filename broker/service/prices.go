@@ -243,7 +243,7 @@ func (p *prices) fitted(at int64) map[pricing.Cell][]pricing.Trade {
 	when := pricing.HedonicTime(at)
 	trades := map[pricing.Cell][]pricing.Trade{}
 	for e := range p.between(when-pricing.HedonicWindow, when) {
-		for _, cell := range cellsOf(e.lease.Model, e.lease.PriceTerm(), tierOf(e.lease.Level, e.lease.Simulated), e.lease.Region) {
+		for _, cell := range cellsTraded(&e.lease) {
 			if p.book.cells[cell] == nil {
 				continue
 			}

@@ -52,7 +52,7 @@ func encodeJobSpec(x broker.JobSpec) *JobSpec {
 		Customer: string(x.Customer), Broker: string(x.Broker), CreatedNs: nanos(x.Created), Nonce: x.Nonce,
 		Root: x.Root, Where: x.Where, Private: x.Private, WaitRateNanousdPerHour: int64(x.WaitRate), FirmNs: int64(x.Firm),
 		GoodUntilNs: nanos(x.GoodUntil), Nodes: narrow(x.Nodes), SameRegion: x.SameRegion,
-		ReserveNs: int64(x.Reserve),
+		ReserveNs: int64(x.Reserve), BidNanousdPerHour: int64(x.Bid),
 	}
 	for _, name := range slices.Sorted(maps.Keys(x.Env)) {
 		m.Env = append(m.Env, &EnvVar{Name: name, Value: x.Env[name]})
@@ -92,6 +92,7 @@ func decodeJobSpec(c checker, m *JobSpec) broker.JobSpec {
 		GoodUntil:   c.instant("good_until_ns", m.GetGoodUntilNs()),
 		Nodes:       c.integer("nodes", m.GetNodes(), 0, broker.MaxNodes),
 		SameRegion:  m.GetSameRegion(),
+		Bid:         c.rate("bid_nanousd_per_hour", m.GetBidNanousdPerHour()),
 		Reserve:     c.duration("reserve_ns", m.GetReserveNs()),
 	}
 	if x.Reserve > x.MaxDuration {

@@ -348,6 +348,7 @@ type Offer struct {
 	Weights                    []string               `protobuf:"bytes,12,rep,name=weights,proto3" json:"weights,omitempty"`
 	Addrs                      []string               `protobuf:"bytes,13,rep,name=addrs,proto3" json:"addrs,omitempty"`
 	Agent                      string                 `protobuf:"bytes,14,opt,name=agent,proto3" json:"agent,omitempty"`
+	MinBidNanousdPerHour       int64                  `protobuf:"varint,15,opt,name=min_bid_nanousd_per_hour,json=minBidNanousdPerHour,proto3" json:"min_bid_nanousd_per_hour,omitempty"`                   // least bid per GPU of an interruptible job; zero: on-demand only
 	ReservedRateNanousdPerHour int64                  `protobuf:"varint,16,opt,name=reserved_rate_nanousd_per_hour,json=reservedRateNanousdPerHour,proto3" json:"reserved_rate_nanousd_per_hour,omitempty"` // for jobs that commit to a term; zero: there is none
 	ReservedMinNs              int64                  `protobuf:"varint,17,opt,name=reserved_min_ns,json=reservedMinNs,proto3" json:"reserved_min_ns,omitempty"`                                            // the least term that earns it
 	unknownFields              protoimpl.UnknownFields
@@ -480,6 +481,13 @@ func (x *Offer) GetAgent() string {
 		return x.Agent
 	}
 	return ""
+}
+
+func (x *Offer) GetMinBidNanousdPerHour() int64 {
+	if x != nil {
+		return x.MinBidNanousdPerHour
+	}
+	return 0
 }
 
 func (x *Offer) GetReservedRateNanousdPerHour() int64 {
@@ -770,6 +778,7 @@ type JobSpec struct {
 	GoodUntilNs            int64                  `protobuf:"varint,25,opt,name=good_until_ns,json=goodUntilNs,proto3" json:"good_until_ns,omitempty"`                                      // until when the job waits for an offer at its limit; zero: it is no standing order
 	Nodes                  int32                  `protobuf:"varint,26,opt,name=nodes,proto3" json:"nodes,omitempty"`                                                                       // hosts that run it at once, all or none; zero: one
 	SameRegion             bool                   `protobuf:"varint,27,opt,name=same_region,json=sameRegion,proto3" json:"same_region,omitempty"`                                           // all of them in one region
+	BidNanousdPerHour      int64                  `protobuf:"varint,28,opt,name=bid_nanousd_per_hour,json=bidNanousdPerHour,proto3" json:"bid_nanousd_per_hour,omitempty"`                  // most per GPU that an interruptible job pays; zero: on-demand
 	ReserveNs              int64                  `protobuf:"varint,29,opt,name=reserve_ns,json=reserveNs,proto3" json:"reserve_ns,omitempty"`                                              // the term that the customer commits to where it earns a reserved rate; zero: none
 	unknownFields          protoimpl.UnknownFields
 	sizeCache              protoimpl.SizeCache
@@ -992,6 +1001,13 @@ func (x *JobSpec) GetSameRegion() bool {
 		return x.SameRegion
 	}
 	return false
+}
+
+func (x *JobSpec) GetBidNanousdPerHour() int64 {
+	if x != nil {
+		return x.BidNanousdPerHour
+	}
+	return 0
 }
 
 func (x *JobSpec) GetReserveNs() int64 {
@@ -1814,6 +1830,7 @@ type Renewal struct {
 	Lease         string                 `protobuf:"bytes,1,opt,name=lease,proto3" json:"lease,omitempty"`
 	TtlNs         int64                  `protobuf:"varint,2,opt,name=ttl_ns,json=ttlNs,proto3" json:"ttl_ns,omitempty"`
 	Seq           uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	PreemptNs     int64                  `protobuf:"varint,4,opt,name=preempt_ns,json=preemptNs,proto3" json:"preempt_ns,omitempty"` // for so long the workload may still run, because another displaces it; zero: none does
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1865,6 +1882,13 @@ func (x *Renewal) GetTtlNs() int64 {
 func (x *Renewal) GetSeq() uint64 {
 	if x != nil {
 		return x.Seq
+	}
+	return 0
+}
+
+func (x *Renewal) GetPreemptNs() int64 {
+	if x != nil {
+		return x.PreemptNs
 	}
 	return 0
 }
@@ -2366,7 +2390,7 @@ const file_messages_proto_rawDesc = "" +
 	"\x0eunusable_cause\x18\x0e \x01(\tR\runusableCause\"7\n" +
 	"\tImageHeld\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
-	"\x04root\x18\x02 \x01(\tR\x04root\"\xf8\x03\n" +
+	"\x04root\x18\x02 \x01(\tR\x04root\"\xb0\x04\n" +
 	"\x05Offer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bprovider\x18\x02 \x01(\tR\bprovider\x12\x12\n" +
@@ -2383,7 +2407,8 @@ const file_messages_proto_rawDesc = "" +
 	"\x06images\x18\v \x03(\v2\x14.rialto.v1.ImageHeldR\x06images\x12\x18\n" +
 	"\aweights\x18\f \x03(\tR\aweights\x12\x14\n" +
 	"\x05addrs\x18\r \x03(\tR\x05addrs\x12\x14\n" +
-	"\x05agent\x18\x0e \x01(\tR\x05agent\x12B\n" +
+	"\x05agent\x18\x0e \x01(\tR\x05agent\x126\n" +
+	"\x18min_bid_nanousd_per_hour\x18\x0f \x01(\x03R\x14minBidNanousdPerHour\x12B\n" +
 	"\x1ereserved_rate_nanousd_per_hour\x18\x10 \x01(\x03R\x1areservedRateNanousdPerHour\x12&\n" +
 	"\x0freserved_min_ns\x18\x11 \x01(\x03R\rreservedMinNs\"Z\n" +
 	"\bOfferSet\x12\x12\n" +
@@ -2402,7 +2427,7 @@ const file_messages_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\tR\x04root\x12\x12\n" +
 	"\x04path\x18\x03 \x01(\tR\x04path\x12\x18\n" +
-	"\aprivate\x18\x04 \x01(\bR\aprivate\"\xfa\x06\n" +
+	"\aprivate\x18\x04 \x01(\bR\aprivate\"\xab\a\n" +
 	"\aJobSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +
@@ -2435,7 +2460,8 @@ const file_messages_proto_rawDesc = "" +
 	"\rgood_until_ns\x18\x19 \x01(\x03R\vgoodUntilNs\x12\x14\n" +
 	"\x05nodes\x18\x1a \x01(\x05R\x05nodes\x12\x1f\n" +
 	"\vsame_region\x18\x1b \x01(\bR\n" +
-	"sameRegion\x12\x1d\n" +
+	"sameRegion\x12/\n" +
+	"\x14bid_nanousd_per_hour\x18\x1c \x01(\x03R\x11bidNanousdPerHour\x12\x1d\n" +
 	"\n" +
 	"reserve_ns\x18\x1d \x01(\x03R\treserveNs\"4\n" +
 	"\bGPULease\x12\x12\n" +
@@ -2502,11 +2528,13 @@ const file_messages_proto_rawDesc = "" +
 	"\x05Trace\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\tR\x04root\x12\x14\n" +
-	"\x05trace\x18\x03 \x01(\fR\x05trace\"H\n" +
+	"\x05trace\x18\x03 \x01(\fR\x05trace\"g\n" +
 	"\aRenewal\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12\x15\n" +
 	"\x06ttl_ns\x18\x02 \x01(\x03R\x05ttlNs\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xbb\x04\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x1d\n" +
+	"\n" +
+	"preempt_ns\x18\x04 \x01(\x03R\tpreemptNs\"\xbb\x04\n" +
 	"\aReceipt\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x14\n" +
 	"\x05lease\x18\x02 \x01(\tR\x05lease\x12\x1a\n" +

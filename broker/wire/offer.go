@@ -50,7 +50,8 @@ func encodeOffer(x broker.Offer) *Offer {
 		Id: string(x.ID), Provider: string(x.Provider), Host: x.Host, Region: x.Region,
 		Gpus: each(x.GPUs, encodeGPU), Free: x.Free, RateNanousdPerHour: int64(x.Rate), Cpus: narrow(x.CPUs),
 		MemoryMib: x.MemoryMiB, DiskMib: x.DiskMiB, Images: each(x.Images, encodeImageHeld), Weights: x.Weights,
-		Addrs: x.Addrs, Agent: x.Agent, ReservedRateNanousdPerHour: int64(x.ReservedRate), ReservedMinNs: int64(x.ReservedMin),
+		Addrs: x.Addrs, Agent: x.Agent, MinBidNanousdPerHour: int64(x.MinBid),
+		ReservedRateNanousdPerHour: int64(x.ReservedRate), ReservedMinNs: int64(x.ReservedMin),
 	}
 }
 
@@ -70,6 +71,7 @@ func decodeOffer(c checker, m *Offer) broker.Offer {
 		Weights:   list(c, "weights", m.GetWeights(), maxWeights, checker.cid),
 		Addrs:     addresses(c, "addrs", m.GetAddrs()),
 		Agent:     c.word("agent", m.GetAgent()),
+		MinBid:    c.rate("min_bid_nanousd_per_hour", m.GetMinBidNanousdPerHour()),
 
 		ReservedRate: c.rate("reserved_rate_nanousd_per_hour", m.GetReservedRateNanousdPerHour()),
 		ReservedMin:  c.duration("reserved_min_ns", m.GetReservedMinNs()),

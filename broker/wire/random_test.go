@@ -153,7 +153,7 @@ func (g generators) offer(i int) broker.Offer {
 		GPUs: some(g, "gpus", 3, func(i int) broker.GPU { return g.gpu(i, model) }),
 		Rate: pricing.Rate(g.count("rate")), CPUs: draw(g, "cpus", rapid.IntRange(0, 1<<16)),
 		MemoryMiB: g.mib("memory"), DiskMiB: g.mib("disk"), Images: some(g, "images", 3, g.image),
-		Weights: some(g, "weights", 3, func(int) string { return g.cid() }), Addrs: g.addrs("addrs"), Agent: g.word("agent"),
+		Weights: some(g, "weights", 3, func(int) string { return g.cid() }), Addrs: g.addrs("addrs"), Agent: g.word("agent"), MinBid: pricing.Rate(g.count("min bid")),
 	}
 	for _, gpu := range o.GPUs {
 		if draw(g, "free", rapid.Bool()) {
@@ -191,7 +191,7 @@ func (g generators) jobSpec() broker.JobSpec {
 		Weights: some(g, "weights", 3, func(i int) broker.WeightsMount {
 			return broker.WeightsMount{Name: g.word("name"), Root: g.cid(), Path: fmt.Sprint("/weights/", i), Private: draw(g, "private", rapid.Bool())}
 		}),
-		TunnelKey: g.key(), Customer: g.me, Broker: g.me, Created: g.time("created"), Nonce: g.name("nonce"), Where: g.word("where"), WaitRate: pricing.Rate(g.count("waiting")),
+		TunnelKey: g.key(), Customer: g.me, Broker: g.me, Created: g.time("created"), Nonce: g.name("nonce"), Where: g.word("where"), WaitRate: pricing.Rate(g.count("waiting")), Bid: pricing.Rate(g.count("bid")),
 	}
 	for _, name := range some(g, "env", 4, func(int) string { return draw(g, "name", rapid.StringMatching(`[A-Za-z_]{1,9}`)) }) {
 		if x.Env == nil {
@@ -301,7 +301,7 @@ func (g generators) any(name string) any {
 	case "advice":
 		return g.advice()
 	case "renewal":
-		return broker.Renewal{Lease: g.lease(), TTL: g.duration("ttl"), Seq: g.epoch()}
+		return broker.Renewal{Lease: g.lease(), TTL: g.duration("ttl"), Seq: g.epoch(), Preempt: g.duration("preempt")}
 	case "receipt":
 		return g.receipt()
 	default:

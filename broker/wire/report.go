@@ -110,13 +110,15 @@ func renewals() codec[broker.Renewal, *Renewal] {
 	return codec[broker.Renewal, *Renewal]{
 		name: "renewal", max: MaxRenewal, fresh: func() *Renewal { return new(Renewal) },
 		encode: func(x broker.Renewal) *Renewal {
-			return &Renewal{Lease: string(x.Lease), TtlNs: int64(x.TTL), Seq: x.Seq}
+			return &Renewal{Lease: string(x.Lease), TtlNs: int64(x.TTL), Seq: x.Seq, PreemptNs: int64(x.Preempt)}
 		},
 		decode: func(c checker, m *Renewal) broker.Renewal {
 			return broker.Renewal{
 				Lease: c.lease(m.GetLease()),
 				TTL:   c.duration("ttl_ns", m.GetTtlNs()),
 				Seq:   m.GetSeq(),
+
+				Preempt: c.duration("preempt_ns", m.GetPreemptNs()),
 			}
 		},
 	}

@@ -247,7 +247,7 @@ func TestOneEncoding(t *testing.T) {
 		t.Fatalf("the one encoding: %v", err)
 	}
 	for name, payload := range map[string][]byte{
-		"unknown field":    join(lease, seq, []byte{0x20, 1}),
+		"unknown field":    join(lease, seq, []byte{0x28, 1}),
 		"other order":      join(seq, lease),
 		"repeated":         join(lease, seq, seq),
 		"zero written":     join(lease, []byte{0x10, 0}, seq),

@@ -70,7 +70,7 @@ func sampleOfferSet(provider broker.PeerID) broker.OfferSet {
 		ID: "rtx-4090", Provider: provider, Host: "Ada’s attic", Region: "GB", GPUs: []broker.GPU{sampleGPU(), simulated},
 		Free: []string{"GPU-1"}, Rate: 400_000_000, CPUs: 8, MemoryMiB: 32768, DiskMiB: 1 << 20,
 		Images:  []broker.ImageHeld{{Digest: sampleDigest, Root: sampleCID}},
-		Weights: []string{sampleCID}, Addrs: []string{sampleAddr}, Agent: "rialto-provider 0.1",
+		Weights: []string{sampleCID}, Addrs: []string{sampleAddr}, Agent: "rialto-provider 0.1", MinBid: 100_000_000,
 		ReservedRate: 300_000_000, ReservedMin: 24 * time.Hour,
 	}}}
 }
@@ -84,7 +84,7 @@ func sampleJobSpec(customer broker.PeerID) broker.JobSpec {
 		Region: "DE", Provider: customer, Weights: []broker.WeightsMount{{Name: "llama", Root: sampleCID, Path: "/weights/llama"}},
 		TunnelKey: tunnelKey(), Customer: customer, Broker: customer, Created: sampleTime(), Nonce: "n-1", Root: sampleCID, Where: "gpu_ram>=24GiB", WaitRate: 1_000_000_000,
 		Firm:      15 * time.Second,
-		GoodUntil: sampleTime().Add(time.Hour), Nodes: 4, SameRegion: true, Reserve: 50 * time.Minute,
+		GoodUntil: sampleTime().Add(time.Hour), Nodes: 4, SameRegion: true, Reserve: 50 * time.Minute, Bid: 250_000_000,
 	}
 }
 
@@ -161,7 +161,7 @@ func sampleBroken() broker.Report {
 }
 
 func sampleRenewal() broker.Renewal {
-	return broker.Renewal{Lease: sampleLease, TTL: time.Minute, Seq: 3}
+	return broker.Renewal{Lease: sampleLease, TTL: time.Minute, Seq: 3, Preempt: 45 * time.Second}
 }
 
 func sampleReceipt(peer broker.PeerID) broker.Receipt {
