@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -40,6 +42,39 @@ func TestProbeSaysWhatThisHostCan(t *testing.T) {
 		t.Errorf("left %v, %v", left, err)
 	}
 	nothingLeft(t, dir)
+}
+
+// A probe that is killed while its server mounts leaves nothing that the next one stumbles over.
+func TestProbeAfterOneThatWasKilled(t *testing.T) {
+	const dirOfVictim = "RIALTO_TEST_PROBE_DIR"
+	if dir := os.Getenv(dirOfVictim); dir != "" {
+		for t.Context().Err() == nil {
+			if _, err := mount.Probe(t.Context(), dir, os.Args[0], serverVerb); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	needMounts(t)
+	dir := t.TempDir()
+	t.Cleanup(func() { nothingLeft(t, dir) })
+	for range 60 {
+		victim := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$") //nolint:noctx // killed below
+		victim.Env = append(os.Environ(), dirOfVictim+"="+dir)
+		if err := victim.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(15*time.Millisecond + rand.N(40*time.Millisecond))
+		if err := victim.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = victim.Wait() // killed
+		if _, err := mount.Probe(t.Context(), dir, os.Args[0], serverVerb); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
 }
 
 func TestTraceIsTheOrderOfFirstReads(t *testing.T) {

@@ -17,6 +17,8 @@ import (
 	"rialto/blockstore"
 	"rialto/blockstore/erofs/erofstest"
 	"rialto/blockstore/mount"
+
+	"golang.org/x/sys/unix"
 )
 
 const serverVerb = "mount-server"
@@ -209,6 +211,7 @@ func nothingLeft(tb testing.TB, dir string) {
 	for line := range strings.Lines(string(info)) {
 		if strings.Contains(line, dir) {
 			tb.Errorf("still mounted: %s", line)
+			_ = unix.Unmount(strings.Fields(line)[4], unix.MNT_DETACH) // so that it is not
 		}
 	}
 	loops, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")

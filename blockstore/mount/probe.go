@@ -106,7 +106,7 @@ func Probe(ctx context.Context, dir string, args ...string) (Capabilities, error
 	if err != nil {
 		return Capabilities{}, err
 	}
-	p := probe{dir: work, args: args}
+	p := probe{dir: work, args: args, turn: turn}
 	c := p.run(ctx)
 	return c, errors.Join(append(p.failed, os.RemoveAll(work))...)
 }
@@ -143,6 +143,7 @@ func sweepProbes(dir string) error {
 type probe struct {
 	dir    string
 	args   []string // of the server
+	turn   *os.File // locked
 	failed []error  // to clean up
 }
 
@@ -227,6 +228,8 @@ func (p *probe) serve(ctx context.Context, data string) (path string, end func()
 	// A read that hangs would hang the probe: without its server it fails.
 	cmd := exec.CommandContext(ctx, "/proc/self/exe")
 	cmd.Args = append(slices.Clone(p.args), server.ProbeVerb, at, data, strconv.Itoa(probeLimit))
+	// It holds the turn, too: when this process is killed, the next probe sweeps once nothing can be mounted here any more.
+	cmd.ExtraFiles = []*os.File{p.turn}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	in, err := cmd.StdinPipe()
