@@ -28,7 +28,7 @@ func (m *Market) brief(q *Query) (Search, bool, error) {
 		last := q.Order.rank(t.all[q.Limit-1], m.listing(q, t.all[q.Limit-1].offer))
 		s.Next = q.Order.cursorAt(&last)
 	}
-	s.Matches = m.matches(t.all)
+	s.Matches = m.matches(q, t.all)
 	s.Matched = len(s.Matches)
 	return s, true, nil
 }

@@ -55,7 +55,7 @@ func (m *Market) explain(q *Query, f *found) {
 
 func (m *Market) nearMisses(q *Query, p Predicate, all []candidate) []NearMiss {
 	var out []NearMiss
-	for i, x := range m.matches(all) {
+	for i, x := range m.matches(q, all) {
 		l := m.listing(q, all[i].offer)
 		n := NearMiss{Match: x, Predicate: p.String(), Has: p.shown(l)}
 		if admit, ok := p.admitting(l); ok {

@@ -18,6 +18,7 @@ type Match struct {
 	Rate     pricing.Rate // for all GPUs of the job, per hour
 	Cost     Cost         // expected, of the whole job
 	Record   Record       // what was seen of the host
+	Reserved bool         // the rate is the reserved one
 }
 
 // Elimination says how many offers a predicate removed that all predicates before it had left.
@@ -111,7 +112,7 @@ func (m *Market) page(q *Query, f *found) error {
 		if q.Limit > 0 {
 			busy = busy[:min(q.Limit, len(busy))]
 		}
-		f.Busy = m.matches(busy)
+		f.Busy = m.matches(q, busy)
 	} else {
 		place, err := q.Order.placeOf(q.After)
 		if err != nil {
@@ -124,15 +125,15 @@ func (m *Market) page(q *Query, f *found) error {
 		last := q.Order.rank(all[q.Limit-1], m.listing(q, all[q.Limit-1].offer))
 		f.Next = q.Order.cursorAt(&last)
 	}
-	f.Matches = m.matches(all)
+	f.Matches = m.matches(q, all)
 	return nil
 }
 
 // matches writes candidates out.
-func (m *Market) matches(all []candidate) []Match {
+func (m *Market) matches(q *Query, all []candidate) []Match {
 	var out []Match
 	for _, c := range all {
-		x := Match{Offer: *c.offer, Free: m.available(c.offer), HasImage: c.image, Weights: c.weights, Rate: c.rate, Cost: c.cost, Record: m.RecordOf(c.offer.Provider)}
+		x := Match{Offer: *c.offer, Free: m.available(c.offer), HasImage: c.image, Weights: c.weights, Rate: c.rate, Cost: c.cost, Record: m.RecordOf(c.offer.Provider), Reserved: c.offer.reserves(q.Reserve)}
 		x.Offer.Free = m.free(c.offer)
 		out = append(out, x)
 	}

@@ -80,6 +80,7 @@ func (q Query) values() url.Values {
 	text("provider", q.Provider)
 	text("image_digest", q.ImageDigest)
 	number("run_ms", uint64(max(q.RunMS, 0)))
+	number("reserve_ms", uint64(max(q.ReserveMS, 0)))
 	number("wait_rate_nanousd_per_hour", uint64(max(q.WaitRateNanoUSDPerHour, 0)))
 	if len(q.WeightRoots) > 0 {
 		v["weight_roots"] = q.WeightRoots

@@ -66,6 +66,10 @@ type (
 		Gang  string `json:"gang,omitempty" doc:"the job of rank 0, if several hosts run it: each of its nodes is a job"`
 		Rank  int    `json:"rank,omitempty" doc:"of this job among the gang's nodes"`
 		Nodes int    `json:"nodes,omitempty" doc:"hosts of the gang, all or none"`
+
+		ReserveMS     int64      `json:"reserve_ms,omitempty" doc:"term that the customer commits to where that earns a reserved rate"`
+		ReservedUntil *time.Time `json:"reserved_until,omitempty" doc:"end of the term of a job that became ready at a reserved rate: what is left of it when the customer or the container ends it is billed"`
+		UnusedNanoUSD int64      `json:"unused_nanousd,omitempty" doc:"what of the cost that is"`
 	}
 	// Gang is a job that several hosts run at once.
 	Gang struct {
@@ -130,6 +134,7 @@ type (
 		Ended              *time.Time `json:"ended,omitempty"`
 		UsedMS             int64      `json:"used_ms" doc:"by the provider's meter"`
 		BilledMS           int64      `json:"billed_ms" doc:"corroborated so far"`
+		ReservedUntil      *time.Time `json:"reserved_until,omitempty" doc:"end of the term, if the lease is ready at a reserved rate"`
 		CostNanoUSD        int64      `json:"cost_nanousd"`
 		Fetched            Fetched    `json:"fetched"`
 		Steps              []Step     `json:"steps"`
@@ -149,6 +154,8 @@ type (
 		UsedMS             int64      `json:"used_ms"`
 		BilledMS           int64      `json:"billed_ms"`
 		CostNanoUSD        int64      `json:"cost_nanousd"`
+		UnusedMS           int64      `json:"unused_ms,omitempty" doc:"rest of a reserved term that the customer or the container did not use"`
+		UnusedCostNanoUSD  int64      `json:"unused_cost_nanousd,omitempty" doc:"what of the cost that is"`
 		FeeNanoUSD         int64      `json:"fee_nanousd" doc:"the broker's part of the cost"`
 		Fetched            Fetched    `json:"fetched"`
 		ExitCode           int        `json:"exit_code"`
@@ -247,6 +254,7 @@ func jobOf(j broker.Job, l broker.Lease) Job {
 		Simulated: l.Simulated, Error: j.Error, Accepted: j.Accepted, Ended: stamp(j.Ended),
 		MaxDurationMS: j.Spec.MaxDuration.Milliseconds(), MaxRateNanoUSDPerHour: int64(j.Spec.MaxRate), GoodUntil: stamp(j.Spec.GoodUntil),
 		Gang: string(j.Member.Gang), Rank: j.Member.Rank, Nodes: j.Spec.Nodes,
+		ReserveMS: j.Spec.Reserve.Milliseconds(), ReservedUntil: stamp(l.Until()), UnusedNanoUSD: int64(l.UnusedCost),
 	}
 	if j.State == broker.JobDone {
 		out.ExitCode = new(j.ExitCode)
@@ -280,7 +288,7 @@ func leaseOf(l broker.Lease) Lease {
 		Model: l.Model, GPUs: gpusOf(l.GPUs), RateNanoUSDPerHour: int64(l.Rate), Answer: l.Answer,
 		Granted: stamp(l.Granted), Ready: stamp(l.Ready), Ended: stamp(l.Ended),
 		UsedMS: l.Used.Milliseconds(), BilledMS: l.Billed.Milliseconds(), CostNanoUSD: int64(l.Cost),
-		Fetched: fetchedOf(l.Fetched), Steps: []Step{}, Simulated: l.Simulated,
+		Fetched: fetchedOf(l.Fetched), Steps: []Step{}, Simulated: l.Simulated, ReservedUntil: stamp(l.Until()),
 	}
 	for _, s := range l.Steps {
 		out.Steps = append(out.Steps, Step{Name: s.Name, StartMS: s.Start.Milliseconds(), TookMS: s.Took.Milliseconds()})
@@ -294,6 +302,7 @@ func receiptOf(r broker.Receipt, envelope []byte) Receipt {
 		Model: r.Model, GPUs: gpusOf(r.GPUs), RateNanoUSDPerHour: int64(r.Rate), Ready: stamp(r.Ready), Ended: r.Ended,
 		UsedMS: r.Used.Milliseconds(), BilledMS: r.Billed.Milliseconds(), CostNanoUSD: int64(r.Cost),
 		FeeNanoUSD: int64(r.Fee), Fetched: fetchedOf(r.Fetched), ExitCode: r.ExitCode, Envelope: envelope,
+		UnusedMS: r.Unused.Milliseconds(), UnusedCostNanoUSD: int64(r.UnusedCost),
 	}
 }
 

@@ -34,7 +34,7 @@ type (
 		PowerLimitMW            uint64 `json:"power_limit_mw,omitempty" doc:"of each GPU"`
 		Level                   string `json:"level" enum:"claimed,nvml" doc:"how far the description has been proved"`
 		Simulated               bool   `json:"simulated" doc:"not a real GPU"`
-		RateNanoUSDPerHour      int64  `json:"rate_nanousd_per_hour" doc:"per GPU"`
+		RateNanoUSDPerHour      int64  `json:"rate_nanousd_per_hour" doc:"per GPU, on demand"`
 		TotalRateNanoUSDPerHour int64  `json:"total_rate_nanousd_per_hour" doc:"all GPUs of the query"`
 		CPUsPerGPU              int    `json:"cpus_per_gpu"`
 		MemoryMiBPerGPU         uint64 `json:"memory_mib_per_gpu" doc:"host memory"`
@@ -50,6 +50,10 @@ type (
 		FillRatePPM             int64  `json:"fill_rate_ppm" doc:"share of its last holds that the host honoured, in millionths: (20+honoured)/(20+asked) over the last 20 of the last hour"`
 		HoldsAsked              int    `json:"holds_asked" doc:"of them, those that count"`
 		HoldsHonoured           int    `json:"holds_honoured" doc:"of them, those that the host granted and did not take back"`
+
+		ReservedRateNanoUSDPerHour int64 `json:"reserved_rate_nanousd_per_hour,omitempty" doc:"per GPU, for a job that commits to at least reserved_min_ms"`
+		ReservedMinMS              int64 `json:"reserved_min_ms,omitempty"`
+		Reserved                   bool  `json:"reserved,omitempty" doc:"the job of the query earns the reserved rate: total_rate_nanousd_per_hour and expected_cost are by it"`
 	}
 	// Cost is what a job is expected to cost, and what that is made of.
 	Cost struct {
@@ -118,6 +122,7 @@ type (
 		WeightRoots            []string `json:"weight_roots,omitempty" query:"weight_roots,explode" maxItems:"16"`
 		RunMS                  int64    `json:"run_ms,omitempty" query:"run_ms" minimum:"0" maximum:"2592000000" doc:"how long the job is expected to run; unless given, an hour. A quote's is its duration"`
 		WaitRateNanoUSDPerHour int64    `json:"wait_rate_nanousd_per_hour,omitempty" query:"wait_rate_nanousd_per_hour" minimum:"0" doc:"what an hour of waiting costs beside the GPUs themselves"`
+		ReserveMS              int64    `json:"reserve_ms,omitempty" query:"reserve_ms" minimum:"0" maximum:"2592000000" doc:"term that the job commits to: offers that it earns a reserved rate of have that price"`
 	}
 	// Page says in which order offers come, and which part of them.
 	Page struct {
@@ -200,6 +205,7 @@ func (q Query) toBroker() (broker.Query, error) {
 		MemoryMiB: q.MemoryMiB, CPUs: q.CPUs, MaxRate: pricing.Rate(q.MaxRateNanoUSDPerHour),
 		Region: q.Region, Provider: broker.PeerID(q.Provider), Image: q.ImageDigest, Weights: q.WeightRoots, Where: where,
 		Run: time.Duration(q.RunMS) * time.Millisecond, WaitRate: pricing.Rate(q.WaitRateNanoUSDPerHour),
+		Reserve: time.Duration(q.ReserveMS) * time.Millisecond,
 	}, err
 }
 
@@ -213,6 +219,7 @@ func offerOf(m broker.Match) Offer {
 		ReliabilityPPM: m.Record.Reliability(), SeenMS: m.Record.Seen.Milliseconds(), Failures: m.Record.Failures,
 		Expected: costOf(m.Cost), ReadyMS: m.Cost.Ready.Milliseconds(),
 		FillRatePPM: m.Record.FillRate(), HoldsAsked: m.Record.Asked, HoldsHonoured: m.Record.Honoured,
+		ReservedRateNanoUSDPerHour: int64(o.ReservedRate), ReservedMinMS: o.ReservedMin.Milliseconds(), Reserved: m.Reserved,
 	}
 	if m.Cost.Sized {
 		out.MissBytes, out.HeldBytes = &m.Cost.MissBytes, &m.Cost.HeldBytes

@@ -36,6 +36,7 @@ type FirmQuote struct {
 	TotalRateNanoUSDPerHour int64      `json:"total_rate_nanousd_per_hour" doc:"all GPUs of the job"`
 	CostNanoUSD             int64      `json:"cost_nanousd" doc:"for the whole duration, at most"`
 	HeldNanoUSD             int64      `json:"held_nanousd" doc:"kept aside; all of it comes back unless the quote is accepted"`
+	ReservedMS              int64      `json:"reserved_ms,omitempty" doc:"the rate is a reserved one: who accepts commits to this term from ready on, and what of it is not used is billed"`
 	FirmMS                  int64      `json:"firm_ms" doc:"how long the quote waits, from when it was made"`
 	MaxDurationMS           int64      `json:"max_duration_ms"`
 	Expires                 *time.Time `json:"expires,omitempty" doc:"by the broker's clock; missing: not made yet"`
@@ -126,7 +127,7 @@ func (s *Server) firmQuote(ctx context.Context, j broker.Job) FirmQuote {
 		return out
 	}
 	out.Host, out.Provider, out.Model, out.Simulated, out.GPUs, out.Answer = l.Host, string(l.Provider), l.Model, l.Simulated, gpusOf(l.GPUs), l.Answer
-	out.RateNanoUSDPerHour = int64(l.Rate)
+	out.RateNanoUSDPerHour, out.ReservedMS = int64(l.Rate), l.Term.Milliseconds()
 	if total, err := l.Rate.MulInt(int64(j.Spec.GPU.Count)); err == nil {
 		out.TotalRateNanoUSDPerHour = int64(total)
 		if cost, err := total.Cost(j.Spec.MaxDuration); err == nil {

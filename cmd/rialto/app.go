@@ -16,7 +16,6 @@ import (
 	"rialto/broker/api"
 	"rialto/cmd/internal/cli"
 	"rialto/cmd/internal/tenant"
-	"rialto/pricing"
 )
 
 // defaultBroker is where a broker on this machine listens.
@@ -93,7 +92,7 @@ func explain(err error) error {
 		if p, ok := errors.AsType[*api.Problem](err); ok && p.Search != nil && len(p.Search.Nearest) > 0 {
 			n := p.Search.Nearest[0]
 			return cli.Hint(err, "with %s there is %s on %s at %s; `rialto offers` shows what there is; `rialto run --wait` waits for a matching offer",
-				admission(n), cli.Clean(n.Offer.Model), tenant.HostName(n.Offer.Host, n.Offer.Provider), pricing.Rate(n.Offer.RateNanoUSDPerHour))
+				admission(n), cli.Clean(n.Offer.Model), tenant.HostName(n.Offer.Host, n.Offer.Provider), hourly(n.Offer))
 		}
 		return cli.Hint(err, "`rialto offers` shows what there is; `rialto run --wait` waits for a matching offer")
 	case errors.Is(err, broker.ErrNoFunds):

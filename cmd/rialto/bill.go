@@ -31,13 +31,15 @@ type bill struct {
 	UsedMS             int64     `json:"used_ms"`
 	BilledMS           int64     `json:"billed_ms"`
 	CostNanoUSD        int64     `json:"cost_nanousd"`
+	UnusedMS           int64     `json:"unused_ms,omitempty"`           // rest of a reservation
+	UnusedCostNanoUSD  int64     `json:"unused_cost_nanousd,omitempty"` // what of the cost it is
 	FeeNanoUSD         int64     `json:"fee_nanousd"`
 	Fetched            fetched   `json:"fetched"`
 	ExitCode           int       `json:"exit_code"`
 	Ended              time.Time `json:"ended"`
 	Verified           bool      `json:"verified"`
 
-	billed time.Duration
+	billed, unused time.Duration
 }
 
 type fetched struct {
@@ -163,7 +165,7 @@ func (m *market) bill(ctx context.Context, id broker.JobID) (bill, error) {
 	if err != nil {
 		return bill{}, err
 	}
-	r, err := checkReceipt(answer.Envelope, id, broker.PeerID(info.Broker), broker.PeerID(key.ID()))
+	r, err := checkReceipt(answer.Envelope, id, broker.PeerID(info.Broker), broker.PeerID(key.ID()), m.committed(id))
 	if err != nil {
 		return bill{}, fmt.Errorf("receipt of job %s: %w", id, err)
 	}
@@ -171,12 +173,25 @@ func (m *market) bill(ctx context.Context, id broker.JobID) (bill, error) {
 		Job: string(r.Job), Lease: string(r.Lease), Provider: string(r.Provider), Model: r.Model, GPUs: len(r.GPUs),
 		RateNanoUSDPerHour: int64(r.Rate), UsedMS: r.Used.Milliseconds(), BilledMS: r.Billed.Milliseconds(),
 		CostNanoUSD: int64(r.Cost), FeeNanoUSD: int64(r.Fee), ExitCode: r.ExitCode, Ended: r.Ended, Verified: true, billed: r.Billed,
-		Fetched: fetchedOf(r.Fetched),
+		Fetched: fetchedOf(r.Fetched), UnusedMS: r.Unused.Milliseconds(), UnusedCostNanoUSD: int64(r.UnusedCost), unused: r.Unused,
 	}, nil
 }
 
-// checkReceipt opens a receipt and believes only what is signed and adds up.
-func checkReceipt(envelope []byte, job broker.JobID, market, customer broker.PeerID) (broker.Receipt, error) {
+// committed is the term that a job's customer signed, or the longest there is if the job was signed on another machine.
+func (m *market) committed(id broker.JobID) time.Duration {
+	r, err := m.home.record(string(id))
+	if err != nil {
+		return broker.MaxTerm
+	}
+	spec, _, err := wire.OpenJobSpec(r.Envelope)
+	if err != nil {
+		return broker.MaxTerm
+	}
+	return spec.Reserve
+}
+
+// checkReceipt opens a receipt and believes only what is signed and adds up. The term is what its customer committed to.
+func checkReceipt(envelope []byte, job broker.JobID, market, customer broker.PeerID, term time.Duration) (broker.Receipt, error) {
 	r, signer, err := wire.OpenReceipt(envelope)
 	if err != nil {
 		return r, err
@@ -189,12 +204,20 @@ func checkReceipt(envelope []byte, job broker.JobID, market, customer broker.Pee
 	case r.Customer != customer:
 		return r, cli.Hint(fmt.Errorf("it is for customer %s", r.Customer), "this machine's key is %s; the job was signed elsewhere", customer)
 	}
-	most, err := costOf(r.Rate, len(r.GPUs), r.Billed)
+	most, err := costOf(r.Rate, len(r.GPUs), r.Billed+r.Unused)
+	used := pricing.Money(0)
+	if err == nil {
+		used, err = costOf(r.Rate, len(r.GPUs), r.Billed)
+	}
 	switch {
 	case err != nil:
 		return r, err
 	case r.Cost > most:
-		return r, fmt.Errorf("it says %s, but %s of %d × %s is %s", r.Cost, r.Billed, len(r.GPUs), r.Rate, most)
+		return r, fmt.Errorf("it says %s, but %s of %d × %s is %s", r.Cost, r.Billed+r.Unused, len(r.GPUs), r.Rate, most)
+	case r.Cost-r.UnusedCost > used:
+		return r, fmt.Errorf("it says %s for the time that was used, but %s of %d × %s is %s", r.Cost-r.UnusedCost, r.Billed, len(r.GPUs), r.Rate, used)
+	case r.Unused > 0 && (r.Ready.IsZero() || r.Ended.Add(r.Unused).After(r.Ready.Add(term))):
+		return r, fmt.Errorf("it bills %s that were not used, but of the %s that were reserved at most %s were left", r.Unused, term, max(0, r.Ready.Add(term).Sub(r.Ended)))
 	case r.Fee > r.Cost:
 		return r, fmt.Errorf("its fee %s is more than its cost %s", r.Fee, r.Cost)
 	case r.Billed > r.Used:
@@ -210,6 +233,8 @@ func checkReceipt(envelope []byte, job broker.JobID, market, customer broker.Pee
 		return r, fmt.Errorf("the provider's report is signed by %s, not by %s", reporter, r.Provider)
 	case report.Lease != r.Lease:
 		return r, fmt.Errorf("the provider's report is for lease %s", report.Lease)
+	case r.Unused > 0 && report.Phase != broker.PhaseExited:
+		return r, fmt.Errorf("it bills %s that were not used, but the provider does not report that the container exited", r.Unused)
 	case report.Used < r.Billed:
 		return r, fmt.Errorf("it bills %s, but the provider reported %s", r.Billed, report.Used)
 	}
@@ -231,8 +256,14 @@ func (b *bill) line() string {
 	if b.GPUs != 1 {
 		gpus = "GPUs"
 	}
-	return fmt.Sprintf("%s × %s × %d %s = %s, fee included", cli.FormatDuration(b.billed), pricing.Rate(b.RateNanoUSDPerHour), b.GPUs, gpus,
-		pricing.Money(b.CostNanoUSD))
+	line := func(d time.Duration, cost int64) string {
+		return fmt.Sprintf("%s × %s × %d %s = %s", cli.FormatDuration(d), pricing.Rate(b.RateNanoUSDPerHour), b.GPUs, gpus, pricing.Money(cost))
+	}
+	if b.unused == 0 {
+		return line(b.billed, b.CostNanoUSD) + ", fee included"
+	}
+	return fmt.Sprintf("%s, and unused reservation %s: %s in all, fee included", line(b.billed, b.CostNanoUSD-b.UnusedCostNanoUSD),
+		line(b.unused, b.UnusedCostNanoUSD), pricing.Money(b.CostNanoUSD))
 }
 
 func writeBill(w io.Writer, b bill) error {

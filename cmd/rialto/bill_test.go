@@ -24,12 +24,15 @@ func TestCheckReceipt(t *testing.T) {
 	market, provider, customer, stranger := newKey(t), newKey(t), newKey(t), newKey(t)
 	const job, lease = broker.JobID("j-aaaaaaaaaaaaaaaaaaaaaaaaaa"), broker.LeaseID("l-aaaaaaaaaaaaaaaaaaaaaaaaaa")
 	gpus := []broker.GPULease{{UUID: "SIM-1", Epoch: 1}, {UUID: "SIM-2", Epoch: 1}}
-	report := func(k identity.Key, used time.Duration, lease broker.LeaseID) []byte {
-		b, err := wire.SealReport(k, broker.Report{Lease: lease, GPUs: gpus, Seq: 7, Phase: broker.PhaseExited, Used: used})
+	reported := func(k identity.Key, phase broker.Phase, used time.Duration, lease broker.LeaseID) []byte {
+		b, err := wire.SealReport(k, broker.Report{Lease: lease, GPUs: gpus, Seq: 7, Phase: phase, Used: used})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return b
+	}
+	report := func(k identity.Key, used time.Duration, lease broker.LeaseID) []byte {
+		return reported(k, broker.PhaseExited, used, lease)
 	}
 	good := broker.Receipt{
 		Job: job, Lease: lease, Customer: broker.PeerID(customer.ID()), Provider: broker.PeerID(provider.ID()),
@@ -49,6 +52,22 @@ func TestCheckReceipt(t *testing.T) {
 		{"another job's", market, func(r *broker.Receipt) { r.Job = "j-bbbbbbbbbbbbbbbbbbbbbbbbbb" }, "it is for job"},
 		{"another customer's", market, func(r *broker.Receipt) { r.Customer = broker.PeerID(stranger.ID()) }, "it is for customer"},
 		{"one nanodollar too much", market, func(r *broker.Receipt) { r.Cost++ }, "it says $0.002000001, but 9s of 2 × $0.40/h is $0.002"},
+		{"the rest of a term", market, func(r *broker.Receipt) {
+			r.Unused, r.UnusedCost, r.Cost = 50*time.Second, 11_111_111, 13_111_111
+		}, ""},
+		{"more than the rest", market, func(r *broker.Receipt) {
+			r.Unused, r.UnusedCost, r.Cost = 51*time.Second, 11_333_333, 13_333_333
+		}, "of the 1m0s that were reserved at most 50s were left"},
+		{"the rest is too dear", market, func(r *broker.Receipt) {
+			r.Unused, r.UnusedCost, r.Cost = 50*time.Second, 11_111_112, 13_111_112
+		}, "it says $0.013111112, but 59s of 2 × $0.40/h is $0.013111111"},
+		{"what is used is too dear", market, func(r *broker.Receipt) {
+			r.Unused, r.UnusedCost, r.Cost = 50*time.Second, 11_111_110, 13_111_111
+		}, "it says $0.002000001 for the time that was used"},
+		{"the rest after a fault", market, func(r *broker.Receipt) {
+			r.Unused, r.UnusedCost, r.Cost = 50*time.Second, 11_111_111, 13_111_111
+			r.Report = reported(provider, broker.PhaseBroken, 10*time.Second, lease)
+		}, "does not report that the container exited"},
 		{"report of a stranger", market, func(r *broker.Receipt) { r.Report = report(stranger, 10*time.Second, lease) }, "report is signed by"},
 		{"report of another lease", market, func(r *broker.Receipt) {
 			r.Report = report(provider, 10*time.Second, "l-bbbbbbbbbbbbbbbbbbbbbbbbbb")
@@ -63,7 +82,7 @@ func TestCheckReceipt(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = checkReceipt(envelope, job, broker.PeerID(market.ID()), broker.PeerID(customer.ID()))
+			_, err = checkReceipt(envelope, job, broker.PeerID(market.ID()), broker.PeerID(customer.ID()), time.Minute)
 			if (err == nil) != (tt.want == "") || (err != nil && !strings.Contains(err.Error(), tt.want)) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}

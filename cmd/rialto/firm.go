@@ -121,6 +121,9 @@ func writeFirmQuote(w io.Writer, q api.FirmQuote, until time.Time) error {
 		tenant.HostName(q.Host, q.Provider), pricing.Rate(q.TotalRateNanoUSDPerHour))
 	fmt.Fprintf(w, "%s at most for %s, fee included; %s kept aside. Nothing runs and nothing is paid before you accept.\n",
 		pricing.Money(q.CostNanoUSD), cli.FormatDuration(time.Duration(q.MaxDurationMS)*time.Millisecond), pricing.Money(q.HeldNanoUSD))
+	if q.ReservedMS > 0 {
+		fmt.Fprintf(w, "Reserved for %s from when it is ready: what you do not use of it is paid all the same.\n", cli.FormatDuration(time.Duration(q.ReservedMS)*time.Millisecond))
+	}
 	fmt.Fprintf(w, "Valid for %s, until %s:\n\n", cli.FormatDuration(time.Until(until)), until.Local().Format(time.TimeOnly))
 	_, err := fmt.Fprintf(w, "  %s\n  %s   # gives it back\n", cli.Paint(w, cli.Strong, "rialto run --quote "+q.ID), "rialto stop "+q.ID)
 	return err

@@ -63,7 +63,7 @@ func (f *follower) took(name string, since time.Time, note string) {
 func (f *follower) id() broker.JobID { return broker.JobID(f.record.Job) }
 
 // follow streams the job's output and returns its end as an error: nil, an exit code, or what went wrong.
-// When ctx ends, it cancels the job.
+// When ctx ends, it cancels the job, unless that is reserved and paid for anyway.
 func (f *follower) follow(ctx context.Context) error {
 	defer f.view.close()
 	// What follows outlives the first Ctrl-C, because cancelling takes a moment.
@@ -321,6 +321,11 @@ func (f *follower) cancel(ctx, live context.Context) error {
 	limited, done := context.WithTimeout(again, cancelPatience)
 	defer done()
 	f.view.close()
+	if job, err := f.market.Job(limited, f.id()); err == nil && job.Ended == nil && job.ReservedUntil != nil && time.Now().Before(*job.ReservedUntil) {
+		f.view.say("left; job %s runs on: it is reserved until %s, and ending it would save nothing. `rialto logs -f` follows it, `rialto stop %s` ends it",
+			f.record.Job, moment(*job.ReservedUntil, time.Now()), f.record.Job)
+		return &cli.ExitError{Code: interruptCode(ctx)}
+	}
 	f.view.say("cancelling job %s; Ctrl-C again leaves at once", f.record.Job)
 	_, err := retry(limited, func() (api.Job, error) { return f.market.Cancel(limited, f.id()) })
 	if err != nil && !errors.Is(err, broker.ErrJobTerminal) {

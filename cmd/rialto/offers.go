@@ -169,9 +169,13 @@ func writeOffers(w io.Writer, offers api.Offers) error {
 		t.Columns = append(t.Columns, cli.Column{Title: "REGION"})
 	}
 	const jobHour = 4 // behind the price of one GPU
-	several := slices.ContainsFunc(shown, func(o api.Offer) bool { return o.TotalRateNanoUSDPerHour != o.RateNanoUSDPerHour })
+	several := slices.ContainsFunc(shown, func(o api.Offer) bool { return o.TotalRateNanoUSDPerHour != int64(hourly(o)) })
 	if several {
 		t.Columns = slices.Insert(t.Columns, jobHour, cli.Column{Title: "JOB-HOUR", Align: cli.Decimal})
+	}
+	reserved := slices.ContainsFunc(shown, func(o api.Offer) bool { return o.ReservedMinMS > 0 })
+	if reserved {
+		t.Columns = append(t.Columns, cli.Column{Title: "RESERVED"})
 	}
 	held := slices.ContainsFunc(shown, func(o api.Offer) bool { return o.HasImage })
 	if held {
@@ -187,7 +191,7 @@ func writeOffers(w io.Writer, offers api.Offers) error {
 			proof = simulated
 		}
 		row := []string{
-			o.Model, cli.FormatMiB(o.GPUMemoryMiB), fmt.Sprintf("%d/%d", o.Free, o.GPUs), pricing.Money(o.RateNanoUSDPerHour).String(),
+			o.Model, cli.FormatMiB(o.GPUMemoryMiB), fmt.Sprintf("%d/%d", o.Free, o.GPUs), pricing.Money(hourly(o)).String(),
 			strconv.Itoa(o.CPUsPerGPU), cli.FormatMiB(o.MemoryMiBPerGPU), tenant.HostName(o.Host, o.Provider), proof,
 		}
 		if region {
@@ -195,6 +199,9 @@ func writeOffers(w io.Writer, offers api.Offers) error {
 		}
 		if several {
 			row = slices.Insert(row, jobHour, pricing.Money(o.TotalRateNanoUSDPerHour).String())
+		}
+		if reserved {
+			row = append(row, reservedText(o))
 		}
 		if held {
 			row = append(row, map[bool]string{true: "on host"}[o.HasImage])
@@ -208,6 +215,35 @@ func writeOffers(w io.Writer, offers api.Offers) error {
 		return err
 	}
 	return writeRest(w, offers)
+}
+
+// hourly is the price of a GPU for the job that was asked for.
+func hourly(o api.Offer) pricing.Rate {
+	if o.Reserved {
+		return pricing.Rate(o.ReservedRateNanoUSDPerHour)
+	}
+	return pricing.Rate(o.RateNanoUSDPerHour)
+}
+
+// reservedText is the price for who commits to a term, and the least term.
+func reservedText(o api.Offer) string {
+	if o.ReservedMinMS == 0 {
+		return ""
+	}
+	text := fmt.Sprintf("%s from %s", pricing.Rate(o.ReservedRateNanoUSDPerHour), termText(time.Duration(o.ReservedMinMS)*time.Millisecond))
+	if o.Reserved {
+		return text + ", this price"
+	}
+	return text
+}
+
+// termText is a term for people: "7 d", "36h 00m".
+func termText(d time.Duration) string {
+	const day = 24 * time.Hour
+	if d%day == 0 {
+		return fmt.Sprintf("%d d", d/day)
+	}
+	return cli.FormatDuration(d)
 }
 
 // readyIn is how long a host is expected to take to start the image that was asked with.
@@ -243,7 +279,7 @@ func writeNearest(w io.Writer, nearest []api.NearMiss) error {
 			fmt.Fprintln(w, cli.Paint(w, cli.Dim, "Nearly:"))
 		}
 		fmt.Fprintf(w, "  %s on %s at %s, with %s\n", cli.Clean(n.Offer.Model), tenant.HostName(n.Offer.Host, n.Offer.Provider),
-			pricing.Rate(n.Offer.RateNanoUSDPerHour), admission(n))
+			hourly(n.Offer), admission(n))
 	}
 	return nil
 }

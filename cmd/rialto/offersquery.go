@@ -37,7 +37,7 @@ func writeExplanation(w io.Writer, e api.Explanation) error {
 		row := []string{cli.Clean(p.Predicate), strconv.Itoa(p.Eliminated), strconv.Itoa(p.Without), "", "", "", ""}
 		if n := p.Cheapest; n != nil {
 			row = append(row[:3], cli.Clean(n.Offer.Model)+" on "+tenant.HostName(n.Offer.Host, n.Offer.Provider),
-				pricing.Money(n.Offer.RateNanoUSDPerHour).String(), cli.Clean(n.Has), admission(*n))
+				pricing.Money(hourly(n.Offer)).String(), cli.Clean(n.Has), admission(*n))
 		}
 		t.Add(row...)
 	}

@@ -77,6 +77,9 @@ func writeJobs(w io.Writer, jobs []api.Job, n names, now time.Time) error {
 		if j.Ahead > 0 {
 			state = fmt.Sprintf("%s, %d before", state, j.Ahead)
 		}
+		if j.ReservedUntil != nil && j.Ended == nil {
+			state += ", reserved until " + moment(*j.ReservedUntil, now)
+		}
 		gpu := fmt.Sprintf("%d × %s", j.GPUCount, j.GPUModel)
 		if j.Simulated {
 			gpu += " " + simulated
@@ -84,6 +87,15 @@ func writeJobs(w io.Writer, jobs []api.Job, n names, now time.Time) error {
 		t.Add(name, state, gpu, n.image(j), n.host(j), cli.FormatAge(now.Sub(j.Accepted)), pricing.Money(j.CostNanoUSD).String())
 	}
 	return t.Write(w)
+}
+
+// moment is a time near now, for people.
+func moment(t, now time.Time) string {
+	t, now = t.Local(), now.Local()
+	if t.Sub(now).Abs() < 24*time.Hour && t.Day() == now.Day() {
+		return t.Format(time.TimeOnly)
+	}
+	return t.Format("Mon 2 Jan 15:04")
 }
 
 // simulated marks what a real GPU would not be.
@@ -97,7 +109,8 @@ func gpuTone(gpu string) cli.Tone {
 }
 
 func stateTone(state string) cli.Tone {
-	word, _, failed := strings.Cut(state, " ") // "done (exit 7)", "queued, 3 before"
+	word, _, failed := strings.Cut(state, " ") // "done (exit 7)", "queued, 3 before", "running, reserved until 14:05:00"
+	word = strings.TrimSuffix(word, ",")
 	switch word {
 	case broker.JobReady.String(), broker.JobRunning.String():
 		return cli.Good

@@ -76,6 +76,9 @@ func writeQuote(w io.Writer, q api.Quote, r *request) error {
 	fmt.Fprintf(w, "Now: %d × %s%s on %s; %s.\n", r.gpu.Count, cli.Clean(b.Model), mark, tenant.HostName(b.Host, b.Provider), fetching(b))
 	fmt.Fprintf(w, "%s for at most %s: %s at most, fee included; %s kept aside while it runs.\n\n",
 		pricing.Rate(q.RateNanoUSDPerHour), cli.FormatDuration(r.duration), pricing.Money(q.CostNanoUSD), pricing.Money(q.HoldNanoUSD))
+	if b.Reserved {
+		fmt.Fprintf(w, "Reserved for %s at this price, from when it is ready: what you do not use of it is paid all the same.\n\n", termText(r.reserve))
+	}
 	if err := writeExpected(w, b, r); err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"rialto/broker"
 	"rialto/broker/api"
@@ -27,6 +28,7 @@ type request struct {
 	maxRate  pricing.Rate
 	maxCost  pricing.Money
 	duration time.Duration
+	reserve  time.Duration // term that is committed to; zero: none
 	waitRate pricing.Rate
 	env      []pair
 	workdir  string
@@ -41,6 +43,8 @@ type request struct {
 
 	nodes      int // hosts at once; zero: one
 	sameRegion bool
+
+	forFlag *pflag.Flag // nil: the duration was said in another way
 }
 
 // defaultDuration ends a forgotten job before it costs much.
@@ -56,6 +60,8 @@ func newRequest(c *cobra.Command) *request {
 	f.Var(&value[pricing.Rate]{to: &r.maxRate, parse: pricing.ParseRate, kind: "price"}, "max-price", "highest price of one GPU, such as 0.50/h")
 	f.Var(&value[pricing.Money]{to: &r.maxCost, parse: pricing.ParseMoney, kind: "dollars"}, "max-cost", "never pay more than this; kept aside while the job runs")
 	f.Var(&value[time.Duration]{to: &r.duration, parse: cli.ParseDuration, kind: "duration", text: "1h"}, "for", "end the job after running this long")
+	r.forFlag = f.Lookup("for")
+	f.Var(&value[time.Duration]{to: &r.reserve, parse: cli.ParseDuration, kind: "duration"}, "reserve", "commit to so long, such as 7d, for the lower price of hosts that have one; see rialto run --help")
 	f.Var(&value[pricing.Rate]{to: &r.waitRate, parse: pricing.ParseRate, kind: "price"}, "wait-rate", "what an hour of waiting costs you beside the GPUs, such as 1/h: hosts that are ready sooner may be dearer")
 	f.VarP(&list[pair]{to: &r.env, parse: parseEnv, kind: "KEY=VALUE"}, "env", "e", "set a variable in the container (may be repeated)")
 	f.StringVarP(&r.workdir, "workdir", "w", "", "working directory in the container")
@@ -81,9 +87,14 @@ func (r *request) check() error {
 		return fmt.Errorf("--nodes %d: want 1 to %d", r.nodes, broker.MaxNodes)
 	case r.nodes > 1 && r.provider != "":
 		return cli.Hint(errors.New("--nodes wants several hosts, --provider names one"), "leave --provider away")
+	case r.nodes > 1 && r.reserve > 0:
+		return cli.Hint(errors.New("--nodes and --reserve: a job of several hosts cannot be reserved"), "reserve each host by itself")
+	case r.reserve > r.duration && r.forFlag != nil && r.forFlag.Changed:
+		return cli.Hint(fmt.Errorf("--reserve %s is longer than --for %s", cli.FormatDuration(r.reserve), cli.FormatDuration(r.duration)), "leave --for away, or make it longer")
 	case r.nodes < 2 && r.sameRegion:
 		return errors.New("--same-region needs --nodes")
 	}
+	r.duration = max(r.duration, r.reserve)
 	if r.nodes == 1 {
 		r.nodes = 0 // an ordinary job
 	}
@@ -158,7 +169,7 @@ func (r *request) busy(live api.Offers) error {
 	}
 	o := live.Busy[i]
 	return cli.Hint(fmt.Errorf("provider %s is there but busy: %d of its %d × %s free now", tenant.HostName(o.Host, o.Provider), o.Free, o.GPUs, cli.Clean(o.Model)),
-		"--wait queues for it; it asks %s for each GPU", pricing.Rate(o.RateNanoUSDPerHour))
+		"--wait queues for it; it asks %s for each GPU", hourly(o))
 }
 
 // modelOf finds the canonical name of a GPU model, among those that are known or offered.
@@ -200,6 +211,7 @@ func (r *request) query(digest string, mounts []broker.WeightsMount) api.Query {
 		Model: r.gpu.Model, Count: r.gpu.Count, MinGPUMemoryMiB: r.gpuMiB, MemoryMiB: r.memory, CPUs: r.cpus,
 		MaxRateNanoUSDPerHour: int64(r.maxRate), Region: r.region, Provider: r.provider, ImageDigest: digest,
 		Q: r.where, RunMS: r.duration.Milliseconds(), WaitRateNanoUSDPerHour: int64(r.waitRate),
+		ReserveMS: r.reserve.Milliseconds(),
 	}
 	for _, m := range mounts {
 		q.WeightRoots = append(q.WeightRoots, m.Root)
@@ -230,6 +242,6 @@ func (r *request) spec(name string, image imageRef, mounts []broker.WeightsMount
 		MaxRate: r.maxRate, MaxCost: r.maxCost, MaxDuration: r.duration,
 		Region: r.region, Provider: broker.PeerID(r.provider), Weights: mounts,
 		Where: r.where, Created: time.Now().UTC(), Nonce: rand.Text(), WaitRate: r.waitRate, Firm: r.firm, GoodUntil: r.until.UTC(),
-		Nodes: r.nodes, SameRegion: r.sameRegion,
+		Nodes: r.nodes, SameRegion: r.sameRegion, Reserve: r.reserve,
 	}
 }

@@ -40,6 +40,12 @@ func (a *app) runCommand() *cobra.Command {
 			"what it cost. Its exit code becomes the command's; 125 is an error of Rialto's own. The image is a\n" +
 			"registry's, or local/NAME, which `rialto image add` brought here.\n\n" +
 			"Ctrl-C cancels the job. Nothing is paid for a container that never became ready.\n" +
+			"With --reserve you commit to a term, from when the container is ready, and hosts that have a lower price for so\n" +
+			"long (`rialto offers` shows it) take that for the whole job. The term is kept aside in advance. If you stop the job or\n" +
+			"its container exits before it is over, the rest is paid all the same, as a line of the bill of its own; nothing of it\n" +
+			"when the host fails, drains or vanishes. So Ctrl-C leaves a reserved job running. A container that should outlive its\n" +
+			"programs may run sleep, and rialto exec the programs. Hosts without such a price take the job on demand, with no\n" +
+			"commitment, if that costs less; --where 'reserved_price!=null' wants the others.\n" +
 			"Keys of private images and weights go from this machine to the leased host, through the job's tunnel; with\n" +
 			"--detach the command stays until that host has them.\n" +
 			"With --nodes, all hosts start or none does, and nothing is paid for waiting. Each line of output begins with the\n" +
@@ -50,6 +56,7 @@ func (a *app) runCommand() *cobra.Command {
 			"  rialto run --gpu 'RTX 4090:2' --max-price 0.50/h --for 30m ghcr.io/me/train:1\n" +
 			"  rialto run -p 8080:80 --weights llama:/models ghcr.io/me/serve:1\n" +
 			"  rialto run local/mine\n" +
+			"  rialto run -d --reserve 7d --gpu 'RTX 4090' ghcr.io/me/work:1 -- sleep infinity\n" +
 			"  rialto run --nodes 2 --gpu 'RTX 4090' ghcr.io/me/sweep:1\n" +
 			"  rialto run -d --gpu-memory 24GiB ghcr.io/me/batch:1 -- ./batch --all",
 	}

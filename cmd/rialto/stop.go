@@ -23,7 +23,8 @@ func (a *app) stopCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "stop JOB…",
 		Short: "End jobs and show what they cost",
-		Long: "End jobs: a container gets SIGTERM, and SIGKILL when it does not end. Only the time until then is paid.\n" +
+		Long: "End jobs: a container gets SIGTERM, and SIGKILL when it does not end. Only the time until then is paid,\n" +
+			"and what is left of a reservation (`rialto ps` says until when).\n" +
 			"A job that runs on several hosts ends on all.\n" +
 			"The command waits until the jobs have ended; Ctrl-C leaves it to the broker.",
 		Example:           "  rialto stop j-4k2qxy\n  rialto stop --last\n  rialto stop --no-wait j-4k2qxy j-b7mzzo",
@@ -136,5 +137,13 @@ func endLine(j api.Job) string {
 	if j.BilledMS == 0 && j.CostNanoUSD == 0 {
 		return line + ", nothing to pay"
 	}
-	return line + ": " + cli.FormatDuration(time.Duration(j.BilledMS)*time.Millisecond) + " for " + pricing.Money(j.CostNanoUSD).String()
+	return line + ": " + cli.FormatDuration(time.Duration(j.BilledMS)*time.Millisecond) + " for " + pricing.Money(j.CostNanoUSD).String() + unusedText(j)
+}
+
+// unusedText says what of a job's cost is the rest of its reservation.
+func unusedText(j api.Job) string {
+	if j.UnusedNanoUSD == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %s of it for the unused rest of its reservation", pricing.Money(j.UnusedNanoUSD))
 }

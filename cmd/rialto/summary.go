@@ -27,16 +27,17 @@ type step struct {
 
 // summary is all that `rialto run` says at the end.
 type summary struct {
-	Job       string  `json:"job"`
-	State     string  `json:"state"`
-	ExitCode  *int    `json:"exit_code,omitempty"`
-	Error     string  `json:"error,omitempty"`
-	Host      string  `json:"host,omitempty"`
-	Simulated bool    `json:"simulated"`
-	Root      string  `json:"root,omitempty"` // CID of the image's root that the job was signed with
-	Steps     []step  `json:"steps"`
-	TotalMS   float64 `json:"total_ms"` // from the command to its first output, or until it ran if it printed nothing
-	Bill      *bill   `json:"bill,omitempty"`
+	Job       string     `json:"job"`
+	State     string     `json:"state"`
+	ExitCode  *int       `json:"exit_code,omitempty"`
+	Error     string     `json:"error,omitempty"`
+	Host      string     `json:"host,omitempty"`
+	Simulated bool       `json:"simulated"`
+	Root      string     `json:"root,omitempty"` // CID of the image's root that the job was signed with
+	Steps     []step     `json:"steps"`
+	Reserved  *time.Time `json:"reserved_until,omitempty"`
+	TotalMS   float64    `json:"total_ms"` // from the command to its first output, or until it ran if it printed nothing
+	Bill      *bill      `json:"bill,omitempty"`
 }
 
 // conclude prints how the job started and what it cost, and turns its end into an exit code.
@@ -52,6 +53,7 @@ func (f *follower) conclude(ctx context.Context) error {
 			return f.unsettled(err)
 		}
 		first := time.Duration(f.firstOutput.Load())
+		s.Reserved = lease.ReservedUntil
 		s.Steps, s.TotalMS = timeline(f.steps, f.events, lease, first), ms(firstOf(first, f.ready))
 		if job.Ended != nil && lease.Ready != nil {
 			s.Bill = f.settle(ctx)
@@ -115,6 +117,9 @@ func (f *follower) print(s summary) {
 		for line := range strings.Lines(cli.Wrap(f.stderr, timelineParts(s.Steps, s.TotalMS), " · ")) {
 			fmt.Fprintln(f.stderr, cli.Paint(f.stderr, cli.Dim, strings.TrimSuffix(line, "\n")))
 		}
+	}
+	if s.Reserved != nil {
+		fmt.Fprintln(f.stderr, cli.Paint(f.stderr, cli.Dim, "reserved until "+moment(*s.Reserved, time.Now())))
 	}
 	if s.Bill != nil {
 		fmt.Fprintln(f.stderr, s.Bill.line())
