@@ -112,8 +112,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("agent: a job needs at least one core and one MiB per GPU")
 	case c.Rate < 0:
 		return c, errors.New("agent: negative price")
-	case c.ReservedRate != 0 && (c.ReservedRate < 0 || c.ReservedRate >= c.Rate || c.ReservedMin < time.Second):
-		return c, fmt.Errorf("agent: a reserved price of %v from %v on: want less than %v, from 1s on", c.ReservedRate, c.ReservedMin, c.Rate)
+	case c.ReservedRate != 0 && (c.ReservedRate < 0 || c.ReservedRate >= c.Rate || c.ReservedMin < time.Second || c.ReservedMin > broker.MaxTerm):
+		return c, fmt.Errorf("agent: a reserved price of %v from %v on: want less than %v, from 1s to %v on", c.ReservedRate, c.ReservedMin, c.Rate, broker.MaxTerm)
 	case c.Ports.First > c.Ports.Last:
 		return c, fmt.Errorf("agent: port range %d-%d is empty", c.Ports.First, c.Ports.Last)
 	}

@@ -156,14 +156,14 @@ func (w *world) proc(ts *testscript.TestScript, args []string) *lab.Proc {
 }
 
 func (w *world) boot(ts *testscript.TestScript, _ bool, args []string) {
-	if len(args) != 1 {
+	if len(args) == 0 {
 		ts.Fatalf("whom?")
 	}
 	if args[0] == "broker" {
 		ts.Check(w.Market.Start(context.Background()))
 		return
 	}
-	ts.Check(w.agent(ts, args[0]).Start(context.Background(), w.Market))
+	ts.Check(w.agent(ts, args[0]).Start(context.Background(), w.Market, args[1:]...))
 }
 
 func (w *world) forget(ts *testscript.TestScript, _ bool, args []string) {

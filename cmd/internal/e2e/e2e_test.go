@@ -10,6 +10,7 @@
 //	await                    waits for what was started and takes its output
 //	until PATTERN rialto|vastai ARGS…  repeats a command until its output matches
 //	crash|halt|boot WHO      kill -9, SIGTERM or start of "broker", "alpha", "bravo" or "charlie"
+//	boot HOST FLAG…          starts an agent with flags for this time
 //	forget HOST              restarts an agent without its blocks
 //	fetch URL TEXT           fetches a page on the customer's host until it contains TEXT
 //	layout DIR OUT           makes an OCI layout of the lab's image with the files of DIR on top

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 )
 
@@ -68,9 +69,10 @@ func (l *Lab) Agent(ctx context.Context, h *Host, m *Market, cfg AgentConfig) (*
 	return a, a.Start(ctx, m)
 }
 
-// Start starts the agent, again after its process ended, and waits until its offer is on the market.
-func (a *Agent) Start(ctx context.Context, m *Market) error {
-	p, err := a.Host.Start(a.Host.Name, a.Host.lab.Bin("rialto-provider"), a.args...)
+// Start starts the agent, again after its process ended, and waits until its offer is on the market. The flags are for this
+// time.
+func (a *Agent) Start(ctx context.Context, m *Market, flags ...string) error {
+	p, err := a.Host.Start(a.Host.Name, a.Host.lab.Bin("rialto-provider"), slices.Concat(a.args, flags)...)
 	if err != nil {
 		return err
 	}
