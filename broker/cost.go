@@ -99,8 +99,8 @@ func milliseconds(hours float64, most time.Duration) time.Duration {
 	return time.Duration(math.Round(max(0, hours)*3.6e6)) * time.Millisecond
 }
 
-// run is how long the query's job is expected to run.
-func (q *Query) run() time.Duration { return cmp.Or(q.Run, usualRun) }
+// run is how long the query's job is expected to run, or to be paid for.
+func (q *Query) run() time.Duration { return max(cmp.Or(q.Run, usualRun), q.Reserve) }
 
 // cost estimates what the query's job costs on an offer whose rate for all its GPUs is given.
 func (m *Market) cost(q *Query, o *Offer, rate pricing.Rate) Cost {

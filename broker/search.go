@@ -145,6 +145,7 @@ func (m *Market) matches(q *Query, all []candidate) []Match {
 func (m *Market) Quote(r QuoteRequest) (Quote, error) {
 	var c checker
 	c.that(r.Duration >= time.Second && r.Duration <= maxDuration, "duration", "%v: want 1s to %v", r.Duration, maxDuration)
+	c.that(r.Reserve <= r.Duration, "reserve", "%v: want at most the %v that the job may run", r.Reserve, r.Duration)
 	c.that(r.MaxCost >= 0 && r.MaxCost <= maxMoney, "max_cost", "%v: want $0.00 to %v", r.MaxCost, maxMoney)
 	if c.err != nil {
 		return Quote{}, c.err

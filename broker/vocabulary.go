@@ -113,7 +113,7 @@ type OfferSet struct {
 }
 
 // OwnerAsk is what an owner wants of one broker for a host, beside what the host's agent offers there. The agent is the
-// authority over its price: a rate below the agent's has no effect.
+// authority over its price: a rate below the agent's has no effect, and what it asks of who commits to a term stays.
 type OwnerAsk struct {
 	Unlisted bool         `json:"unlisted,omitempty"` // the host's offers are not shown and get no jobs; leases go on
 	Rate     pricing.Rate `json:"rate,omitempty"`     // per GPU-hour, if higher than the agent's; zero: the agent's

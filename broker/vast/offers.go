@@ -106,6 +106,10 @@ func offerRow(m *broker.Match, count int, rentable bool) row {
 	n := int64(count)
 	id, host := offerID(o, count), hostID(o.Provider)
 	price := dollars(int64(m.Rate))
+	var discounted any // for who commits to a term; null: there is none
+	if o.ReservedRate > 0 {
+		discounted = dollars(int64(o.ReservedRate) * n)
+	}
 	return row{
 		{"id", id},
 		{"ask_contract_id", id},
@@ -165,7 +169,7 @@ func offerRow(m *broker.Match, count int, rentable bool) row {
 		{"dph_total", price},
 		{"min_bid", price}, // nothing less rents it
 		{"is_bid", false},
-		{"discounted_dph_total", nil},
+		{"discounted_dph_total", discounted},
 		{"credit_discount_max", nil},
 		{"vram_costperhour", nil},
 		{"search", row{{"gpuCostPerHour", price}, {"diskHour", int64(0)}, {"totalHour", price}}},

@@ -155,7 +155,7 @@ func TestOffer(t *testing.T) {
 	o := list(got["offers"])[0]
 	for key, want := range map[string]any{
 		"num_gpus": 2.0, "gpu_name": "A100 SXM4", "gpu_model": "A100 SXM 80GB", "gpu_ram": 81920.0, "gpu_total_ram": 163840.0,
-		"dph_base": 2.2, "dph_total": 2.2, "min_bid": 2.2, "is_bid": false, "storage_cost": 0.0, "inet_up_cost": 0.0,
+		"dph_base": 2.2, "dph_total": 2.2, "discounted_dph_total": 1.98, "min_bid": 2.2, "is_bid": false, "storage_cost": 0.0, "inet_up_cost": 0.0,
 		"cpu_cores": 16.0, "cpu_cores_effective": 16.0, "cpu_ram": 64000.0, "disk_space": 104.858, "geolocation": ", US",
 		"driver_version": "535.86.05", "driver_vers": 535086005.0, "cuda_max_good": 12.8, "compute_cap": 890.0, "gpu_max_power": 450.0,
 		"verified": true, "verification": "verified", "rentable": true, "rented": false, "simulated": false, "gpu_frac": 0.25,

@@ -157,7 +157,7 @@ func onDemand(kind string) error {
 	case "bid", "interruptible":
 		return invalid("type", "there are no interruptible instances on this market: every offer is on-demand, at the price that it shows")
 	case "reserved":
-		return invalid("type", "there are no reserved instances on this market: every offer is on-demand, at the price that it shows")
+		return invalid("type", "reserved instances are not rented through this API: `rialto run --reserve` rents them, at the discounted price that offers show")
 	}
 	return &broker.FieldError{Field: "type", Problem: clipped(kind) + ": want on-demand", Nearest: broker.Nearest(kind, []string{"on-demand"})}
 }

@@ -280,6 +280,7 @@ func (w *world) provider(name, region string, n int, g broker.GPU, rate string) 
 	}
 	p.offer = broker.Offer{
 		ID: broker.OfferID("o-" + name), Provider: p.id(), Host: name, Region: region, Rate: price, CPUs: 8, MemoryMiB: 32_000, DiskMiB: 100_000,
+		ReservedRate: price * 9 / 10, ReservedMin: 24 * time.Hour,
 	}
 	for i := range n {
 		g.UUID = fmt.Sprintf("GPU-%s-%d", name, i)
