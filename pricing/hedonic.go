@@ -1,6 +1,8 @@
 package pricing
 
 import (
+	"cmp"
+	"fmt"
 	"math"
 	"slices"
 )
@@ -18,7 +20,8 @@ const (
 )
 
 // Hedonic adjusts rates to one configuration per GPU: log p = c + Σ β log a over the attributes a, after Rosen, Hedonic
-// Prices and Implicit Markets (1974). β is fitted by ridge regression (Hoerl and Kennard, 1970) and published in
+// Prices and Implicit Markets (1974). Storage and traffic have no price on this market, and the interconnect of a GPU is
+// part of its model's name; so the attributes are what else comes with a GPU. β is fitted by ridge regression (Hoerl and Kennard, 1970) and published in
 // millionths; the index applies those integers. The zero value adjusts nothing.
 type Hedonic struct {
 	FittedAt  int64 // Unix seconds; trades settled before it count
@@ -64,31 +67,53 @@ func (h *Hedonic) normalise(t *Trade) Rate {
 // HedonicTime returns when the fit that is in force at a time was made.
 func HedonicTime(at int64) int64 { return at - (at-firstMonday)%HedonicEvery }
 
-// FitHedonic fits the trades of one cell that were settled in [HedonicWindow] before at. It says how many there were,
-// and adjusts nothing if there were too few. One operator's trades are an observation each, so that it needs several.
-func FitHedonic(trades []Trade, at int64) Hedonic {
-	h := Hedonic{FittedAt: at}
-	var used []*Trade
-	operators := map[string]bool{}
+// Observation is what a fit takes of a trade: no party, no time and no name, so that all that a fit looked at can be
+// public for as long as it is in force.
+type Observation struct {
+	Rate      Rate
+	GPUs      int
+	CPUs      int // per GPU, as is the memory
+	MemoryMiB int64
+}
+
+func (o *Observation) valid() bool {
+	return o.Rate >= 1 && o.Rate <= MaxRate && o.GPUs >= 1 && o.GPUs <= MaxTradeGPUs && o.CPUs > 0 && o.MemoryMiB > 0
+}
+
+func (o Observation) order(p Observation) int {
+	return cmp.Or(cmp.Compare(o.Rate, p.Rate), cmp.Compare(o.GPUs, p.GPUs), cmp.Compare(o.CPUs, p.CPUs), cmp.Compare(o.MemoryMiB, p.MemoryMiB))
+}
+
+// Observations returns what a fit at a time takes of a cell's trades, those that were settled in [HedonicWindow] before,
+// in an order that says nothing of theirs; and how many operators they are of.
+func Observations(trades []Trade, at int64) (obs []Observation, operators int) {
+	seen := map[string]bool{}
 	params := ParamsV1()
 	for i := range trades {
 		t := &trades[i]
+		o := Observation{t.Rate, t.GPUs, t.CPUs, t.MemoryMiB}
 		inTime := t.Settled < at && t.Settled >= at-HedonicWindow
-		if inTime && t.valid() && t.paid(params.MinPaid) && t.CPUs > 0 && t.MemoryMiB > 0 && t.Operator != t.Customer && !t.Canary {
-			used = append(used, t)
-			operators[t.Operator] = true
+		if inTime && o.valid() && t.valid() && t.paid(params.MinPaid) && t.Operator != t.Customer && !t.Canary {
+			obs = append(obs, o)
+			seen[t.Operator] = true
 		}
 	}
-	h.Trades, h.Operators = len(used), len(operators)
+	slices.SortFunc(obs, Observation.order)
+	return obs, len(seen)
+}
+
+// FitHedonic fits the observations of one cell at a time. It says how many there were, and adjusts nothing if there were
+// too few, or of too few operators: one operator's trades are an observation each.
+func FitHedonic(obs []Observation, operators int, at int64) Hedonic {
+	h := Hedonic{FittedAt: at, Trades: len(obs), Operators: operators}
 	if h.Trades < HedonicTrades || h.Operators < HedonicOperators {
 		return h
 	}
-	slices.SortFunc(used, (*Trade).order)
 	columns := [3][]float64{}
-	y := make([]float64, len(used))
-	for i, t := range used {
-		y[i] = math.Log(float64(t.Rate))
-		for k, v := range []int64{int64(t.GPUs), int64(t.CPUs), t.MemoryMiB} {
+	y := make([]float64, len(obs))
+	for i, o := range obs {
+		y[i] = math.Log(float64(o.Rate))
+		for k, v := range []int64{int64(o.GPUs), int64(o.CPUs), o.MemoryMiB} {
 			columns[k] = append(columns[k], math.Log(float64(v)))
 		}
 	}
@@ -101,6 +126,22 @@ func FitHedonic(trades []Trade, at int64) Hedonic {
 		*to = int64(math.Round(min(max(beta[k], -1), 1)*10_000)) * 100
 	}
 	return h
+}
+
+// Verify fits observations again. The error matches [ErrReceipt]. That they are trades of so many operators is the
+// broker's word.
+func (h *Hedonic) Verify(obs []Observation) error {
+	for i := range obs {
+		if !obs[i].valid() {
+			return fmt.Errorf("%w: observation %d of its hedonic fit is out of range", ErrReceipt, i+1)
+		}
+	}
+	obs = slices.SortedFunc(slices.Values(obs), Observation.order)
+	if again := FitHedonic(obs, h.Operators, h.FittedAt); again != *h {
+		return fmt.Errorf("%w: fitted again the elasticities of GPUs, CPUs and memory are %d, %d and %d millionths from %d trades, it says %d, %d and %d from %d", ErrReceipt,
+			again.GPUs, again.CPUs, again.Memory, again.Trades, h.GPUs, h.CPUs, h.Memory, h.Trades)
+	}
+	return nil
 }
 
 // ridge solves (XᵀX + λI) β = Xᵀy for centred columns scaled to deviation 1, and returns β in the columns' own scale. A

@@ -2,6 +2,7 @@ package pricing
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -257,6 +258,15 @@ func TestQuality(t *testing.T) {
 }
 
 func TestHedonic(t *testing.T) {
+	fit := func(trades []Trade) Hedonic {
+		obs, operators := Observations(trades, at)
+		h := FitHedonic(obs, operators, at)
+		slices.Reverse(obs)
+		if err := h.Verify(obs); err != nil {
+			t.Errorf("fitted again: %v", err)
+		}
+		return h
+	}
 	var trades []Trade
 	for i := range 60 {
 		x := trade(fmt.Sprint("op", i%7), 0, 1, int64(60+i))
@@ -265,7 +275,7 @@ func TestHedonic(t *testing.T) {
 		x.Rate = Rate(4e8 * math.Pow(float64(x.CPUs)/8, 0.2) * math.Pow(float64(x.MemoryMiB)/32768, 0.1))
 		trades = append(trades, x)
 	}
-	h := FitHedonic(trades, at)
+	h := fit(trades)
 	if h.Trades != 60 || h.Operators != 7 || h.IsIdentity() {
 		t.Fatalf("got %+v", h)
 	}
@@ -282,7 +292,30 @@ func TestHedonic(t *testing.T) {
 			t.Errorf("%v with %d CPUs and %d MiB: normalised to %v", x.Rate, x.CPUs, x.MemoryMiB, got)
 		}
 	}
-	if few := FitHedonic(trades[:29], at); !few.IsIdentity() || few.Trades != 29 {
+	obs, operators := Observations(trades, at)
+	for name, forge := range map[string]func(h *Hedonic, obs *[]Observation){
+		"a coefficient":      func(h *Hedonic, _ *[]Observation) { h.CPUs += 100 },
+		"a base":             func(h *Hedonic, _ *[]Observation) { h.BaseCPUs++ },
+		"a trade less":       func(_ *Hedonic, obs *[]Observation) { *obs = (*obs)[1:] },
+		"another rate":       func(_ *Hedonic, obs *[]Observation) { (*obs)[7].Rate *= 3 },
+		"no rate":            func(_ *Hedonic, obs *[]Observation) { (*obs)[0].Rate = 0 },
+		"no CPUs":            func(_ *Hedonic, obs *[]Observation) { (*obs)[0].CPUs = 0 },
+		"too few operators":  func(h *Hedonic, _ *[]Observation) { h.Operators = 4 },
+		"nothing looked at":  func(_ *Hedonic, obs *[]Observation) { *obs = nil },
+		"an identity, as if": func(h *Hedonic, _ *[]Observation) { *h = Hedonic{FittedAt: h.FittedAt, Trades: 60, Operators: 7} },
+	} {
+		forged, some := FitHedonic(obs, operators, at), slices.Clone(obs)
+		forge(&forged, &some)
+		if err := forged.Verify(some); !errors.Is(err, ErrReceipt) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	left := slices.Clone(trades)
+	left[0].Settled, left[1].Settled, left[2].CPUs, left[3].MemoryMiB, left[4].Canary, left[5].Customer, left[6].GPUSeconds = at, at-HedonicWindow-1, 0, 0, true, left[5].Operator, 1
+	if got, n := Observations(left, at); len(got) != 53 || n != 7 || !slices.IsSortedFunc(got, Observation.order) {
+		t.Errorf("%d observations of %d operators, want 53 of 7 in order", len(got), n)
+	}
+	if few := fit(trades[:29]); !few.IsIdentity() || few.Trades != 29 {
 		t.Errorf("29 trades: %+v", few)
 	}
 	if got := (&Hedonic{CPUs: 1_000_000, BaseCPUs: 1}).normalise(&Trade{Rate: usd, CPUs: 1 << 20}); got != usd/2 {

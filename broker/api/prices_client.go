@@ -76,3 +76,13 @@ func (c *Client) PriceReceipt(ctx context.Context, cell string, at time.Time) (P
 	}
 	return get[PriceReceipt](ctx, c, path)
 }
+
+// PriceFit returns the hedonic fit of a cell that is in force at a time, with what it looked at; the zero time means now.
+// Verify it.
+func (c *Client) PriceFit(ctx context.Context, cell string, at time.Time) (PriceFit, error) {
+	path := "/v1/prices/" + cell + "/hedonic"
+	if !at.IsZero() {
+		path += "?" + url.Values{"t": {at.UTC().Format(time.RFC3339)}}.Encode()
+	}
+	return get[PriceFit](ctx, c, path)
+}

@@ -21,6 +21,19 @@ type (
 		Canonical  string         `json:"canonical" doc:"the inputs as text, one record a line"`
 		InputsHash string         `json:"inputs_hash" doc:"SHA-256 of canonical, hexadecimal"`
 	}
+	// PriceFit is a week's hedonic coefficients with what they were fitted to.
+	PriceFit struct {
+		Cell         string           `json:"cell"`
+		Hedonic      Hedonic          `json:"hedonic"`
+		Observations []FitObservation `json:"observations" doc:"the trades of the four weeks before, by rate; no parties, times or ids"`
+	}
+	// FitObservation is what a fit takes of a trade.
+	FitObservation struct {
+		RateNanoUSDPerHour int64 `json:"rate_nanousd_per_hour" doc:"per GPU"`
+		GPUs               int   `json:"gpus"`
+		CPUs               int   `json:"cpus" doc:"per GPU"`
+		MemoryMiB          int64 `json:"memory_mib" doc:"per GPU"`
+	}
 	// PriceParams are the constants of the index method.
 	PriceParams struct {
 		WindowSeconds   int64 `json:"window_seconds"`
@@ -104,6 +117,35 @@ func priceReceiptOf(r *pricing.Receipt) PriceReceipt {
 	return out
 }
 
+func priceFitOf(cell pricing.Cell, h pricing.Hedonic, obs []pricing.Observation) PriceFit {
+	out := PriceFit{Cell: cell.String(), Hedonic: hedonicOf(h), Observations: []FitObservation{}}
+	for _, o := range obs {
+		out.Observations = append(out.Observations, FitObservation{nano(o.Rate), o.GPUs, o.CPUs, o.MemoryMiB})
+	}
+	return out
+}
+
+// Verify fits the coefficients again. The error matches [pricing.ErrReceipt].
+func (f *PriceFit) Verify() error {
+	h := f.Hedonic.pricing()
+	var obs []pricing.Observation
+	for _, o := range f.Observations {
+		obs = append(obs, pricing.Observation{Rate: pricing.Rate(o.RateNanoUSDPerHour), GPUs: o.GPUs, CPUs: o.CPUs, MemoryMiB: o.MemoryMiB})
+	}
+	return h.Verify(obs)
+}
+
+func (h *Hedonic) pricing() pricing.Hedonic {
+	out := pricing.Hedonic{
+		Trades: h.Trades, Operators: h.Operators, BaseGPUs: h.BaseGPUs, BaseCPUs: h.BaseCPUs, BaseMemoryMiB: h.BaseMemoryMiB,
+		GPUs: h.GPUsPPM, CPUs: h.CPUsPPM, Memory: h.MemoryPPM,
+	}
+	if h.FittedAt != nil {
+		out.FittedAt = h.FittedAt.Unix()
+	}
+	return out
+}
+
 // Verify computes the receipt again, from its fields alone, and compares everything. The error matches
 // [pricing.ErrReceipt] and says what differs.
 func (r *PriceReceipt) Verify() error {
@@ -116,13 +158,7 @@ func (r *PriceReceipt) Verify() error {
 	}
 	again := pricing.Receipt{Inputs: pricing.Inputs{Cell: cell, At: r.At.Unix()}, InputsHash: r.InputsHash}
 	h := &r.Hedonic
-	again.Hedonic = pricing.Hedonic{
-		Trades: h.Trades, Operators: h.Operators, BaseGPUs: h.BaseGPUs, BaseCPUs: h.BaseCPUs, BaseMemoryMiB: h.BaseMemoryMiB,
-		GPUs: h.GPUsPPM, CPUs: h.CPUsPPM, Memory: h.MemoryPPM,
-	}
-	if h.FittedAt != nil {
-		again.Hedonic.FittedAt = h.FittedAt.Unix()
-	}
+	again.Hedonic = h.pricing()
 	for _, t := range r.Trades {
 		again.Trades = append(again.Trades, pricing.Trade{
 			ID: t.ID, Settled: t.Settled.Unix(), Agreed: t.Agreed.Unix(), GPUs: t.GPUs, Rate: pricing.Rate(t.RateNanoUSDPerHour),

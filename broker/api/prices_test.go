@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -88,6 +89,21 @@ func (m *market) PriceReceipt(_ context.Context, c pricing.Cell, at time.Time) (
 		r.Print.Index++
 	}
 	return r, nil
+}
+
+func (m *market) PriceFit(_ context.Context, c pricing.Cell, at time.Time) (pricing.Hedonic, []pricing.Observation, error) {
+	if c.String() != priceCell {
+		return pricing.Hedonic{}, nil, fmt.Errorf("cell %s: %w", c, broker.ErrNotFound)
+	}
+	var obs []pricing.Observation
+	for i := range 40 {
+		obs = append(obs, pricing.Observation{Rate: pricing.Rate(400_000_000 + i*7_000_000), GPUs: 1, CPUs: 4 + i/8, MemoryMiB: 32768})
+	}
+	h := pricing.FitHedonic(obs, 6, pricing.HedonicTime(cmp.Or(max(0, at.Unix()), priceTime)))
+	if m.forge {
+		h.CPUs += 100
+	}
+	return h, obs, nil
 }
 
 func (m *market) PriceChanges(after uint64) ([]broker.PriceEvent, uint64, <-chan struct{}) {
@@ -247,6 +263,15 @@ func TestReceiptCrossesTheWire(t *testing.T) {
 		forge(&x)
 		if err := x.Verify(); !errors.Is(err, pricing.ErrReceipt) {
 			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	for forge, want := range map[bool]error{false: nil, true: pricing.ErrReceipt} {
+		f, err := client(t, start(t, &market{forge: forge}, nil), "").PriceFit(t.Context(), priceCell, time.Unix(priceTime, 0))
+		if err != nil || len(f.Observations) != 40 || f.Hedonic.CPUsPPM == 0 || f.Hedonic.FittedAt.Unix() != pricing.HedonicTime(priceTime) {
+			t.Fatalf("fit %+v, %v", f, err)
+		}
+		if err := f.Verify(); !errors.Is(err, want) || (err == nil) != (want == nil) {
+			t.Errorf("a fit, forged %v: %v", forge, err)
 		}
 	}
 	forged, err := client(t, start(t, &market{forge: true}, nil), "").PriceReceipt(t.Context(), priceCell, time.Time{})

@@ -90,7 +90,7 @@ func (b *browser) calculator(t *testing.T) {
 	}
 	// Only his own machine has the customer's key: here the command is shown, and what it says is what was calculated.
 	command := fmt.Sprintf("rialto quote --firm --provider '%s' --gpu 'RTX 3090:1' --for 480m IMAGE", b.w.host("attic").id())
-	if got := eval[string](b, `document.querySelector(".quote code").innerText`); got != command {
+	if got := eval[string](b, `document.querySelector(".quote .line").innerText`); got != command {
 		t.Errorf("the command for a firm quote: %q, want %q", got, command)
 	}
 	b.do(chromedp.SetValue("#hours", "2.5"), chromedp.SetValue("#memory", "80"), chromedp.SetValue("#image", "10"))

@@ -112,7 +112,8 @@ func (b *priceBook) unfitted(at int64) bool {
 func (b *priceBook) fit(at int64, trades map[pricing.Cell][]pricing.Trade) {
 	for cell, c := range b.cells {
 		if when := pricing.HedonicTime(at); c.hedonic.FittedAt != when {
-			c.hedonic = pricing.FitHedonic(trades[cell], when)
+			obs, operators := pricing.Observations(trades[cell], when)
+			c.hedonic = pricing.FitHedonic(obs, operators, when)
 		}
 	}
 }

@@ -86,6 +86,9 @@ func (s *Service) PriceReceipt(ctx context.Context, cell pricing.Cell, at time.T
 		if err != nil {
 			return pricing.Receipt{}, err
 		}
+		if row.Print.At == 0 {
+			return pricing.Receipt{}, fmt.Errorf("%s: %w: nothing was printed yet, but will be within a minute", cell, broker.ErrNotFound)
+		}
 		at = time.Unix(row.Print.At, 0)
 	}
 	none := fmt.Errorf("print of %s at %s: %w: there was none on that day before", cell, at.UTC().Format(time.RFC3339), broker.ErrNotFound)
@@ -147,6 +150,30 @@ func (p *prices) receipt(record *printRecord, beat int64) (pricing.Receipt, erro
 		return pricing.Receipt{}, fmt.Errorf("print of %s at %d: the ledger's leases give %+v, printed was %+v", cell, beat, r.Print, printed)
 	}
 	return r, nil
+}
+
+// PriceFit returns the hedonic fit that is in force in a cell at a time, now for the zero time, and what it looked at. The
+// trades are the ledger's.
+func (s *Service) PriceFit(ctx context.Context, cell pricing.Cell, at time.Time) (pricing.Hedonic, []pricing.Observation, error) {
+	board, err := s.Prices(ctx)
+	if err != nil {
+		return pricing.Hedonic{}, nil, err
+	}
+	if _, err := board.Row(cell); err != nil {
+		return pricing.Hedonic{}, nil, err
+	}
+	if at.IsZero() || at.After(board.At) {
+		at = board.At
+	}
+	when := pricing.HedonicTime(at.Unix())
+	var trades []pricing.Trade
+	for e := range s.prices.between(when-pricing.HedonicWindow, when) {
+		if slices.Contains(cellsOf(e.lease.Model, tierOf(e.lease.Level, e.lease.Simulated), e.lease.Region), cell) {
+			trades = newest(trades, tradeOf(e, s.c.Market.Self))
+		}
+	}
+	obs, operators := pricing.Observations(trades, when)
+	return pricing.FitHedonic(obs, operators, when), obs, nil
 }
 
 // PriceChanges returns what changed after a number, oldest first, the number of the newest change, and a channel that is

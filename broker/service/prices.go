@@ -247,14 +247,18 @@ func (p *prices) fitted(at int64) map[pricing.Cell][]pricing.Trade {
 			if p.book.cells[cell] == nil {
 				continue
 			}
-			list := append(trades[cell], tradeOf(e, p.s.c.Market.Self))
-			if len(list) > 2*pricing.MaxTrades {
-				list = slices.Clone(list[pricing.MaxTrades:])
-			}
-			trades[cell] = list
+			trades[cell] = newest(trades[cell], tradeOf(e, p.s.c.Market.Self))
 		}
 	}
 	return trades
+}
+
+// newest adds a trade to those that a fit looks at, and drops the oldest when they are too many.
+func newest(list []pricing.Trade, t pricing.Trade) []pricing.Trade {
+	if list = append(list, t); len(list) > 2*pricing.MaxTrades {
+		list = slices.Clone(list[pricing.MaxTrades:])
+	}
+	return list
 }
 
 // between yields the leases that were over in [from, to), in Unix seconds.

@@ -198,6 +198,9 @@ func TestPrices(t *testing.T) {
 		}
 		p := []broker.PeerID{m.offer("alpha", 2, 40*cent), m.offer("beta", 4, 42*cent), m.offer("gamma", 1, 44*cent)}
 		sim := m.offer("toy", 8, cent, simulate)
+		if _, err := m.PriceReceipt(t.Context(), pricing.Cell{Model: "RTX 4090", Term: pricing.OnDemand, Region: pricing.AnyRegion, Tier: pricing.TierNVML}, time.Time{}); !errors.Is(err, broker.ErrNotFound) {
+			t.Errorf("a receipt before the first print: %v", err)
+		}
 		m.settle()
 		real, toy := m.row(pricing.TierNVML, pricing.AnyRegion), m.row(pricing.TierSimulated, pricing.AnyRegion)
 		if real.Print.Quality != pricing.Indicative || real.Print.Index != 42*cent || real.FreeGPUs != 7 || real.Providers != 3 {
@@ -358,6 +361,28 @@ func TestPriceDays(t *testing.T) {
 		}
 		if _, err := m.PriceForecast(t.Context(), r.Print.Cell, pricing.Firm); err != nil {
 			t.Errorf("forecast: %v", err)
+		}
+		// A week begins, with a fit of what was traded before it. Of the week before there was nothing.
+		until(0, 2)
+		monday := time.Now().UTC().Truncate(24 * time.Hour)
+		now := m.row(pricing.TierNVML, pricing.AnyRegion)
+		for at, want := range map[time.Time]pricing.Hedonic{
+			{}:                        {FittedAt: monday.Unix(), Trades: 6, Operators: 3},
+			monday:                    {FittedAt: monday.Unix(), Trades: 6, Operators: 3},
+			monday.AddDate(1, 0, 0):   {FittedAt: monday.Unix(), Trades: 6, Operators: 3},
+			monday.Add(-time.Second):  {FittedAt: monday.AddDate(0, 0, -7).Unix()},
+			monday.AddDate(0, 0, -15): {FittedAt: monday.AddDate(0, 0, -21).Unix()},
+		} {
+			h, obs, err := m.PriceFit(t.Context(), r.Print.Cell, at)
+			if err != nil || h != want || len(obs) != want.Trades || h.Verify(obs) != nil {
+				t.Errorf("fit at %v: %+v of %d, %v; want %+v", at, h, len(obs), err, want)
+			}
+		}
+		if want := (pricing.Hedonic{FittedAt: monday.Unix(), Trades: 6, Operators: 3}); now.Hedonic != want {
+			t.Errorf("the row's fit: %+v, want %+v", now.Hedonic, want)
+		}
+		if _, _, err := m.PriceFit(t.Context(), pricing.Cell{Model: "L40S"}, time.Time{}); !errors.Is(err, broker.ErrNotFound) {
+			t.Errorf("a fit of a cell that is not there: %v", err)
 		}
 	})
 }

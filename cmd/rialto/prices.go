@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -212,6 +213,7 @@ type verified struct {
 	Holds   bool             `json:"holds"`
 	Problem string           `json:"problem,omitempty"`
 	Receipt api.PriceReceipt `json:"receipt"`
+	Fit     api.PriceFit     `json:"fit"` // of the receipt's coefficients
 }
 
 func (a *app) verifyPriceCommand() *cobra.Command {
@@ -219,7 +221,7 @@ func (a *app) verifyPriceCommand() *cobra.Command {
 		Use:   "verify CELL",
 		Short: "Compute an index again from its receipt",
 		Long: "Fetch the receipt of an index and compute it again on this machine: which trades count, their weights, what\n" +
-			"was trimmed, the value, and the hash of it all. CELL is a cell of `rialto prices --json`, or a model that has one.",
+			"was trimmed, the value, and the hash of it all; and fit the week's hedonic coefficients again. CELL is a cell of `rialto prices --json`, or a model that has one.",
 		Example: "  rialto prices verify 'RTX 4090'\n  rialto prices verify RTX_4090:on_demand:any:nvml --at 2026-03-01T16:00:00Z",
 		Args:    cli.Args(1, 1),
 	}
@@ -244,8 +246,14 @@ func (a *app) verifyPriceCommand() *cobra.Command {
 		if err != nil {
 			return explain(err)
 		}
-		problem := checkPrice(&r, shown, when)
-		v := verified{Holds: problem == nil, Receipt: r}
+		v := verified{Receipt: r}
+		if at := r.Hedonic.FittedAt; at != nil {
+			if v.Fit, err = m.PriceFit(c.Context(), shown.Cell, *at); err != nil {
+				return explain(err)
+			}
+		}
+		problem := cmp.Or(checkPrice(&r, shown, when), checkFit(&v))
+		v.Holds = problem == nil
 		if problem != nil {
 			v.Problem = problem.Error()
 		}
@@ -276,6 +284,24 @@ func checkPrice(r *api.PriceReceipt, shown *api.Price, when time.Time) error {
 			pricing.Rate(r.Print.IndexNanoUSDPerHour), cli.Clean(r.Print.Quality), r.InputsHash)
 	}
 	return nil
+}
+
+// checkFit fits a receipt's coefficients again.
+func checkFit(v *verified) error {
+	says, shows := v.Receipt.Hedonic, v.Fit.Hedonic
+	if says.FittedAt == nil {
+		if !says.Identity {
+			return fmt.Errorf("%w: it has coefficients that were never fitted", pricing.ErrReceipt)
+		}
+		return nil
+	}
+	if shows.FittedAt == nil || !shows.FittedAt.Equal(*says.FittedAt) {
+		return fmt.Errorf("%w: its coefficients were fitted at %s, and what they were fitted to is of another time", pricing.ErrReceipt, says.FittedAt.Format(time.RFC3339))
+	}
+	if shows.FittedAt = says.FittedAt; shows != says {
+		return fmt.Errorf("%w: its coefficients are not those of the fit of %s", pricing.ErrReceipt, says.FittedAt.Format(time.RFC3339))
+	}
+	return v.Fit.Verify()
 }
 
 // parseAt reads a time, or how long ago; empty is the zero time.

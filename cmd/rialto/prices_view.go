@@ -279,8 +279,23 @@ func writeVerified(w io.Writer, v verified) error {
 		fmt.Fprintf(w, "Computed again on this machine from the %d cheapest GPUs on offer: %d trades of %d operators are too few.\n", gpus, p.Trades, p.Operators)
 	case pricing.Stale:
 	}
+	writeFit(w, &r.Hedonic)
 	_, err := fmt.Fprintf(w, "Method %s, SHA-256 of the inputs %s\n", r.Method, r.InputsHash)
 	return err
+}
+
+// writeFit says to what rates were adjusted, and that it was fitted again.
+func writeFit(w io.Writer, h *api.Hedonic) {
+	switch {
+	case h.FittedAt == nil:
+	case h.Identity && (h.Trades < pricing.HedonicTrades || h.Operators < pricing.HedonicOperators):
+		fmt.Fprintf(w, "Not adjusted for what comes with a GPU: the four weeks before %s had %d trades of %d operators, fewer than %d of %d.\n",
+			h.FittedAt.UTC().Format(time.DateOnly), h.Trades, h.Operators, pricing.HedonicTrades, pricing.HedonicOperators)
+	default:
+		fmt.Fprintf(w, "Adjusted to %d GPUs, each with %d CPUs and %s, by elasticities of %+.4f, %+.4f and %+.4f, fitted again from %d trades of %d operators.\n",
+			h.BaseGPUs, h.BaseCPUs, cli.FormatMiB(uint64(max(0, h.BaseMemoryMiB))), //nolint:gosec // not negative
+			float64(h.GPUsPPM)/1e6, float64(h.CPUsPPM)/1e6, float64(h.MemoryPPM)/1e6, h.Trades, h.Operators)
+	}
 }
 
 // writeForecast draws a row for each horizon.

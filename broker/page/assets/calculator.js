@@ -102,7 +102,7 @@ export default function calculator({ params, signal }) {
     swap(answer,
       h('p.total', amount(cost), h('small', ` for ${asked.hours} GPU-hours on ${best.model}, ${best.host}, ${country(best.region)}`), ' ', evidence(best)),
       h('p', `That is ${plural(Number(gpus), 'GPU')} for ${duration(wall)}. `, onIndex !== null
-        ? [`On the index of ${best.model} it would be `, amount(onIndex), ' ', quality(r.quality), cost <= onIndex ? `: the offer is ${usd(onIndex - cost, 4)} below it.` : `: the offer is ${usd(cost - onIndex, 4)} above it.`]
+        ? [`On the index of ${best.model} it would be `, amount(onIndex), ' ', quality(r.quality), cost === onIndex ? ': the offer asks just that.' : cost < onIndex ? `: the offer is ${usd(onIndex - cost, 4)} below it.` : `: the offer is ${usd(cost - onIndex, 4)} above it.`]
         : `There is no index of ${best.model} yet.`));
     panel.offer(best, Number(gpus), Number((wall * 3600n) / 1_000_000n));
     swap(rest,

@@ -135,7 +135,7 @@ export const offerColumns = [
   { name: 'Memory', num: true, sort: 'gpu_ram', cell: (o) => h('span', { title: `${o.gpu_memory_mib} MiB as its driver reports it` }, mib(o.gpu_memory_sold_mib)) },
   { name: 'Where', sort: 'region', cell: (o) => h('span.pile', country(o.region), h('small', { title: o.provider }, o.host)) },
   { name: 'Reliability', num: true, sort: 'reliability', cell: (o) => h('span.stack', percent(o.reliability_ppm, 2), h('small', o.seen_ms ? `${lasting(o.seen_ms)} seen, ${o.failures} lost` : 'never seen')) },
-  { name: 'With each GPU', cell: (o) => h('span.pile', h('small', `${o.cpus_per_gpu} CPUs, ${mib(o.memory_mib_per_gpu)}`), h('small', o.driver ? `driver ${o.driver}, CUDA ${o.cuda}` : 'driver not said')) },
+  { name: 'With each GPU', cell: (o) => h('span.pile', h('small', `${o.cpus_per_gpu} CPUs, ${mib(o.memory_mib_per_gpu)}`), h('small', { title: 'driver' }, o.driver ? `${o.driver}, CUDA ${o.cuda}` : 'driver not said')) },
 ];
 
 function list(found, sort, go) {

@@ -102,8 +102,8 @@ export function quotePanel(signal) {
       const minutes = Math.max(1, Math.round(ms / 60_000));
       swap(what, session.local
         ? [`${o.host} would hold ${gpus} × ${o.model} for 15 seconds at a price that it signs, for a job of ${lasting(asked.ms)}. You pay nothing unless you accept.`]
-        : ['A host holds GPUs at a price that it signs for 15 seconds. You sign what you ask for, with a key that this broker does not have: ',
-          h('code', `rialto quote --firm --provider ${quoted(o.provider)} --gpu ${quoted(`${o.model}:${gpus}`)} --for ${minutes}m IMAGE`), ', or this page opened with ', h('code', 'rialto web'), '.']);
+        : ['A host holds GPUs at a price that it signs for 15 seconds. You sign what you ask for, with a key that this broker does not have: in a terminal, or on this page opened with ', h('code', 'rialto web'), '.',
+          h('code.line', `rialto quote --firm --provider ${quoted(o.provider)} --gpu ${quoted(`${o.model}:${gpus}`)} --for ${minutes}m IMAGE`)]);
     },
   };
 }
