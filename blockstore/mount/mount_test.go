@@ -14,11 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"rialto/blockstore"
 	"rialto/blockstore/erofs/erofstest"
 	"rialto/blockstore/mount"
-
-	"golang.org/x/sys/unix"
 )
 
 const serverVerb = "mount-server"

@@ -168,7 +168,7 @@ func (s *Service) PriceFit(ctx context.Context, cell pricing.Cell, at time.Time)
 	when := pricing.HedonicTime(at.Unix())
 	var trades []pricing.Trade
 	for e := range s.prices.between(when-pricing.HedonicWindow, when) {
-		if slices.Contains(cellsOf(e.lease.Model, tierOf(e.lease.Level, e.lease.Simulated), e.lease.Region), cell) {
+		if slices.Contains(cellsTraded(&e.lease), cell) {
 			trades = newest(trades, tradeOf(e, s.c.Market.Self))
 		}
 	}
