@@ -216,7 +216,9 @@ func TestWebInABrowser(t *testing.T) {
 		eval(`(document.querySelector(".quote form button").click(), "")`)
 	}
 	fill("registry.invalid/no/image")
-	eventually(t, "why there is no quote", func() bool { return strings.Contains(eval(`document.querySelector(".quote .problem").textContent`), "registry.invalid") })
+	eventually(t, "why there is no quote", func() bool {
+		return strings.Contains(eval(`document.querySelector(".quote .problem").textContent`), "registry.invalid")
+	})
 	fill(pushImage(t))
 	eventually(t, "a quote", func() bool { return strings.Contains(eval(`document.querySelector(".quote").innerText`), " s left") })
 	if got := eval(`document.querySelector(".quote").innerText`); !strings.Contains(got, "on alpha at $0.40/h, signed by the host") || !strings.Contains(got, "$0.20 at most for 30 min 0 s") {
