@@ -3,11 +3,13 @@ package ledger
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -29,10 +31,10 @@ type Config struct {
 	Ballast uint64
 	// Free returns the free bytes at Dir; nil asks the file system. Tests set it.
 	Free func(dir string) (uint64, error)
-	// VerifyTail is how many of the newest batches Open verifies; zero means 1000. VerifyBytes is about how many bytes of
-	// them at most; zero means 64 MiB, under a second however large the batches are.
-	VerifyTail  uint64
-	VerifyBytes int64
+	// Checkpoint is how many bytes of new state are gathered in memory before they are written to the database. It bounds
+	// what Open reads of the journal to about three times as much. Zero means 32 MiB: most records of a job's way
+	// overwrite each other in it, and Open reads it in a fraction of a second.
+	Checkpoint int
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -48,34 +50,40 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Free == nil {
 		c.Free = freeSpace
 	}
-	if c.VerifyTail == 0 {
-		c.VerifyTail = 1000
-	}
-	if c.VerifyBytes == 0 {
-		c.VerifyBytes = 64 << 20
+	if c.Checkpoint == 0 {
+		c.Checkpoint = 32 << 20
 	}
 	return c, nil
 }
 
-// Badger is a Store on a local disk.
+// Badger is a Store on a local disk: a journal in files of its own, and a database with the state that it adds up to.
 //
-// Layout of its keys: "s" key is the state; "j" seq[8] 0[4] the head of a journal entry (epoch[8] prev[32]
-// hash[32] count[4] id) and "j" seq[8] i[4] its i-th mutation (flag[1] keylen[2] key value); "b" id finds a
-// batch (seq[8] content[32]); "m/head" (seq[8] hash[32]) and "m/epoch" (epoch[8]).
+// A batch is durable when its record in the journal is synced; nothing else is written for it. Its mutations are kept in
+// memory beside the database, and written to it all together when there are enough: that is a checkpoint. A record that is
+// overwritten many times in a minute so costs the database one write, and the journal none of its compactions. A
+// checkpoint also ends a journal's file. Open reads the journal from the file on in which the last checkpoint ended, and
+// has in memory again what came after it; setting a key again to what it is does no harm, so a checkpoint need not be
+// atomic, only its head must come last.
 //
-// Rules that it keeps: every commit is synced, one transaction per batch; values are inline, so the value
-// log stays empty and is never collected; after any error from a commit the store takes nothing more,
-// because the log may hold a part of the batch until the next Open settles it.
+// Layout of the database's keys: "s" key is the state; "b" id finds a batch (seq[8] content[32]); "m/head" is the last
+// batch of the checkpoint (seq[8] hash[32]) and "m/epoch" the newest epoch (epoch[8]).
+//
+// Rules that it keeps: every commit is synced; values are inline, so the value log stays empty and is never collected;
+// after any error from a write the store takes nothing more, because the files may hold a part of it until the next Open
+// settles it.
 type Badger struct {
-	c    Config
-	db   *badger.DB
-	head *headFile
+	c       Config
+	db      *badger.DB
+	head    *headFile
+	journal *journal
+	overlay *overlay
 
-	mu       sync.Mutex // the writer's, held across a commit: there is one writer
-	epoch    uint64
-	seq      uint64
-	sum      Hash
-	poisoned error // set by the first failed commit, or by Open on a disk that is too full to write
+	mu         sync.Mutex // the writer's, held across a commit: there is one writer
+	epoch      uint64
+	seq        uint64
+	sum        Hash
+	poisoned   error      // set by the first failed write, or by Open on a disk that is too full to write
+	checkpoint chan error // the outcome of the one under way; nil: none is
 
 	life   sync.Mutex
 	closed bool           // guarded by life
@@ -93,7 +101,7 @@ func Open(ctx context.Context, c Config) (*Badger, error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fail("open", c.Dir, err)
 	}
-	s := &Badger{c: c}
+	s := &Badger{c: c, overlay: newOverlay()}
 	if err := s.makeRoom(); err != nil {
 		return nil, fail("open", c.Dir, err)
 	}
@@ -103,7 +111,11 @@ func Open(ctx context.Context, c Config) (*Badger, error) {
 	if s.head, err = openHead(c.Dir); err != nil {
 		return nil, fail("open", c.Dir, errors.Join(err, s.db.Close()))
 	}
+	if s.journal, err = openJournal(c.Dir); err != nil {
+		return nil, fail("open", c.Dir, errors.Join(err, s.head.close(), s.db.Close()))
+	}
 	if err := s.load(ctx); err != nil {
+		s.poisoned = err // closing writes nothing
 		return nil, fail("open", c.Dir, errors.Join(err, s.Close()))
 	}
 	s.keepBallast()
@@ -135,7 +147,7 @@ func openBadger(c Config, still bool) (*badger.DB, error) {
 	return db, err
 }
 
-// load reads the head and epoch and verifies the newest batches.
+// load reads the last checkpoint and what the journal has after it.
 func (s *Badger) load(ctx context.Context) error {
 	err := s.db.View(func(txn *badger.Txn) error {
 		epoch, err := read(txn, epochKey)
@@ -147,7 +159,7 @@ func (s *Badger) load(ctx context.Context) error {
 			return err
 		}
 		if len(epoch) != 0 && len(epoch) != 8 || len(head) != 0 && len(head) != 40 {
-			return fmt.Errorf("head of the journal: %w", ErrCorrupt)
+			return fmt.Errorf("head of the database: %w", ErrCorrupt)
 		}
 		if len(epoch) > 0 {
 			s.epoch = binary.BigEndian.Uint64(epoch)
@@ -160,6 +172,9 @@ func (s *Badger) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.replay(ctx); err != nil {
+		return err
+	}
 	seq, sum, err := s.head.read()
 	if err != nil {
 		return err
@@ -167,12 +182,39 @@ func (s *Badger) load(ctx context.Context) error {
 	if seq > s.seq || seq == s.seq && sum != s.sum {
 		return fmt.Errorf("journal ends at batch %d, acknowledged was %d: %w", s.seq, seq, ErrCorrupt)
 	}
-	for _, err := range s.Tail(ctx, s.newest()) {
+	return nil
+}
+
+// replay reads the journal from the file of the last checkpoint on.
+func (s *Badger) replay(ctx context.Context) error {
+	if s.seq == 0 && s.journal.empty() {
+		return nil
+	}
+	saved, savedSum := s.seq, s.sum
+	var last placed
+	for b, err := range s.journal.read(ctx, max(saved, 1)) {
+		if errors.Is(err, errCut) {
+			break
+		}
 		if err != nil {
 			return err
 		}
+		last = b
+		switch {
+		case b.Seq == saved && b.Hash != savedSum:
+			return fmt.Errorf("batch %d is not the one of the checkpoint: %w", b.Seq, ErrCorrupt)
+		case b.Seq > saved:
+			s.overlay.put(stage(&b.Batch, contentHash(b.Mutations)))
+			s.seq, s.sum = b.Seq, b.Hash
+		}
 	}
-	return nil
+	if last.Seq < saved {
+		return fmt.Errorf("journal ends at batch %d, the checkpoint at %d: %w", last.Seq, saved, ErrCorrupt)
+	}
+	if s.poisoned != nil {
+		return nil
+	}
+	return s.journal.reopen(last)
 }
 
 // Campaign implements Store. The directory is locked, so other writers can only be in this process.
@@ -217,33 +259,38 @@ func (s *Badger) Apply(ctx context.Context, epoch uint64, id string, batch []Mut
 	if err := s.checkFree(s.c.MinFree / 2); err != nil {
 		return 0, fail("apply", id, err)
 	}
-	txn := s.db.NewTransaction(true)
-	defer txn.Discard()
-	content := contentHash(batch)
-	if seq, done, err := applied(txn, id, content); done || err != nil {
+	if s.overlay.size() >= s.c.Checkpoint {
+		if err := s.beginCheckpoint(); err != nil {
+			return 0, s.poison("checkpoint", s.c.Dir, err)
+		}
+	}
+	encoded := encodeMutations(batch)
+	content := Hash(sha256.Sum256(encoded))
+	if seq, done, err := s.applied(id, content); done || err != nil {
 		if err != nil {
 			return 0, fail("apply", id, err)
 		}
 		return seq, nil
 	}
-	b := Batch{Seq: s.seq + 1, Epoch: epoch, ID: id, Prev: s.sum, Mutations: batch}
-	b.Hash = b.sum(content)
-	if err := stage(txn, &b, content); err != nil {
+	if err := s.checkNew(batch); err != nil {
 		return 0, fail("apply", id, err)
 	}
-	if err := txn.Commit(); err != nil {
+	b := Batch{Seq: s.seq + 1, Epoch: epoch, ID: id, Prev: s.sum, Mutations: cloneMutations(batch)}
+	b.Hash = b.sum(content)
+	if err := s.journal.append(b.Seq, encodeRecord(&b, encoded)); err != nil {
 		return 0, s.poison("apply", id, err)
 	}
-	s.seq, s.sum = b.Seq, b.Hash
 	if err := s.head.write(b.Seq, b.Hash); err != nil {
 		return 0, s.poison("apply", id, err)
 	}
+	s.seq, s.sum = b.Seq, b.Hash
+	s.overlay.put(stage(&b, content))
 	return b.Seq, nil
 }
 
 // applied reports whether a batch with this id is in the journal already.
-func applied(txn *badger.Txn, id string, content Hash) (seq uint64, done bool, err error) {
-	v, err := read(txn, batchPrefix+id)
+func (s *Badger) applied(id string, content Hash) (seq uint64, done bool, err error) {
+	v, err := s.value(batchPrefix + id)
 	if errors.Is(err, ErrNotFound) {
 		return 0, false, nil
 	}
@@ -259,34 +306,30 @@ func applied(txn *badger.Txn, id string, content Hash) (seq uint64, done bool, e
 	return binary.BigEndian.Uint64(v), true, nil
 }
 
-// stage writes a batch and its journal entry into a transaction.
-func stage(txn *badger.Txn, b *Batch, content Hash) error {
-	sets := make([]Entry, 0, 2*len(b.Mutations)+3)
-	for i, m := range b.Mutations {
-		if m.New {
-			_, err := txn.Get([]byte(statePrefix + m.Key))
-			if err == nil {
-				return fmt.Errorf("key %q exists: %w", m.Key, ErrConflict)
-			}
-			if !errors.Is(err, badger.ErrKeyNotFound) {
-				return err
-			}
+// checkNew refuses keys that should not exist yet.
+func (s *Badger) checkNew(batch []Mutation) error {
+	for _, m := range batch {
+		if !m.New {
+			continue
 		}
-		sets = append(sets,
-			Entry{statePrefix + m.Key, bytes.Clone(m.Value)},
-			Entry{journalKey(b.Seq, uint32(i)+1), encodeMutation(m)})
-	}
-	seq := binary.BigEndian.AppendUint64(nil, b.Seq)
-	sets = append(sets,
-		Entry{journalKey(b.Seq, 0), encodeHeader(b)},
-		Entry{batchPrefix + b.ID, bytes.Join([][]byte{seq, content[:]}, nil)},
-		Entry{headKey, bytes.Join([][]byte{seq, b.Hash[:]}, nil)})
-	for _, e := range sets {
-		if err := txn.Set([]byte(e.Key), e.Value); err != nil {
+		_, err := s.value(statePrefix + m.Key)
+		if err == nil {
+			return fmt.Errorf("key %q exists: %w", m.Key, ErrConflict)
+		}
+		if !errors.Is(err, ErrNotFound) {
 			return err
 		}
 	}
 	return nil
+}
+
+// stage returns what a batch sets in the database.
+func stage(b *Batch, content Hash) []Entry {
+	sets := make([]Entry, 0, len(b.Mutations)+1)
+	for _, m := range b.Mutations {
+		sets = append(sets, Entry{statePrefix + m.Key, m.Value})
+	}
+	return append(sets, Entry{batchPrefix + b.ID, slices.Concat(binary.BigEndian.AppendUint64(nil, b.Seq), content[:])})
 }
 
 // poison makes the first failed commit final.
@@ -321,7 +364,11 @@ func (s *Badger) Close() error {
 	}
 	s.users.Wait()
 	s.dropBallast() // closing writes what is in memory
-	if err := errors.Join(s.db.Close(), s.head.close()); err != nil {
+	var begun error
+	if s.poisoned == nil && s.overlay.size() > 0 {
+		begun = s.beginCheckpoint()
+	}
+	if err := errors.Join(begun, s.endCheckpoint(), s.db.Close(), s.head.close(), s.journal.close()); err != nil {
 		return fail("close", s.c.Dir, err)
 	}
 	return nil

@@ -26,12 +26,25 @@ type Batch struct {
 // Verify reports whether the batch is the successor of the batch with number seq and hash prev, and its
 // own hash is right.
 func (b *Batch) Verify(seq uint64, prev Hash) error {
+	if err := b.follows(seq, prev); err != nil {
+		return err
+	}
+	return b.verify(contentHash(b.Mutations))
+}
+
+func (b *Batch) follows(seq uint64, prev Hash) error {
 	switch {
 	case b.Seq != seq+1:
 		return fmt.Errorf("batch %d follows %d: %w", b.Seq, seq, ErrCorrupt)
 	case b.Prev != prev:
 		return fmt.Errorf("batch %d does not continue the chain: %w", b.Seq, ErrCorrupt)
-	case b.Hash != b.sum(contentHash(b.Mutations)):
+	}
+	return nil
+}
+
+// verify checks the batch's own hash, given what its mutations hash to.
+func (b *Batch) verify(content Hash) error {
+	if b.Hash != b.sum(content) {
 		return fmt.Errorf("batch %d does not match its hash: %w", b.Seq, ErrCorrupt)
 	}
 	return nil
@@ -50,20 +63,7 @@ func (b *Batch) sum(content Hash) Hash {
 }
 
 // contentHash identifies what a batch does, without its place in the chain.
-func contentHash(batch []Mutation) Hash {
-	h := sha256.New()
-	h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(batch))))
-	for _, m := range batch {
-		flag := byte(0)
-		if m.New {
-			flag = 1
-		}
-		h.Write([]byte{flag})
-		writeString(h, []byte(m.Key))
-		writeString(h, m.Value)
-	}
-	return Hash(h.Sum(nil))
-}
+func contentHash(batch []Mutation) Hash { return sha256.Sum256(encodeMutations(batch)) }
 
 func writeString(h hash.Hash, s []byte) {
 	h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(s))))

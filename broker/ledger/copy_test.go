@@ -4,8 +4,6 @@ import (
 	"errors"
 	"testing"
 
-	"github.com/dgraph-io/badger/v4"
-
 	"rialto/broker/ledger"
 )
 
@@ -40,12 +38,9 @@ func TestCopy(t *testing.T) {
 
 func TestCopyOfDamage(t *testing.T) {
 	dir := t.TempDir()
-	fill(t, dir, 20)
-	edit(t, dir, "j", 4, func(txn *badger.Txn, key, value []byte) error {
-		value[len(value)-1] ^= 1
-		return txn.Set(key, value)
-	})
-	from, err := ledger.Open(t.Context(), ledger.Config{Dir: dir, Free: plenty, VerifyTail: 5})
+	fillConfigured(t, ledger.Config{Dir: dir, Free: plenty, Checkpoint: 1}, 20)
+	editJournal(t, dir, func(r [][]byte) [][]byte { r[0][len(r[0])-1] ^= 1; return r }) // too old for Open to look at
+	from, err := ledger.Open(t.Context(), ledger.Config{Dir: dir, Free: plenty})
 	if err != nil {
 		t.Fatal(err)
 	}

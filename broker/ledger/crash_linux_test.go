@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 // writeForever writes batches and acknowledges each on w after it is durable.
 func writeForever(dir string, w io.Writer) error {
 	ctx := context.Background()
-	s, err := ledger.Open(ctx, ledger.Config{Dir: dir, Free: plenty})
+	s, err := ledger.Open(ctx, ledger.Config{Dir: dir, Free: plenty, Checkpoint: 4 << 10}) // of some ten batches
 	if err != nil {
 		return err
 	}

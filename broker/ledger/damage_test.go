@@ -2,6 +2,7 @@ package ledger_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,7 +23,12 @@ import (
 // fill writes n batches and closes the store.
 func fill(t *testing.T, dir string, n int) {
 	t.Helper()
-	s, err := ledger.Open(t.Context(), ledger.Config{Dir: dir, Free: plenty})
+	fillConfigured(t, ledger.Config{Dir: dir, Free: plenty}, n)
+}
+
+func fillConfigured(t *testing.T, c ledger.Config, n int) {
+	t.Helper()
+	s, err := ledger.Open(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +81,21 @@ func edit(t *testing.T, dir string, prefix string, n int, change func(txn *badge
 	}
 }
 
-// TestDamageIsFound changes records one at a time; opening or auditing the store must notice each.
+// editJournal changes the records of the oldest journal; each begins with its length.
+func editJournal(t *testing.T, dir string, change func(records [][]byte) [][]byte) {
+	t.Helper()
+	path := must(filepath.Glob(filepath.Join(dir, "*.journal")))(t)[0]
+	var records [][]byte
+	for p := must(os.ReadFile(path))(t); len(p) > 0; {
+		n := 4 + binary.BigEndian.Uint32(p)
+		records, p = append(records, p[:n:n]), p[n:]
+	}
+	if err := os.WriteFile(path, slices.Concat(change(records)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestDamageIsFound changes one thing at a time; opening or auditing the store must notice each.
 func TestDamageIsFound(t *testing.T) {
 	flip := func(at int) func(*badger.Txn, []byte, []byte) error {
 		return func(txn *badger.Txn, key, value []byte) error {
@@ -84,33 +104,56 @@ func TestDamageIsFound(t *testing.T) {
 		}
 	}
 	drop := func(txn *badger.Txn, key, _ []byte) error { return txn.Delete(key) }
-	tests := map[string]struct {
-		prefix string
-		n      int
-		change func(*badger.Txn, []byte, []byte) error
-	}{
-		"byte of a journal head":     {"j", 0, flip(10)},
-		"epoch of a journal head":    {"j", 3, flip(0)},
-		"id of a journal head":       {"j", 3, flip(-1)},
-		"value in the journal":       {"j", 4, flip(-1)},
-		"key in the journal":         {"j", 5, flip(4)},
-		"journal entry gone":         {"j", 5, drop},
-		"journal head gone":          {"j", 6, drop},
-		"newest journal entry gone":  {"j", 59, drop},
-		"first journal entry gone":   {"j", 0, drop},
-		"byte of the state":          {"skey/", 3, flip(5)},
-		"state entry gone":           {"sonce/", 2, drop},
-		"hash of the head":           {"m/head", 0, flip(-1)},
-		"number of the head":         {"m/head", 0, flip(7)},
-		"head gone":                  {"m/head", 0, drop},
-		"a state key out of nothing": {"skey/", 0, func(txn *badger.Txn, _, v []byte) error { return txn.Set([]byte("sextra"), v) }},
+	database := func(prefix string, n int, change func(*badger.Txn, []byte, []byte) error) func(*testing.T, string) {
+		return func(t *testing.T, dir string) {
+			t.Helper()
+			edit(t, dir, prefix, n, change)
+		}
 	}
-	for name, tt := range tests {
+	journal := func(change func(records [][]byte) [][]byte) func(*testing.T, string) {
+		return func(t *testing.T, dir string) {
+			t.Helper()
+			editJournal(t, dir, change)
+		}
+	}
+	flipped := func(record, at int) func(*testing.T, string) {
+		return journal(func(records [][]byte) [][]byte {
+			p := records[record]
+			p[(at+len(p))%len(p)] ^= 0x20
+			return records
+		})
+	}
+	tests := map[string]func(*testing.T, string){
+		"length of a record":         flipped(3, 3),
+		"large length of a record":   flipped(3, 0),
+		"number of a record":         flipped(3, 11),
+		"epoch of a record":          flipped(3, 19),
+		"hash before a record":       flipped(3, 20),
+		"hash of a record":           flipped(3, 83),
+		"id of a record":             flipped(3, 88),
+		"value of a record":          flipped(3, -1),
+		"value of the first record":  flipped(0, -1),
+		"value of the last record":   flipped(19, -1),
+		"a record gone":              journal(func(r [][]byte) [][]byte { return slices.Delete(r, 5, 6) }),
+		"the first record gone":      journal(func(r [][]byte) [][]byte { return r[1:] }),
+		"the last record gone":       journal(func(r [][]byte) [][]byte { return r[:19] }),
+		"the last record cut":        journal(func(r [][]byte) [][]byte { r[19] = r[19][:50]; return r }),
+		"the last record zeros":      journal(func(r [][]byte) [][]byte { clear(r[19]); return r }),
+		"records swapped":            journal(func(r [][]byte) [][]byte { r[4], r[5] = r[5], r[4]; return r }),
+		"a record twice":             journal(func(r [][]byte) [][]byte { return append(r, r[19]) }),
+		"all records gone":           journal(func([][]byte) [][]byte { return nil }),
+		"byte of the state":          database("skey/", 3, flip(5)),
+		"state entry gone":           database("sonce/", 2, drop),
+		"hash of the head":           database("m/head", 0, flip(-1)),
+		"number of the head":         database("m/head", 0, flip(7)),
+		"a state key out of nothing": database("skey/", 0, func(txn *badger.Txn, _, v []byte) error { return txn.Set([]byte("sextra"), v) }),
+	}
+	for name, damage := range tests {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			fill(t, dir, 20)
-			edit(t, dir, tt.prefix, tt.n, tt.change)
-			s, err := ledger.Open(t.Context(), ledger.Config{Dir: dir, Free: plenty, VerifyTail: 5})
+			damage(t, dir)
+			s, err := ledger.Open(t.Context(), ledger.Config{Dir: dir, Free: plenty})
 			if err == nil {
 				_, err = ledger.Audit(t.Context(), s)
 				if err := s.Close(); err != nil {
@@ -119,6 +162,64 @@ func TestDamageIsFound(t *testing.T) {
 			}
 			if !errors.Is(err, ledger.ErrCorrupt) {
 				t.Errorf("error %v, want ErrCorrupt", err)
+			}
+		})
+	}
+}
+
+// TestLostHeadIsMended: without the mark of the last checkpoint all of the journal is read again.
+func TestLostHeadIsMended(t *testing.T) {
+	dir := t.TempDir()
+	fill(t, dir, 20)
+	for _, prefix := range []string{"m/head", "skey/", "b"} {
+		edit(t, dir, prefix, 0, func(txn *badger.Txn, key, _ []byte) error { return txn.Delete(key) })
+	}
+	s := openBadger(t, dir)
+	if got := digest(t, s); !strings.HasPrefix(got, "20 ") {
+		t.Errorf("history %s, want 20 batches", got)
+	}
+}
+
+// TestCutRecord leaves what a write leaves that was interrupted: nobody was told of it, and the store goes on without.
+func TestCutRecord(t *testing.T) {
+	tests := map[string]func(next []byte) []byte{
+		"a part of the length":   func(next []byte) []byte { return next[:3] },
+		"a part of the record":   func(next []byte) []byte { return next[:len(next)-1] },
+		"zeros at the end of it": func(next []byte) []byte { clear(next[len(next)/2:]); return next },
+		"only zeros":             func(next []byte) []byte { clear(next); return next },
+	}
+	for name, cut := range tests {
+		t.Run(name, func(t *testing.T) {
+			killed, dir := t.TempDir(), filepath.Join(t.TempDir(), "db")
+			fill(t, killed, 3)
+			head := must(os.ReadFile(filepath.Join(killed, "HEAD")))(t)
+			fill2(t, killed)
+			if err := os.CopyFS(dir, os.DirFS(killed)); err != nil {
+				t.Fatal(err)
+			}
+			editJournal(t, dir, func(r [][]byte) [][]byte { r[3] = cut(r[3]); return r })
+			if _, err := ledger.Open(t.Context(), ledger.Config{Dir: dir, Free: plenty}); !errors.Is(err, ledger.ErrCorrupt) {
+				t.Fatalf("open of a store whose acknowledged end is cut: %v, want ErrCorrupt", err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "HEAD"), head, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s := openBadger(t, dir)
+			if got := digest(t, s); !strings.HasPrefix(got, "3 ") {
+				t.Errorf("history %s, want the 3 batches that were acknowledged", got)
+			}
+			epoch, err := s.Campaign(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if seq, err := s.Apply(t.Context(), epoch, "one more", []ledger.Mutation{{Key: "k", Value: []byte("other")}}); err != nil || seq != 4 {
+				t.Errorf("batch %d, %v; want 4", seq, err)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if got := digest(t, openBadger(t, dir)); !strings.HasPrefix(got, "4 ") {
+				t.Errorf("history %s, want 4 batches", got)
 			}
 		})
 	}
@@ -247,6 +348,37 @@ func TestCutLogIsFound(t *testing.T) {
 	}
 }
 
+// TestBegunJournal leaves what a kill between making a journal and writing to it leaves, or one while its first record was
+// written, with more to save than makes a checkpoint.
+func TestBegunJournal(t *testing.T) {
+	for _, begun := range []string{"", "\x00\x00"} {
+		killed, dir := t.TempDir(), filepath.Join(t.TempDir(), "db")
+		fill(t, killed, 3)
+		fill2(t, killed)
+		if err := os.CopyFS(dir, os.DirFS(killed)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%020d.journal", 5)), []byte(begun), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := openConfigured(t, ledger.Config{Dir: dir, Free: plenty, Checkpoint: 1})
+		epoch, err := s.Campaign(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seq, err := s.Apply(t.Context(), epoch, "next", []ledger.Mutation{{Key: "k", Value: []byte("w")}}); err != nil || seq != 5 {
+			t.Errorf("journal begun with %q: batch %d, %v; want 5", begun, seq, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := digest(t, openBadger(t, dir)); !strings.HasPrefix(got, "5 ") {
+			t.Errorf("journal begun with %q: history %s, want 5 batches", begun, got)
+		}
+	}
+}
+
+// fill2 writes one batch more, of which only the journal knows until the test ends.
 func fill2(t *testing.T, dir string) {
 	t.Helper()
 	s := openBadger(t, dir)
@@ -254,7 +386,7 @@ func fill2(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Apply(t.Context(), epoch, "one more", []ledger.Mutation{{Key: "k", Value: []byte("v")}}); err != nil {
+	if _, err := s.Apply(t.Context(), epoch, "one more", []ledger.Mutation{{Key: "k", Value: bytes.Repeat([]byte("v"), 1000)}}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -305,34 +437,5 @@ func TestReopenKeepsEverything(t *testing.T) {
 	}
 	if seq, err := s.Apply(t.Context(), epoch, "next", []ledger.Mutation{{Key: "k", Value: nil}}); err != nil || seq != 6 {
 		t.Errorf("batch %d, %v; want 6", seq, err)
-	}
-}
-
-// TestVerifiedTailIsBoundedByBytes damages a batch: open notices it among the newest bytes, and leaves it to the audit behind
-// them.
-func TestVerifiedTailIsBoundedByBytes(t *testing.T) {
-	for _, tt := range []struct {
-		bytes int64
-		found bool
-	}{{1 << 10, false}, {1 << 20, true}} {
-		dir := t.TempDir()
-		fill(t, dir, 50)
-		edit(t, dir, string(append([]byte("j"), 0, 0, 0, 0, 0, 0, 0, 10)), 1, func(txn *badger.Txn, key, value []byte) error {
-			value[len(value)-1] ^= 1
-			return txn.Set(key, value)
-		})
-		s, err := ledger.Open(t.Context(), ledger.Config{Dir: dir, Free: plenty, VerifyBytes: tt.bytes})
-		if found := errors.Is(err, ledger.ErrCorrupt); found != tt.found {
-			t.Errorf("%d bytes: open %v, want noticed %v", tt.bytes, err, tt.found)
-		}
-		if err != nil {
-			continue
-		}
-		if _, err := ledger.Audit(t.Context(), s); !errors.Is(err, ledger.ErrCorrupt) {
-			t.Errorf("audit: %v, want ErrCorrupt", err)
-		}
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
 	}
 }

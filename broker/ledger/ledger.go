@@ -54,8 +54,7 @@ var (
 	ErrClosed = errors.New("store is closed")
 )
 
-// Limits of what a store takes. Values stay far below the size at which Badger would move them out of
-// its tree, and a batch with its journal entry below the size of one Badger transaction.
+// Limits of what a store takes. Values stay far below the size at which Badger would move them out of its tree.
 const (
 	MaxKey        = 512
 	MaxValue      = 256 << 10
