@@ -183,6 +183,7 @@ func readFile(path string) iter.Seq2[placed, error] {
 		}
 	}
 }
+
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

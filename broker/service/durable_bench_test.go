@@ -153,7 +153,7 @@ func BenchmarkTransitions(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(transitions.Load())/b.Elapsed().Seconds(), "durable_per_s")
-	b.ReportMetric(float64((cpuTime(b) - used).Microseconds())/float64(transitions.Load()), "cpu_us")
+	b.ReportMetric(float64((cpuTime(b)-used).Microseconds())/float64(transitions.Load()), "cpu_us")
 }
 
 func cpuTime(b *testing.B) time.Duration {
