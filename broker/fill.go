@@ -97,16 +97,18 @@ func (m *Market) recallFill(l *Lease) {
 	}
 }
 
-// predicates are a query's own, and that the host honours its offers, if one on the market does not and the query says
-// nothing about that.
-func (m *Market) predicates(q *Query) []Predicate {
-	ps := q.predicates()
-	if q.Where.Has(fieldTable[fieldFillRate].Name) {
+// predicates are a query's own, and that the host honours its offers.
+func (m *Market) predicates(q *Query) []Predicate { return m.honest(q, q.predicates()) }
+
+// honest adds to a query's own predicates that the host honours its offers, if one on the market does not and the query
+// says nothing about that.
+func (m *Market) honest(q *Query, ps []Predicate) []Predicate {
+	if len(m.failing) == 0 || q.Where.Has(fieldTable[fieldFillRate].Name) {
 		return ps
 	}
 	for p := range m.failing {
 		if m.shops[p] != nil && m.RecordOf(p).FillRate() < leastFill {
-			return append(ps, Predicate{field: &fieldTable[fieldFillRate], op: OpAtLeast, values: []value{number(leastFill)}})
+			return append(slices.Clip(ps), Predicate{field: &fieldTable[fieldFillRate], op: OpAtLeast, values: []value{number(leastFill)}})
 		}
 	}
 	return ps

@@ -247,6 +247,27 @@ func (t *turn) receipted(ev ReceiptSigned) error {
 
 // tick lets time pass for everything that waits.
 func (t *turn) tick() {
+	t.tickLeases()
+	if t.full() {
+		return
+	}
+	maps.DeleteFunc(t.distrusted, func(_ PeerID, until time.Time) bool { return !t.now.Before(until) })
+	for _, p := range sortedKeys(t.pardons) {
+		t.forgive(p)
+	}
+	t.changed = t.changed || t.backlog || len(t.pardons) > 0
+	for _, w := range t.queue.over(t.now) {
+		if t.full() {
+			return
+		}
+		if !t.expire(w.Job) && t.queue.has(w.ID) {
+			t.queue.postpone(w, t.cfg.givesUp(w.Job))
+		}
+	}
+	t.lookAgain()
+}
+
+func (t *turn) tickLeases() {
 	for _, id := range sortedKeys(t.live) {
 		if t.full() {
 			return
@@ -265,21 +286,6 @@ func (t *turn) tick() {
 			}
 		}
 	}
-	maps.DeleteFunc(t.distrusted, func(_ PeerID, until time.Time) bool { return !t.now.Before(until) })
-	for _, p := range sortedKeys(t.pardons) {
-		t.forgive(p)
-	}
-	t.changed = t.changed || t.backlog || len(t.pardons) > 0
-	for _, id := range sortedKeys(t.queued) {
-		if t.full() {
-			return
-		}
-		j := t.jobs[id]
-		if t.expire(j) {
-			continue
-		}
-	}
-	t.lookAgain()
 }
 
 // due reports whether the message that a lease waits for has to be sent again.

@@ -161,22 +161,22 @@ func truth(b bool) value {
 // version reads up to three numbers below 1000 as one that orders like them, as Vast writes drivers: 535.86.05 is
 // 535086005.
 func version(s string) (value, bool) {
-	parts := strings.Split(s, ".")
-	if s == "" || len(parts) > 3 {
-		return value{}, false
-	}
 	var n int64
-	for i := range 3 {
-		part := uint64(0)
-		if i < len(parts) {
-			var err error
-			if part, err = strconv.ParseUint(parts[i], 10, 64); err != nil || part > 999 {
-				return value{}, false
-			}
+	more := true
+	for range 3 {
+		n *= 1000
+		if !more {
+			continue
 		}
-		n = n*1000 + int64(part) //nolint:gosec // below 1000
+		var part string
+		part, s, more = strings.Cut(s, ".")
+		v, err := strconv.ParseUint(part, 10, 64)
+		if err != nil || v > 999 {
+			return value{}, false
+		}
+		n += int64(v) //nolint:gosec // below 1000
 	}
-	return number(n), true
+	return number(n), !more
 }
 
 // level is that of the least proved GPU.

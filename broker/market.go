@@ -89,8 +89,8 @@ type Market struct {
 	jobs      map[JobID]*Job
 	byAccount map[AccountID][]JobID // oldest first
 	nonces    map[nonce]JobID       // a signed spec is accepted once
-	queued    map[JobID]struct{}
-	stale     map[JobID]struct{}    // of these, those to look for a place for whatever changed
+	queue     queue
+	stale     map[JobID]struct{}    // of those that wait, those to look for a place for whatever changed
 	news      map[offerKey]struct{} // offers that may serve who waits: they changed, or GPUs of them came free
 	checked   JobID                 // of those that wait, looked at last because time passed; not saved
 	open      map[AccountID]int     // jobs that are not terminal
@@ -155,7 +155,7 @@ func NewMarket(cfg MarketConfig) (*Market, error) {
 		jobs:      map[JobID]*Job{},
 		byAccount: map[AccountID][]JobID{},
 		nonces:    map[nonce]JobID{},
-		queued:    map[JobID]struct{}{},
+		queue:     newQueue(),
 		stale:     map[JobID]struct{}{},
 		news:      map[offerKey]struct{}{},
 		open:      map[AccountID]int{},

@@ -56,14 +56,7 @@ func (m *Market) admits(p PeerID, g GPU) error {
 
 // forgive lets waiting jobs try a provider again whose offers changed.
 func (t *turn) forgive(p PeerID) {
-	var again []JobID
-	for id := range t.queued {
-		if slices.Contains(t.jobs[id].Tried, p) {
-			again = append(again, id)
-		}
-	}
-	slices.Sort(again)
-	for _, id := range again {
+	for _, id := range sortedKeys(t.queue.tried[p]) {
 		j := t.jobs[id]
 		if t.full() {
 			t.pardons[p] = struct{}{}
@@ -72,6 +65,7 @@ func (t *turn) forgive(p PeerID) {
 		t.touchJob(j)
 		t.stale[id] = struct{}{}
 		j.Tried = slices.DeleteFunc(slices.Clone(j.Tried), func(q PeerID) bool { return q == p })
+		t.queue.forgive(p, id)
 	}
 	delete(t.pardons, p)
 }
@@ -174,8 +168,7 @@ func (m *Market) addJob(j *Job) {
 		m.open[j.Account]++
 	}
 	if j.State == JobQueued {
-		m.queued[j.ID] = struct{}{}
-		m.stale[j.ID] = struct{}{}
+		m.enqueue(j)
 	}
 	if j.quoting() {
 		m.quotes[j.Account]++

@@ -200,8 +200,8 @@ func (t *turn) ripen(l *Lease) {
 		return
 	}
 	t.spots[l.ID] = true
-	for id := range t.queued {
-		if s := &t.jobs[id].Spec; s.Bid == 0 || s.Bid*displaceDen >= l.Bid*displaceNum {
+	for id, w := range t.queue.jobs {
+		if bid := w.Spec.Bid; bid == 0 || bid*displaceDen >= l.Bid*displaceNum {
 			t.stale[id] = struct{}{}
 			t.changed = true
 		}
@@ -214,20 +214,4 @@ func (t *turn) inherit(l *Lease) {
 	if l.Displacement.For != "" {
 		t.heirs = append(t.heirs, l.Displacement.For)
 	}
-}
-
-// heirsFirst puts those first who displaced what ended in this step.
-func (t *turn) heirsFirst(line []*Job) []*Job {
-	if len(t.heirs) == 0 {
-		return line
-	}
-	var first, others []*Job
-	for _, j := range line {
-		if slices.Contains(t.heirs, j.ID) {
-			first = append(first, j)
-		} else {
-			others = append(others, j)
-		}
-	}
-	return append(first, others...)
 }

@@ -48,8 +48,8 @@ type Bid struct {
 // Bids returns what jobs that wait and have a limit would pay, in no order.
 func (m *Market) Bids() []Bid {
 	var out []Bid
-	for _, id := range sortedKeys(m.queued) {
-		s := &m.jobs[id].Spec
+	for _, w := range m.queue.byID {
+		s := &w.Spec
 		if s.MaxRate == 0 { // also one that is interruptible: its bid is of another term
 			continue
 		}
@@ -57,8 +57,7 @@ func (m *Market) Bids() []Bid {
 		if s.Region != "" {
 			b.Countries = []string{s.Region}
 		}
-		where, _ := ParseFilter(s.Where) // was checked
-		b.narrow(where)
+		b.narrow(w.query.Where)
 		out = append(out, b)
 	}
 	return out

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"cmp"
+	"container/heap"
 	"fmt"
 	"slices"
 	"time"
@@ -30,7 +31,7 @@ func (s *JobSpec) checkStanding(c *checker) {
 
 // expire ends a job that has waited for as long as it may.
 func (t *turn) expire(j *Job) bool {
-	if j.forming() && j.Member.Rank > 0 || !mapHas(t.queued, j.ID) {
+	if j.led() || !t.queue.has(j.ID) {
 		return false // it ends with the first of its gang
 	}
 	since := j.Log[len(j.Log)-1].Time // the line that says it waits
@@ -54,88 +55,125 @@ func (t *turn) expire(j *Job) bool {
 
 // unqueue takes a job off the queue.
 func (t *turn) unqueue(j *Job) {
-	delete(t.queued, j.ID)
+	t.queue.remove(j.ID)
 	delete(t.stale, j.ID)
 }
 
-// precedence is the order in which jobs that wait are served at a time: on-demand before interruptible, and of these a
-// higher bid first; else of two, whose account spent less lately, and of one
+// place is where a job that waits stands in the order of service: who displaced what ended in this step goes first, then
+// on-demand before interruptible, and of these a higher bid; else of two, whose account spent less lately, and of one
 // account's or of equals', who came first. See [Recent]. No two are equal.
-func (m *Market) precedence(now time.Time) func(a, b *Job) int {
-	recent := map[AccountID]pricing.Money{}
-	spent := func(id AccountID) pricing.Money {
-		r, ok := recent[id]
+type place struct {
+	*waiting
+	heir     bool
+	bid      pricing.Rate // zero: on-demand
+	spent    pricing.Money
+	accepted time.Time
+}
+
+func (a *place) compare(b *place) int {
+	switch {
+	case a.heir != b.heir:
+		return prefer(a.heir)
+	case a.bid != b.bid && (a.bid == 0 || b.bid == 0):
+		return cmp.Compare(a.bid, b.bid)
+	case a.bid != b.bid:
+		return cmp.Compare(b.bid, a.bid)
+	case a.spent != b.spent:
+		return cmp.Compare(a.spent, b.spent)
+	}
+	if c := a.accepted.Compare(b.accepted); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.ID, b.ID)
+}
+
+// placesAt returns how to find the places of jobs at a time.
+func placesAt(now time.Time, heirs []JobID) func(*waiting) place {
+	spent := map[*Account]pricing.Money{}
+	return func(w *waiting) place {
+		s, ok := spent[w.account]
 		if !ok {
-			r = m.accounts[id].Recent.at(now)
-			recent[id] = r
+			s = w.account.Recent.at(now)
+			spent[w.account] = s
 		}
-		return r
-	}
-	return func(a, b *Job) int {
-		return cmp.Or(compareBids(a, b), cmp.Compare(spent(a.Account), spent(b.Account)), a.Accepted.Compare(b.Accepted), cmp.Compare(a.ID, b.ID))
+		return place{waiting: w, heir: slices.Contains(heirs, w.ID), bid: w.Spec.Bid, spent: s, accepted: w.Accepted}
 	}
 }
 
-// inLine lists the jobs that wait, the next one first.
-func (t *turn) inLine() []*Job {
-	line := make([]*Job, 0, len(t.queued))
-	for id := range t.queued { // they are sorted below
-		line = append(line, t.jobs[id])
-	}
-	slices.SortFunc(line, t.precedence(t.now))
-	return t.heirsFirst(line)
+// line is jobs that wait, a heap: the first is served next.
+type line []place
+
+var _ heap.Interface = (*line)(nil)
+
+func (l *line) Len() int           { return len(*l) }
+func (l *line) Less(i, k int) bool { return (*l)[i].compare(&(*l)[k]) < 0 }
+func (l *line) Swap(i, k int)      { (*l)[i], (*l)[k] = (*l)[k], (*l)[i] }
+func (l *line) Push(x any)         { *l = append(*l, x.(place)) } //nolint:forcetypeassert // nobody pushes
+
+// Pop takes the last of the slice: heap.Pop has put the first there.
+func (l *line) Pop() any {
+	last := len(*l) - 1
+	p := (*l)[last]
+	*l = (*l)[:last]
+	return p
 }
 
-// Ahead returns how many jobs that wait, and could take what a waiting job could, are served before it: of accounts that
-// spent less lately, or of equals who came first. Zero for a job that does not wait.
-func (m *Market) Ahead(id JobID) int {
-	if _, waits := m.queued[id]; !waits {
-		return 0
-	}
-	j, order := m.jobs[id], m.precedence(m.clock)
-	n := 0
-	for other := range m.queued { // they are only counted
-		o := m.jobs[other]
-		if o.forming() && o.Member.Rank > 0 {
-			continue // served with the first of its gang
-		}
-		if o.Spec.rivals(&j.Spec) && order(o, j) < 0 {
-			n++
-		}
-	}
-	return n
-}
-
-// rivals reports whether two jobs may want the same GPUs, as far as model and place say.
-func (s *JobSpec) rivals(o *JobSpec) bool {
-	either := func(a, b, any string) bool { return a == b || a == any || b == any }
-	return either(s.GPU.Model, o.GPU.Model, AnyModel) && either(s.Region, o.Region, "") && either(string(s.Provider), string(o.Provider), "")
-}
+// mostMissed is how many jobs of those that an offer may suit turn out not to be suited, before all are asked.
+const mostMissed = 64
 
 // serveQueue looks for places for jobs that wait: for those that have to be looked at anew, and for those that an offer
-// suits of which there is news. The others would find what they found before.
+// suits of which there is news. The others would find what they found before. All come in the order of service, of which
+// no more is sorted than is served.
 func (t *turn) serveQueue() {
-	if len(t.stale) == 0 && (len(t.news) == 0 || len(t.queued) == 0) {
+	if len(t.stale) == 0 && (len(t.news) == 0 || len(t.queue.jobs) == 0) {
 		t.backlog = false
 		clear(t.news)
 		return
 	}
+	placeOf := placesAt(t.now, t.heirs)
+	var again, suited line
+	for id := range t.stale { // they are sorted
+		again = append(again, placeOf(t.queue.jobs[id]))
+	}
 	fresh := t.fresh()
+	least := maxJobGPUs // that one of them asks for
+	for _, w := range t.queue.served(fresh) {
+		if !mapHas(t.stale, w.ID) {
+			suited = append(suited, placeOf(w))
+			least = min(least, w.want.Free)
+		}
+	}
+	heap.Init(&again)
+	heap.Init(&suited)
 	t.backlog = false
-	for _, j := range t.inLine() {
-		if !mapHas(t.queued, j.ID) {
+	missed := 0
+	for len(again) > 0 || len(suited) > 0 {
+		next := &suited
+		switch {
+		case len(suited) == 0 || len(again) > 0 && again[0].compare(&suited[0]) < 0:
+			next = &again
+		case !slices.ContainsFunc(fresh, func(l *Listed) bool { return l.Free >= least }):
+			suited = nil // what there was is taken
+			continue
+		}
+		w := heap.Pop(next).(place).waiting //nolint:forcetypeassert // that is what a line is of
+		if !t.queue.has(w.ID) {
 			continue // asked, or ended, with the rest of its gang
 		}
-		if _, stale := t.stale[j.ID]; !stale && !t.suits(j, fresh) {
+		if next == &suited && !t.suits(w, fresh) {
+			if missed++; missed == mostMissed { // likely most are like that: they need not be sorted
+				suited = slices.DeleteFunc(suited, func(p place) bool { return !p.fickle && !t.suits(p.waiting, fresh) })
+				heap.Init(&suited)
+			}
 			continue
 		}
 		if t.full() {
-			t.stale[j.ID] = struct{}{}
+			t.stale[w.ID] = struct{}{}
 			t.backlog = true
 			continue
 		}
-		delete(t.stale, j.ID)
-		t.place(j)
+		delete(t.stale, w.ID)
+		t.place(w.Job)
 	}
 	clear(t.news)
 }
@@ -153,17 +191,20 @@ func (m *Market) fresh() []*Listed {
 	return out
 }
 
+// asks is what a job that waits asks of an offer.
+func (m *Market) asks(w *waiting) finder {
+	return finder{m: m, q: &w.query, tried: w.Tried, free: true, wanted: m.honest(&w.query, w.asked)}
+}
+
 // suits reports whether one of the offers would serve a job now.
-func (m *Market) suits(j *Job, offers []*Listed) bool {
-	spec := &j.Spec
+func (m *Market) suits(w *waiting, offers []*Listed) bool {
 	var f *finder
 	for _, l := range offers {
-		if l.Free < spec.GPU.Count || spec.tooDear(l.Offer) { // most are told apart by this
+		if !w.mayTake(l) { // most are told apart by this
 			continue
 		}
 		if f == nil {
-			q := spec.query()
-			f = new(m.finder(&q, j.Tried, true))
+			f = new(m.asks(w))
 		}
 		if f.fits(l) {
 			return true
@@ -194,11 +235,9 @@ func (t *turn) hearFrom(p PeerID) {
 // does, of which there is no news. Each has its turn.
 func (t *turn) lookAgain() {
 	const some = 4
-	ids := sortedKeys(t.queued)
-	at, _ := slices.BinarySearch(ids, t.checked+"\x00") // behind it
-	for i := range min(some, len(ids)) {
-		t.checked = ids[(at+i)%len(ids)]
-		t.stale[t.checked] = struct{}{}
+	for _, w := range t.queue.after(t.checked, some) {
+		t.checked = w.ID
+		t.stale[w.ID] = struct{}{}
 		t.changed = true
 	}
 }
@@ -211,7 +250,7 @@ func (t *turn) waitFor(j *Job, why string) {
 	if j.saidWhy() {
 		return
 	}
-	if n := t.Ahead(j.ID); n > 0 {
+	if n := t.Ahead(j.ID)[0]; n > 0 {
 		bids := ""
 		if j.Spec.Bid > 0 {
 			bids = "bids more, "
@@ -229,6 +268,5 @@ func (t *turn) waitFor(j *Job, why string) {
 func (t *turn) requeue(j *Job) {
 	t.touchJob(j)
 	j.State = JobQueued
-	t.queued[j.ID] = struct{}{}
-	t.stale[j.ID] = struct{}{}
+	t.enqueue(j)
 }

@@ -134,7 +134,7 @@ func (m *Market) Audit() error {
 		switch {
 		case j.State.Terminal() && (j.Hold != 0 || j.Stopping != 0):
 			return &InvariantError{Rule: fmt.Sprintf("job %s: %v and still holds %v", j.ID, j.State, j.Hold)}
-		case (j.State == JobQueued) != mapHas(m.queued, j.ID):
+		case (j.State == JobQueued) != m.queue.has(j.ID):
 			return &InvariantError{Rule: fmt.Sprintf("job %s: %v, and the queue disagrees", j.ID, j.State)}
 		case !j.State.Terminal() && j.State != JobQueued && (!leased || l.State == LeaseEnded):
 			return &InvariantError{Rule: fmt.Sprintf("job %s: %v without a lease", j.ID, j.State)}
@@ -162,7 +162,7 @@ func (m *Market) Audit() error {
 	if !maps.Equal(taken, m.leased) {
 		return &InvariantError{Rule: "GPUs: the index of leased GPUs is wrong"}
 	}
-	return cmp.Or(m.auditRecords(), m.auditFills(), m.auditQuotes(), m.auditGangs(), m.auditShops(), m.auditSpots())
+	return cmp.Or(m.auditRecords(), m.auditFills(), m.auditQuotes(), m.auditGangs(), m.auditShops(), m.auditSpots(), m.auditQueue())
 }
 
 func mapHas[K comparable, V any](m map[K]V, k K) bool {

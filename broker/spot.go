@@ -3,7 +3,6 @@ package broker
 import (
 	"cmp"
 	"fmt"
-	"slices"
 
 	"rialto/pricing"
 )
@@ -69,50 +68,40 @@ func (t *turn) rateFor(j *Job, o *Offer) pricing.Rate {
 
 // losing is the highest bid that loses if a job takes an offer; zero, less a tick: none does.
 func (t *turn) losing(j *Job, o *Offer) pricing.Rate {
-	var bids []pricing.Rate
-	for id := range t.queued { // they are sorted below
-		r := t.jobs[id]
-		if id == j.ID || r.Spec.Bid == 0 || r.Spec.GPU.Count != j.Spec.GPU.Count || r.Spec.tooDear(o) {
+	bidders := t.queue.bidders(o)
+	q := j.Spec.query()
+	free := places{finder: t.finder(&q, j.Tried, true), most: len(bidders) + 1}
+	if free.most > 1 {
+		t.index.Walk(&free.want, &free)
+	}
+	served := max(1, free.n) - 1 // beside the job itself
+	for _, w := range bidders {
+		if w.ID == j.ID || w.Spec.GPU.Count != j.Spec.GPU.Count {
 			continue
 		}
-		q := r.Spec.query()
-		if f := t.finder(&q, r.Tried, true); f.takes(o) {
-			bids = append(bids, r.Spec.Bid)
+		if f := t.asks(w); !f.takes(o) {
+			continue
 		}
-	}
-	if len(bids) == 0 {
-		return -bidTick
-	}
-	slices.SortFunc(bids, func(a, b pricing.Rate) int { return cmp.Compare(b, a) })
-	q := j.Spec.query()
-	free := places{finder: t.finder(&q, j.Tried, true)}
-	t.index.Walk(&free.want, &free)
-	if served := max(1, free.n) - 1; served < len(bids) { // beside the job itself
-		return bids[served]
+		if served == 0 {
+			return w.Spec.Bid
+		}
+		served--
 	}
 	return -bidTick
 }
 
-// places is the goal of counting how many jobs like the query's have room now.
+// places is the goal of counting how many jobs like the query's have room now, as far as it matters.
 type places struct {
 	finder
-	n int
+	n, most int
 }
 
-func (*places) Wanted(pricing.Rate) bool { return true }
+func (p *places) Wanted(pricing.Rate) bool { return p.n < p.most }
 
 func (p *places) Visit(l *Listed) {
 	if p.fits(l) {
 		p.n += l.Free / p.q.GPU.Count
 	}
-}
-
-// compareBids orders jobs that wait: on-demand ones first, then by bid.
-func compareBids(a, b *Job) int {
-	if a.Spec.Bid == 0 || b.Spec.Bid == 0 {
-		return cmp.Compare(a.Spec.Bid, b.Spec.Bid)
-	}
-	return cmp.Compare(b.Spec.Bid, a.Spec.Bid)
 }
 
 // auditSpots asserts that the interruptible leases are known, and that no on-demand one is displaced.

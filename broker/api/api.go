@@ -89,8 +89,8 @@ type JobMarket interface {
 	// whether there are older ones.
 	Jobs(ctx context.Context, account broker.AccountID, before broker.JobID, most int) (page []broker.Job, more bool, err error)
 	Job(ctx context.Context, account broker.AccountID, id broker.JobID) (broker.Job, error)
-	// Ahead returns how many jobs are served before one that waits.
-	Ahead(id broker.JobID) int
+	// Ahead returns, of each of some jobs, how many are served before it, if it waits.
+	Ahead(ids ...broker.JobID) []int
 	Cancel(ctx context.Context, account broker.AccountID, id broker.JobID, reason string) (broker.Job, error)
 	// Events yields the job's history after an event's number, and goes on until the job has ended.
 	Events(ctx context.Context, account broker.AccountID, id broker.JobID, after uint64) iter.Seq2[broker.JobEvent, error]

@@ -32,7 +32,8 @@ func (s *Server) gang(ctx context.Context, id broker.JobID) (Gang, error) {
 	if j.Member.Gang == "" {
 		return Gang{}, fmt.Errorf("gang of job %s: %w: one host runs it", id, broker.ErrNotFound)
 	}
-	out := Gang{ID: string(j.Member.Gang), Started: stamp(j.Member.Started), Nodes: []Job{}}
+	out := Gang{ID: string(j.Member.Gang), Started: stamp(j.Member.Started)}
+	var nodes []broker.Job
 	var open, ended broker.JobState
 	for rank := range j.Spec.Nodes {
 		j, err := s.c.Market.Job(ctx, caller(ctx), broker.MemberID(j.Member.Gang, rank))
@@ -45,10 +46,12 @@ func (s *Server) gang(ctx context.Context, id broker.JobID) (Gang, error) {
 		case open == 0 || j.State < open:
 			open = j.State
 		}
-		node := s.job(ctx, j)
+		nodes = append(nodes, j)
+	}
+	out.Nodes = s.jobs(ctx, nodes)
+	for _, node := range out.Nodes {
 		out.HeldNanoUSD += node.HeldNanoUSD
 		out.CostNanoUSD += node.CostNanoUSD
-		out.Nodes = append(out.Nodes, node)
 	}
 	out.State = cmp.Or(open, ended).String()
 	return out, nil

@@ -178,12 +178,9 @@ func (s *Server) routeJobs() {
 		if err != nil {
 			return nil, s.fail(ctx, err)
 		}
-		out := Jobs{Jobs: []Job{}}
-		for _, j := range page {
-			out.Jobs = append(out.Jobs, s.job(ctx, j))
-			if more {
-				out.Next = string(j.ID)
-			}
+		out := Jobs{Jobs: s.jobs(ctx, page)}
+		if more {
+			out.Next = string(page[len(page)-1].ID)
 		}
 		return &answer[Jobs]{out}, nil
 	})
@@ -233,18 +230,34 @@ func (s *Server) routeJobs() {
 	})
 }
 
-// job joins a job with its lease, if it has one.
-func (s *Server) job(ctx context.Context, j broker.Job) Job {
-	var l broker.Lease
-	if j.Lease != "" {
-		var err error
-		if l, err = s.c.Market.Lease(ctx, j.Account, j.ID); err != nil {
-			s.c.Logger.Warn("job without its lease", "job", j.ID, "lease", j.Lease, "err", err)
+// job is jobs of one.
+func (s *Server) job(ctx context.Context, j broker.Job) Job { return s.jobs(ctx, []broker.Job{j})[0] }
+
+// jobs joins jobs with their leases, if they have one, and those that wait with how many are served before them.
+func (s *Server) jobs(ctx context.Context, all []broker.Job) []Job {
+	out := make([]Job, len(all))
+	var waiting []broker.JobID
+	for i, j := range all {
+		var l broker.Lease
+		if j.Lease != "" {
+			var err error
+			if l, err = s.c.Market.Lease(ctx, j.Account, j.ID); err != nil {
+				s.c.Logger.Warn("job without its lease", "job", j.ID, "lease", j.Lease, "err", err)
+			}
+		}
+		out[i] = jobOf(j, l)
+		if j.State == broker.JobQueued {
+			waiting = append(waiting, j.ID)
 		}
 	}
-	out := jobOf(j, l)
-	if j.State == broker.JobQueued {
-		out.Ahead = s.c.Market.Ahead(j.ID)
+	if len(waiting) == 0 {
+		return out
+	}
+	ahead := s.c.Market.Ahead(waiting...)
+	for i, j := range all {
+		if j.State == broker.JobQueued {
+			out[i].Ahead, ahead = ahead[0], ahead[1:]
+		}
 	}
 	return out
 }

@@ -96,7 +96,9 @@ func (m *market) Jobs(_ context.Context, a broker.AccountID, before broker.JobID
 	return nil, false, &broker.FieldError{Field: "cursor", Problem: "no job of this account"}
 }
 
-func (*market) Ahead(broker.JobID) int { return 3 }
+func (*market) Ahead(ids ...broker.JobID) []int {
+	return slices.Repeat([]int{3}, len(ids))
+}
 
 func (m *market) Job(_ context.Context, a broker.AccountID, id broker.JobID) (broker.Job, error) {
 	if rank := slices.Index([]broker.JobID{"g-1", broker.MemberID("g-1", 1)}, id); rank >= 0 && a == owner {

@@ -219,11 +219,11 @@ func (s *Service) Events(ctx context.Context, account broker.AccountID, id broke
 	}
 }
 
-// Ahead returns how many jobs are served before one that waits; see [broker.Market.Ahead].
-func (s *Service) Ahead(id broker.JobID) int {
-	n, err := read(s, func(m *broker.Market) (int, error) { return m.Ahead(id), nil })
+// Ahead returns how many jobs are served before each of some that wait; see [broker.Market.Ahead].
+func (s *Service) Ahead(ids ...broker.JobID) []int {
+	n, err := read(s, func(m *broker.Market) ([]int, error) { return m.Ahead(ids...), nil })
 	if err != nil {
-		return 0 // it is not told while the broker starts
+		return make([]int, len(ids)) // it is not told while the broker starts
 	}
 	return n
 }
