@@ -136,6 +136,8 @@ type (
 	SaveLease struct{ Lease Lease }
 	// Post appends a transfer to the ledger.
 	Post struct{ Transfer Transfer }
+	// SaveDerived stores what follows from the rest.
+	SaveDerived struct{ Derived Derived }
 	// SendHold asks a provider; the outcome comes back as HoldAnswered.
 	SendHold struct {
 		Provider PeerID
@@ -161,6 +163,7 @@ func (SaveAccount) effect() {}
 func (SaveJob) effect()     {}
 func (SaveLease) effect()   {}
 func (Post) effect()        {}
+func (SaveDerived) effect() {}
 func (SendHold) effect()    {}
 func (SendConfirm) effect() {}
 func (SendRelease) effect() {}

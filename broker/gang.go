@@ -115,6 +115,9 @@ func (t *turn) submitGang(ev Submitted, a *Account, query Query) error {
 		t.accepted = append(t.accepted, j.ID)
 		t.touchJob(j)
 		t.addJob(j)
+		if rank == 0 {
+			t.occupySlot(j)
+		}
 		t.hold(j, hold)
 		delete(t.stale, j.ID)
 		if rank > 0 {

@@ -11,7 +11,7 @@ import (
 
 // answered takes a provider's answer to a hold.
 func (t *turn) answered(ev HoldAnswered) error {
-	l := t.leases[ev.Lease]
+	l := t.lease(ev.Lease)
 	if l == nil {
 		return fmt.Errorf("lease %s: %w", ev.Lease, ErrNotFound)
 	}
@@ -47,6 +47,7 @@ func (t *turn) answered(ev HoldAnswered) error {
 	l.Granted, l.Renewed = t.now, t.now
 	l.Answer = ev.Envelope
 	t.occupy(l)
+	t.raise(l)
 	t.judge(l, FillHonoured)
 	if j.quoting() {
 		t.quoted(l, j)
@@ -71,14 +72,13 @@ func (m *Market) occupy(l *Lease) {
 		m.spots[l.ID] = false
 	}
 	m.relist(l.Provider)
-	m.recall(l)
 }
 
-// recall records a lease's epochs, so that no later grant can repeat them.
-func (m *Market) recall(l *Lease) {
+// raise records a lease's epochs, so that no later grant can repeat them.
+func (t *turn) raise(l *Lease) {
 	for _, g := range l.GPUs {
-		id := gpuID{l.Provider, g.UUID}
-		m.epochs[id] = max(m.epochs[id], g.Epoch)
+		t.epochs[gpuID{l.Provider, g.UUID}] = g.Epoch // above what was there, see flaw
+		t.raised = append(t.raised, Epoch{l.Provider, g})
 	}
 }
 
@@ -124,7 +124,7 @@ func (t *turn) sendConfirm(l *Lease, j *Job) {
 
 // confirmed takes the outcome of a confirmation. One that got lost is sent again by tick.
 func (t *turn) confirmed(ev ConfirmAnswered) error {
-	l := t.leases[ev.Lease]
+	l := t.lease(ev.Lease)
 	if l == nil {
 		return fmt.Errorf("lease %s: %w", ev.Lease, ErrNotFound)
 	}
@@ -165,13 +165,15 @@ func (t *turn) release(l *Lease, reason string) {
 }
 
 func (t *turn) sendRelease(l *Lease, reason string) {
-	t.sent[l.ID] = t.now
+	if !l.Over() {
+		t.sent[l.ID] = t.now
+	}
 	t.send(SendRelease{Provider: l.Provider, Release: Release{Lease: l.ID, Reason: reason}})
 }
 
 // released takes the outcome of a release. A job that is billed waits for the last report nevertheless.
 func (t *turn) released(ev ReleaseAnswered) error {
-	l := t.leases[ev.Lease]
+	l := t.lease(ev.Lease)
 	if l == nil {
 		return fmt.Errorf("lease %s: %w", ev.Lease, ErrNotFound)
 	}
@@ -195,6 +197,9 @@ func (t *turn) end(l *Lease) {
 	}
 	if l.State != LeaseEnded {
 		t.observe(l)
+		if len(l.GPUs) == 0 {
+			t.over = append(t.over, l)
+		}
 	}
 	l.State = LeaseEnded
 	if l.Ended.IsZero() {
@@ -227,7 +232,7 @@ func (t *turn) signReceipt(l *Lease) {
 }
 
 func (t *turn) receipted(ev ReceiptSigned) error {
-	l := t.leases[ev.Lease]
+	l := t.lease(ev.Lease)
 	switch {
 	case l == nil:
 		return fmt.Errorf("lease %s: %w", ev.Lease, ErrNotFound)
@@ -240,6 +245,7 @@ func (t *turn) receipted(ev ReceiptSigned) error {
 	}
 	t.touchLease(l)
 	l.Receipt, l.Settled = ev.Envelope, t.now
+	t.over = append(t.over, l)
 	delete(t.live, l.ID)
 	delete(t.sent, l.ID)
 	return nil
@@ -338,7 +344,7 @@ func (t *turn) tickLeased(l *Lease) {
 		t.finish(j, nil, JobFailed, fmt.Sprintf("not ready on %s within %v", l.Host, t.cfg.PrepareTimeout))
 		t.release(l, j.Error)
 	case t.overdue(l):
-		t.stop(j, JobPreempted, t.displacedBy(l))
+		t.stop(j, JobPreempted, l.displacedBy())
 	case ready && t.now.Sub(l.Ready) >= j.Spec.MaxDuration:
 		t.stop(j, JobExpired, fmt.Sprintf("maximum duration of %v reached", j.Spec.MaxDuration))
 	case ready && l.Billed+min(silent, t.cfg.LeaseTTL) >= t.limit(l, j):

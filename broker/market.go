@@ -80,23 +80,23 @@ type Market struct {
 
 	accounts  map[AccountID]*Account
 	keys      map[PeerID]AccountID        // bound keys
-	deposits  map[string]Transfer         // by reference
+	deposits  map[string]Transfer         // by reference; see Archived
 	committed map[AccountID]pricing.Money // sum of the holds of an account's jobs; equals Account.Held
-	world     pricing.Money
-	fee       pricing.Money
-	transfers uint64 // sequence of the last one
+	totals    Totals
 
-	jobs      map[JobID]*Job
-	byAccount map[AccountID][]JobID // oldest first
-	nonces    map[nonce]JobID       // a signed spec is accepted once
-	queue     queue
-	stale     map[JobID]struct{}    // of those that wait, those to look for a place for whatever changed
-	news      map[offerKey]struct{} // offers that may serve who waits: they changed, or GPUs of them came free
-	checked   JobID                 // of those that wait, looked at last because time passed; not saved
-	open      map[AccountID]int     // jobs that are not terminal
-	quotes    map[AccountID]int     // of them, firm quotes that are not accepted
+	jobs    map[JobID]*Job  // open, or not archived yet
+	slots   map[JobID]int   // of those that are open
+	slotted int             // slots that were ever used
+	vacant  []int           // of them, those that are free; the last is taken first
+	nonces  map[nonce]JobID // a signed spec is accepted once
+	queue   queue
+	stale   map[JobID]struct{}    // of those that wait, those to look for a place for whatever changed
+	news    map[offerKey]struct{} // offers that may serve who waits: they changed, or GPUs of them came free
+	checked JobID                 // of those that wait, looked at last because time passed; not saved
+	open    map[AccountID]int     // jobs that are not terminal
+	quotes  map[AccountID]int     // of them, firm quotes that are not accepted
 
-	leases map[LeaseID]*Lease
+	leases map[LeaseID]*Lease    // of the jobs
 	live   map[LeaseID]struct{}  // not ended, or its receipt not signed
 	spots  map[LeaseID]bool      // not ended and interruptible: whether it may be displaced already
 	sent   map[LeaseID]time.Time // when the message that the lease waits for was sent; not saved
@@ -106,10 +106,10 @@ type Market struct {
 
 	records map[PeerID]Record // what was seen of each provider
 	starts  seenStarts
-	sizes   map[string]int64    // bytes of images by digest and root, by the broker's own count; not saved
-	fills   map[PeerID][]fill   // how each answered the last holds, oldest first
-	failing map[PeerID]struct{} // providers that failed one of these
-	longest time.Duration       // that any provider was seen: none has a lower hazard than that allows
+	sizes   map[string]int64      // bytes of images by digest and root, by the broker's own count; not saved
+	fills   map[PeerID][]HoldFill // how each answered the last holds, oldest first
+	failing map[PeerID]struct{}   // providers that failed one of these
+	longest time.Duration         // that any provider was seen: none has a lower hazard than that allows
 
 	backlog bool                // queued jobs that a full step left over
 	pardons map[PeerID]struct{} // providers that a full step has not forgiven everywhere
@@ -153,7 +153,7 @@ func NewMarket(cfg MarketConfig) (*Market, error) {
 		deposits:  map[string]Transfer{},
 		committed: map[AccountID]pricing.Money{},
 		jobs:      map[JobID]*Job{},
-		byAccount: map[AccountID][]JobID{},
+		slots:     map[JobID]int{},
 		nonces:    map[nonce]JobID{},
 		queue:     newQueue(),
 		stale:     map[JobID]struct{}{},
@@ -170,7 +170,7 @@ func NewMarket(cfg MarketConfig) (*Market, error) {
 		records:   map[PeerID]Record{},
 		starts:    newSeenStarts(),
 		sizes:     map[string]int64{},
-		fills:     map[PeerID][]fill{},
+		fills:     map[PeerID][]HoldFill{},
 		failing:   map[PeerID]struct{}{},
 		pardons:   map[PeerID]struct{}{},
 		shops:     map[PeerID]*shop{},
@@ -248,6 +248,11 @@ func (t *turn) apply(ev Event) error {
 	case Ticked:
 		t.tick()
 		return nil
+	case Archived:
+		t.archive(ev)
+		return nil
+	case Recalled:
+		return t.recall(ev)
 	}
 	return &FieldError{Field: "event", Problem: "missing"}
 }
@@ -268,6 +273,16 @@ type turn struct {
 	heirs         []JobID // for whom the leases that ended in this step were displaced
 	ending        JobID   // gang whose members are being stopped
 	size          int     // of what is to be saved, roughly
+	past          Recalled
+
+	// What derived records follow from, see derive.
+	counted bool // a job has ended
+	moved   []Slot
+	raised  []Epoch
+	heard   touched[PeerID] // answers
+	ran     touched[PeerID]
+	started touched[string] // contents
+	over    []*Lease
 }
 
 // full reports whether what can wait has to wait for the next step.
@@ -310,16 +325,16 @@ func (t *turn) effects() []Effect {
 	for _, l := range t.dirtyLeases.list {
 		out = append(out, SaveLease{*l})
 	}
-	return slices.Concat(out, t.posts, t.sends)
+	return slices.Concat(out, t.posts, t.derive(), t.sends)
 }
 
 // Clock returns the latest time that the market has seen, also before it was restored.
 func (m *Market) Clock() time.Time { return m.clock }
 
-// Job returns a job.
+// Job returns a job that is open, or was a moment ago.
 func (m *Market) Job(id JobID) (Job, bool) { return deref(m.jobs[id]) }
 
-// Lease returns a lease.
+// Lease returns a lease of such a job.
 func (m *Market) Lease(id LeaseID) (Lease, bool) { return deref(m.leases[id]) }
 
 // Account returns an account.
@@ -335,18 +350,8 @@ func deref[T any](p *T) (T, bool) {
 	return *p, true
 }
 
-// Jobs returns the jobs of an account, oldest first.
-func (m *Market) Jobs(account AccountID) []Job {
-	ids := m.byAccount[account]
-	out := make([]Job, len(ids))
-	for i, id := range ids {
-		out[i] = *m.jobs[id]
-	}
-	return out
-}
-
 // Books returns the balances of the world's and the broker's own book.
-func (m *Market) Books() (world, fee pricing.Money) { return m.world, m.fee }
+func (m *Market) Books() (world, fee pricing.Money) { return m.totals.World, m.totals.Fee }
 
 // sortedKeys makes ranging over a map the same every time.
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

@@ -15,7 +15,7 @@ import (
 // one lease TTL and not past the moment when the release was wanted. A replayed report changes nothing.
 func (t *turn) report(ev Reported) error {
 	r := &ev.Report
-	l := t.leases[r.Lease]
+	l := t.lease(r.Lease)
 	if l == nil {
 		return fmt.Errorf("lease %s: %w", r.Lease, ErrNotFound)
 	}
@@ -155,7 +155,7 @@ func (t *turn) exited(l *Lease, j *Job, r *Report) {
 	case r.Used+slack >= t.limit(l, j):
 		t.finish(j, l, JobExpired, reason)
 	case !l.Displacement.Ends.IsZero():
-		t.finish(j, l, JobPreempted, fmt.Sprintf("%s; exit code %d", t.displacedBy(l), r.ExitCode))
+		t.finish(j, l, JobPreempted, fmt.Sprintf("%s; exit code %d", l.displacedBy(), r.ExitCode))
 	default:
 		t.finish(j, l, JobFailed, "ended by "+l.Host+": "+reason)
 	}

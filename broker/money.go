@@ -56,14 +56,18 @@ func (t *turn) deposit(ev Deposited) error {
 		return fmt.Errorf("account %s: %w", ev.Account, ErrNotFound)
 	}
 	ref := depositRef(ev.Ref)
-	if past, ok := t.deposits[ref]; ok {
+	past, counted := t.deposits[ref]
+	if !counted && t.past.Deposit != nil {
+		past, counted = *t.past.Deposit, true
+	}
+	if counted {
 		if past.ToID == ev.Account && past.Amount == ev.Amount {
 			return nil
 		}
 		return fmt.Errorf("deposit %s: %w: it was %v to account %s", ev.Ref, ErrConflict, past.Amount, past.ToID)
 	}
 	// All money in the market came through here, so this bound keeps every balance in range.
-	if _, err := t.world.Sub(ev.Amount); err != nil {
+	if _, err := t.totals.World.Sub(ev.Amount); err != nil {
 		return fmt.Errorf("deposit %s: %w", ev.Ref, err)
 	}
 	t.deposits[ref] = t.transfer(Transfer{From: BookWorld, To: BookAvailable, ToID: a.ID, Amount: ev.Amount, Ref: ref})
@@ -140,8 +144,8 @@ func (t *turn) transfer(x Transfer) Transfer {
 		t.broken(err.Error())
 		return x
 	}
-	t.transfers++
-	x.Seq = t.transfers
+	t.totals.Transfers++
+	x.Seq = t.totals.Transfers
 	t.posts = append(t.posts, Post{x})
 	return x
 }
@@ -169,9 +173,9 @@ func (m *Market) balance(b Book, id AccountID) *pricing.Money {
 	a := m.accounts[id]
 	switch {
 	case b == BookWorld && id == "":
-		return &m.world
+		return &m.totals.World
 	case b == BookFee && id == "":
-		return &m.fee
+		return &m.totals.Fee
 	case a == nil:
 		return nil
 	}

@@ -83,7 +83,7 @@ func (t *turn) submit(ev Submitted) error {
 	switch {
 	case ev.Job == "":
 		return refuse(&FieldError{Field: "job", Problem: "empty"})
-	case t.jobs[ev.Job] != nil:
+	case t.job(ev.Job) != nil:
 		return refuse(fmt.Errorf("%w: the id is taken", ErrConflict))
 	case a == nil:
 		return refuse(fmt.Errorf("account %s: %w", ev.Account, ErrNotFound))
@@ -91,7 +91,7 @@ func (t *turn) submit(ev Submitted) error {
 	if err := spec.Validate(); err != nil {
 		return refuse(err)
 	}
-	if earlier, ok := t.nonces[nonce{spec.Customer, spec.Nonce}]; ok {
+	if earlier := cmp.Or(t.nonces[nonce{spec.Customer, spec.Nonce}], t.past.Signed); earlier != "" {
 		return refuse(fmt.Errorf("%w: the same spec is job %s", ErrConflict, earlier))
 	}
 	if a.Key == "" || spec.Customer != a.Key {
@@ -151,6 +151,7 @@ func (t *turn) submit(ev Submitted) error {
 	t.accepted = append(t.accepted, j.ID)
 	t.touchJob(j)
 	t.addJob(j)
+	t.occupySlot(j)
 	t.hold(j, hold)
 	delete(t.stale, j.ID)
 	t.placeAmong(j, &query, nil, free)
@@ -159,7 +160,6 @@ func (t *turn) submit(ev Submitted) error {
 
 func (m *Market) addJob(j *Job) {
 	m.jobs[j.ID] = j
-	m.byAccount[j.Account] = append(m.byAccount[j.Account], j.ID)
 	if j.Member.Rank == 0 { // all of a gang have one spec
 		m.nonces[nonce{j.Spec.Customer, j.Spec.Nonce}] = j.ID
 	}
@@ -291,7 +291,7 @@ func derivedID(format string, of JobID, number int) string {
 
 // cancel ends a job at its customer's wish.
 func (t *turn) cancel(ev CancelRequested) error {
-	j := t.jobs[ev.Job]
+	j := t.job(ev.Job)
 	refuse := func(err error) error { return &JobError{Op: "cancel", Job: ev.Job, Err: err} }
 	if j == nil {
 		return refuse(ErrNotFound)
@@ -343,6 +343,8 @@ func (t *turn) finish(j *Job, l *Lease, state JobState, reason string) {
 		t.quotes[j.Account]--
 	}
 	t.settle(j, l)
+	t.counted = true
+	t.totals.count(state)
 	j.State, j.Error, j.Ended, j.Stopping = state, reason, t.now, 0
 	t.unqueue(j)
 	t.open[j.Account]--

@@ -13,6 +13,7 @@ import (
 type Displacement struct {
 	For  JobID        // that displaces it
 	Rate pricing.Rate // its bid per GPU-hour, or the price that it pays on-demand
+	Paid bool         `json:",omitzero"` // it pays on-demand
 	At   time.Time    // when that was decided
 	Ends time.Time    // when the workload must have ended; zero: its host has not heard yet
 }
@@ -155,18 +156,18 @@ func (t *turn) clear(j *Job, r room) {
 	gpus := 0
 	for _, l := range r.victims {
 		t.touchLease(l)
-		l.Displacement = Displacement{For: j.ID, Rate: r.rate, At: t.now}
+		l.Displacement = Displacement{For: j.ID, Rate: r.rate, Paid: j.Spec.Bid == 0, At: t.now}
 		j.Claim.Over = max(j.Claim.Over, l.Bid)
 		gpus += len(l.GPUs)
-		t.log(t.jobs[l.Job], "%s: it may run for %v from when %s hears of it", t.displacedBy(l), t.cfg.Notice, l.Host)
+		t.log(t.jobs[l.Job], "%s: it may run for %v from when %s hears of it", l.displacedBy(), t.cfg.Notice, l.Host)
 	}
 	t.log(j, "displaces %d × %s on %s, where bids are %v or less: they are free within about %v",
 		gpus, r.offer.GPUs[0].Model, r.offer.Host, j.Claim.Over, t.cfg.Notice+t.cfg.LeaseTTL/3)
 }
 
 // displacedBy says for people who displaces a lease.
-func (m *Market) displacedBy(l *Lease) string {
-	if by := m.jobs[l.Displacement.For]; by != nil && by.Spec.Bid == 0 {
+func (l *Lease) displacedBy() string {
+	if l.Displacement.Paid {
 		return fmt.Sprintf("preempted by an on-demand job at %v", l.Displacement.Rate)
 	}
 	return fmt.Sprintf("preempted by a bid of %v", l.Displacement.Rate)

@@ -61,7 +61,7 @@ func (t *turn) quoted(l *Lease, j *Job) {
 
 // accept turns a firm quote into a job that goes on. Accepting again changes nothing.
 func (t *turn) accept(ev QuoteAccepted) error {
-	j := t.jobs[ev.Job]
+	j := t.job(ev.Job)
 	refuse := func(err error) error { return &JobError{Op: "accept quote of", Job: ev.Job, Err: err} }
 	switch {
 	case j == nil:

@@ -3,34 +3,40 @@ package broker
 import (
 	"cmp"
 	"fmt"
-	"iter"
 	"maps"
 	"slices"
-	"strings"
 
 	"rialto/pricing"
 )
 
-// State is what the effects of earlier steps saved.
+// State is what the effects of earlier steps saved, of what is open.
 type State struct {
 	Accounts []Account
-	Jobs     []Job
+	Slots    []Slot // that are taken
+	Jobs     []Job  // in them, and all members of their gangs
 	Leases   []Lease
-	// Transfers are all transfers, in order. Balances are recomputed from them and must agree.
-	Transfers iter.Seq2[Transfer, error]
+	Totals   Totals
+	Epochs   []Epoch
+	Answers  []Answers
+	Runs     []Runs
+	Contents []Content
 }
 
-// Restore fills an empty market with saved state, and refuses state that does not add up.
+// Restore fills an empty market with saved state, and refuses state that does not add up. That balances are what all
+// transfers add up to is left to who has them: they are the ledger's.
 // Offers are not part of it: providers connect again. The next Ticked sends again what was not answered.
 func (m *Market) Restore(s State) error {
 	if len(m.accounts) > 0 {
 		return fmt.Errorf("restore: %w: the market is not empty", ErrConflict)
 	}
-	if err := m.replay(s); err != nil {
-		return fmt.Errorf("restore: %w", err)
+	m.restoreDerived(s)
+	for _, a := range s.Accounts {
+		if a.Key != "" {
+			m.keys[a.Key] = a.ID
+		}
+		m.accounts[a.ID] = &a
 	}
 	jobs := slices.Clone(s.Jobs)
-	slices.SortFunc(jobs, func(a, b Job) int { return cmp.Or(a.Accepted.Compare(b.Accepted), cmp.Compare(a.ID, b.ID)) })
 	for i := range jobs {
 		j := &jobs[i]
 		m.addJob(j)
@@ -44,65 +50,64 @@ func (m *Market) Restore(s State) error {
 			return fmt.Errorf("restore: %w", err)
 		}
 	}
+	for i := range jobs {
+		if err := m.whole(&jobs[i]); err != nil {
+			return fmt.Errorf("restore: %w", err)
+		}
+	}
 	if err := m.Audit(); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
 	return nil
 }
 
-// replay recomputes all balances from the ledger and compares them with the saved ones.
-func (m *Market) replay(s State) error {
-	for _, a := range s.Accounts {
-		if a.Key != "" {
-			m.keys[a.Key] = a.ID
-		}
-		bare := a
-		bare.Available, bare.Held, bare.Payable = 0, 0, 0
-		m.accounts[a.ID] = &bare
+func (m *Market) restoreDerived(s State) {
+	m.totals, m.clock = s.Totals, s.Totals.Clock
+	for _, slot := range s.Slots {
+		m.slots[slot.Job] = slot.Number
+		m.slotted = max(m.slotted, slot.Number+1)
 	}
-	if s.Transfers != nil {
-		for x, err := range s.Transfers {
-			if err != nil {
-				return fmt.Errorf("transfer after %d: %w", m.transfers, err)
-			}
-			if x.Seq != m.transfers+1 {
-				return &InvariantError{Rule: fmt.Sprintf("transfer %d follows %d", x.Seq, m.transfers)}
-			}
-			if err := m.move(x); err != nil {
-				return &InvariantError{Rule: fmt.Sprintf("transfer %d: %v", x.Seq, err)}
-			}
-			m.transfers = x.Seq
-			if strings.HasPrefix(x.Ref, depositRef("")) {
-				m.deposits[x.Ref] = x
-			}
+	taken := make([]bool, m.slotted)
+	for _, n := range m.slots {
+		taken[n] = true
+	}
+	for n := range slices.Backward(taken) {
+		if !taken[n] {
+			m.vacant = append(m.vacant, n)
 		}
 	}
-	for _, a := range s.Accounts {
-		if got := *m.accounts[a.ID]; got != a {
-			return &InvariantError{Rule: fmt.Sprintf("account %s: the ledger gives available %v, held %v, payable %v; saved are %v, %v, %v",
-				a.ID, got.Available, got.Held, got.Payable, a.Available, a.Held, a.Payable)}
+	for _, e := range s.Epochs {
+		m.epochs[gpuID{e.Provider, e.UUID}] = e.Epoch
+	}
+	for _, a := range s.Answers {
+		m.setFills(a.Provider, a.Fills)
+	}
+	for _, r := range s.Runs {
+		m.records[r.Provider] = Record{Seen: r.Seen, Failures: r.Failures}
+		m.longest = max(m.longest, r.Seen)
+		if len(r.Starts) > 0 {
+			m.starts.hosts[r.Provider] = paceOf(r.Starts)
 		}
 	}
-	return nil
+	for _, c := range s.Contents {
+		m.starts.contents[c.Key] = c.Starts
+	}
+	m.starts.restore()
 }
 
 func (m *Market) restoreLease(l *Lease) error {
 	j := m.jobs[l.Job]
 	if j == nil {
-		return &InvariantError{Rule: fmt.Sprintf("lease %s: its job %s is not saved", l.ID, l.Job)}
+		return &InvariantError{Rule: fmt.Sprintf("lease %s: its job %s is not open", l.ID, l.Job)}
 	}
 	m.leases[l.ID] = l
 	if l.Renewed.After(m.clock) {
 		m.clock = l.Renewed
 	}
-	m.recall(l)
-	m.recallFill(l)
 	if l.State != LeaseEnded {
 		m.occupy(l)
-	} else {
-		m.observe(l)
 	}
-	if l.State != LeaseEnded || len(l.GPUs) > 0 && len(l.Receipt) == 0 {
+	if !l.Over() {
 		m.live[l.ID] = struct{}{}
 	}
 	if l.State == LeaseHolding {
@@ -111,10 +116,25 @@ func (m *Market) restoreLease(l *Lease) error {
 	return nil
 }
 
+// whole makes sure that a restored job has its gang and its leases.
+func (m *Market) whole(j *Job) error {
+	for id := range j.Members() {
+		if m.jobs[id] == nil {
+			return &InvariantError{Rule: fmt.Sprintf("job %s: %s of its gang is not saved", j.ID, id)}
+		}
+	}
+	for id := range j.Leases() {
+		if m.leases[id] == nil {
+			return &InvariantError{Rule: fmt.Sprintf("job %s: its lease %s is not saved", j.ID, id)}
+		}
+	}
+	return nil
+}
+
 // Audit asserts the market's invariants over all of its state. It takes time in proportion; [Market.Step]
 // asserts them for what a step touched. The error is an [*InvariantError].
 func (m *Market) Audit() error {
-	total := m.world + m.fee
+	total := m.totals.World + m.totals.Fee
 	for _, a := range m.accounts {
 		total += a.Available + a.Held + a.Payable
 		if err := m.auditAccount(a); err != nil {
@@ -140,8 +160,10 @@ func (m *Market) Audit() error {
 			return &InvariantError{Rule: fmt.Sprintf("job %s: %v without a lease", j.ID, j.State)}
 		}
 	}
-	if !maps.EqualFunc(holds, m.committed, func(a, b pricing.Money) bool { return a == b }) {
-		return &InvariantError{Rule: "money: holds of jobs and accounts differ"}
+	for id := range m.accounts {
+		if holds[id] != m.committed[id] {
+			return &InvariantError{Rule: "money: holds of jobs and accounts differ"}
+		}
 	}
 	for id, n := range m.open {
 		if open[id] != n {
@@ -162,7 +184,7 @@ func (m *Market) Audit() error {
 	if !maps.Equal(taken, m.leased) {
 		return &InvariantError{Rule: "GPUs: the index of leased GPUs is wrong"}
 	}
-	return cmp.Or(m.auditRecords(), m.auditFills(), m.auditQuotes(), m.auditGangs(), m.auditShops(), m.auditSpots(), m.auditQueue())
+	return cmp.Or(m.auditSlots(), m.auditQuotes(), m.auditGangs(), m.auditShops(), m.auditSpots(), m.auditQueue())
 }
 
 func mapHas[K comparable, V any](m map[K]V, k K) bool {

@@ -11,8 +11,7 @@ import (
 // Startup is what the market saw of a lease's way to ready. The time is the market's own; the bytes are the provider's
 // word.
 //
-// Of each provider the last starts are remembered, those of leases that have ended, and recomputed from them after a
-// restart. From these the market expects of a host
+// Of each provider the last starts are remembered, those of leases that have ended. From these the market expects of a host
 //
 //   - its setup, the median time of starts that loaded less than 32 MiB, and
 //   - its inbound rate, the 20th percentile of bytes loaded by time, of starts that loaded at least as much. All of the
@@ -44,23 +43,26 @@ const (
 	longestWait = maxDuration
 )
 
-// startSeen is a start of a lease that has ended.
-type startSeen struct {
-	ready    int64 // Unix nanoseconds
-	lease    LeaseID
-	provider PeerID
+// StartSeen is a start of a lease that has ended.
+type StartSeen struct {
+	Ready    int64 // Unix nanoseconds
+	Lease    LeaseID
+	Provider PeerID
 	Startup
 }
 
 // starts are the last ones seen, the newest first.
-type starts []startSeen
+type starts []StartSeen
+
+func newer(a, b StartSeen) int {
+	return cmp.Or(cmp.Compare(b.Ready, a.Ready), cmp.Compare(b.Lease, a.Lease))
+}
 
 // with adds one, in place of the provider's own if each has one voice, and keeps the newest. Which are left does not
 // depend on the order in which they come.
-func (s starts) with(x startSeen, oneEach bool, most int) starts {
-	newer := func(a, b startSeen) int { return cmp.Or(cmp.Compare(b.ready, a.ready), cmp.Compare(b.lease, a.lease)) }
+func (s starts) with(x StartSeen, oneEach bool, most int) starts {
 	if oneEach {
-		if i := slices.IndexFunc(s, func(y startSeen) bool { return y.provider == x.provider }); i >= 0 {
+		if i := slices.IndexFunc(s, func(y StartSeen) bool { return y.Provider == x.Provider }); i >= 0 {
 			if newer(x, s[i]) > 0 {
 				return s
 			}
@@ -79,8 +81,12 @@ type pace struct {
 	rate   float64       // bytes per second; zero: likewise
 }
 
-func (p pace) with(x startSeen, oneEach bool, most int) pace {
-	p = pace{starts: p.starts.with(x, oneEach, most)}
+func (p pace) with(x StartSeen, oneEach bool, most int) pace {
+	return paceOf(p.starts.with(x, oneEach, most))
+}
+
+func paceOf(seen starts) pace {
+	p := pace{starts: seen}
 	var setups []time.Duration
 	var rates []float64
 	for _, s := range p.starts {
@@ -106,27 +112,44 @@ type seenStarts struct {
 	hosts    map[PeerID]pace
 	market   pace
 	contents map[string]starts // by what was started, see contentKey
-	fastest  time.Duration     // the least setup that was ever expected of one
+	fastest  time.Duration     // the least setup that was expected of one since the start of the broker
 }
 
 func newSeenStarts() seenStarts {
 	return seenStarts{hosts: map[PeerID]pace{}, contents: map[string]starts{}, fastest: usualSetup}
 }
 
-// learn takes the start of a lease that has ended.
-func (s *seenStarts) learn(l *Lease, spec *JobSpec) {
+// learn takes the start of a lease that has ended, and returns the keys of what contents it tells of.
+func (s *seenStarts) learn(l *Lease, spec *JobSpec) (contents []string) {
 	if l.Startup.Took <= 0 || l.Ready.IsZero() {
-		return
+		return nil
 	}
-	x := startSeen{ready: l.Ready.UnixNano(), lease: l.ID, provider: l.Provider, Startup: l.Startup}
+	x := StartSeen{Ready: l.Ready.UnixNano(), Lease: l.ID, Provider: l.Provider, Startup: l.Startup}
 	s.hosts[l.Provider] = s.hosts[l.Provider].with(x, false, ownStarts)
 	s.market = s.market.with(x, true, allStarts)
 	s.fastest = min(s.fastest, cmp.Or(s.hosts[l.Provider].setup, s.fastest), cmp.Or(s.market.setup, s.fastest))
-	if l.Startup.Total > 0 {
-		for _, key := range spec.contentKeys() {
-			s.contents[key] = s.contents[key].with(x, true, ownStarts)
+	if l.Startup.Total == 0 {
+		return nil
+	}
+	contents = spec.contentKeys()
+	for _, key := range contents {
+		s.contents[key] = s.contents[key].with(x, true, ownStarts)
+	}
+	return contents
+}
+
+// restore makes of what each provider showed what the market saw.
+func (s *seenStarts) restore() {
+	var newest starts
+	for _, p := range s.hosts {
+		s.fastest = min(s.fastest, cmp.Or(p.setup, s.fastest))
+		if len(p.starts) > 0 {
+			newest = append(newest, p.starts[0])
 		}
 	}
+	slices.SortFunc(newest, newer)
+	s.market = paceOf(newest[:min(len(newest), allStarts)])
+	s.fastest = min(s.fastest, cmp.Or(s.market.setup, s.fastest))
 }
 
 func (s *seenStarts) equal(o *seenStarts) bool {

@@ -152,7 +152,7 @@ func (s *teller) lease(name string) broker.LeaseID {
 			return id
 		}
 	}
-	j, ok := s.world.Market.Job(broker.JobID(name))
+	j, ok := s.world.Jobs[broker.JobID(name)]
 	if !ok {
 		return broker.LeaseID(name)
 	}
@@ -161,11 +161,11 @@ func (s *teller) lease(name string) broker.LeaseID {
 
 // grant LEASE [gpu=UUID] [epoch=N] [rate=RATE] [firm=DURATION]
 func (s *teller) grant(c command) broker.Event {
-	l, ok := s.world.Market.Lease(s.lease(c.words[0]))
+	l, ok := s.world.Leases[s.lease(c.words[0])]
 	if !ok {
 		s.Fatalf("story: no lease %s", c.words[0])
 	}
-	j, _ := s.world.Market.Job(l.Job)
+	j := s.world.Jobs[l.Job]
 	var gpus []broker.GPULease
 	for _, o := range s.world.Market.Offers() {
 		if o.Provider == l.Provider && len(o.Free) >= j.Spec.GPU.Count {
@@ -198,7 +198,7 @@ func (s *teller) grant(c command) broker.Event {
 // report LEASE PHASE [used=D] [code=N] [seq=N] [from=HOST] [epoch=N] [peers=MiB] [local=MiB] [total=MiB] [fault=host] [message…]
 func (s *teller) report(c command) broker.Event {
 	id := s.lease(c.words[0])
-	l, _ := s.world.Market.Lease(id)
+	l := s.world.Leases[id]
 	phase := broker.Phase(slices.Index([]string{"preparing", "ready", "exited", "broken"}, c.words[1]) + 1)
 	s.seqs[id]++
 	r := broker.Report{
@@ -211,7 +211,7 @@ func (s *teller) report(c command) broker.Event {
 	}
 	if n := c.number("peers", 0); n > 0 {
 		r.Fetched = broker.Fetched{Peers: int64(n) << 20, Total: int64(n) << 20}
-		j, _ := s.world.Market.Job(l.Job)
+		j := s.world.Jobs[l.Job]
 		r.Held = []broker.ImageHeld{{Digest: j.Spec.Digest, Root: markettest.Root("image")}}
 	}
 	if n := c.number("local", 0); n > 0 {

@@ -216,7 +216,7 @@ func (s *teller) play(line string) {
 	case "quote":
 		s.quote(c)
 	case "log":
-		j, _ := s.world.Market.Job(broker.JobID(name[0]))
+		j := s.world.Jobs[broker.JobID(name[0])]
 		for _, e := range j.Log {
 			s.say("%d %v %s", e.Seq, e.State, e.Text)
 		}
@@ -264,7 +264,7 @@ func (s *teller) tellEffect(e broker.Effect) {
 	case broker.SaveLease:
 		l := e.Lease
 		if s.labels[l.ID] == "" {
-			j, _ := s.world.Market.Job(l.Job)
+			j := s.world.Jobs[l.Job]
 			s.labels[l.ID] = fmt.Sprintf("%s/%d", l.Job, j.Attempts)
 		}
 		s.say("lease %s %s", s.labels[l.ID], describe(l))
@@ -342,7 +342,7 @@ func (s *teller) start(c command) {
 	quiet.step(quiet.report(command{words: []string{c.words[0], "ready"}, opts: c.opts}))
 	s.world.Now = s.world.Now.Add(time.Second)
 	quiet.step(quiet.report(command{words: []string{c.words[0], "exited"}, opts: map[string]string{"used": "1s"}}))
-	if j, _ := s.world.Market.Job(broker.JobID(c.words[0])); j.State != broker.JobDone {
+	if j := s.world.Jobs[broker.JobID(c.words[0])]; j.State != broker.JobDone {
 		s.Fatalf("story: start %s: %s", c.words[0], quiet.out.String())
 	}
 }

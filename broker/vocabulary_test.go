@@ -190,8 +190,6 @@ func TestOfferFieldsAreChecked(t *testing.T) {
 func TestRestoreRefusesWhatDoesNotAddUp(t *testing.T) {
 	for name, spoil := range map[string]func(*markettest.World){
 		"a balance":     func(w *markettest.World) { a := w.Accounts["ann"]; a.Available++; w.Accounts["ann"] = a },
-		"a lost post":   func(w *markettest.World) { w.Transfers = w.Transfers[:1] },
-		"a gap":         func(w *markettest.World) { w.Transfers = w.Transfers[1:] },
 		"a changed job": func(w *markettest.World) { j := w.Jobs["j1"]; j.Hold--; w.Jobs["j1"] = j },
 		"a lost job":    func(w *markettest.World) { delete(w.Jobs, "j1") },
 		"a lost lease":  func(w *markettest.World) { clear(w.Leases) },

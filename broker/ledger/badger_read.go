@@ -56,15 +56,19 @@ func (s *Badger) Get(ctx context.Context, key string) ([]byte, error) {
 }
 
 // Scan implements Store.
-func (s *Badger) Scan(ctx context.Context, prefix string) iter.Seq2[Entry, error] {
+func (s *Badger) Scan(ctx context.Context, prefix, after string) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		if err := s.enter(ctx); err != nil {
 			yield(Entry{}, err)
 			return
 		}
 		defer s.users.Done()
+		start := prefix
+		if after >= prefix {
+			start = after + "\x00"
+		}
 		var txn *badger.Txn
-		newer := s.overlay.moment(statePrefix+prefix, func() { txn = s.db.NewTransaction(false) })
+		newer := s.overlay.moment(statePrefix+prefix, statePrefix+start, func() { txn = s.db.NewTransaction(false) })
 		defer txn.Discard()
 		give := func(e Entry) bool {
 			if err := ctx.Err(); err != nil {
@@ -73,7 +77,7 @@ func (s *Badger) Scan(ctx context.Context, prefix string) iter.Seq2[Entry, error
 			}
 			return yield(Entry{strings.TrimPrefix(e.Key, statePrefix), e.Value}, nil)
 		}
-		for e, err := range iterate(txn, statePrefix+prefix) {
+		for e, err := range iterate(txn, statePrefix+prefix, statePrefix+start) {
 			if err != nil {
 				yield(Entry{}, fail("scan", prefix, err))
 				return
@@ -137,13 +141,14 @@ func (s *Badger) Tail(ctx context.Context, from uint64) iter.Seq2[Batch, error] 
 }
 
 // iterate yields the keys with a prefix, in order.
-func iterate(txn *badger.Txn, prefix string) iter.Seq2[Entry, error] {
+// iterate yields the entries whose key begins with prefix, from start on.
+func iterate(txn *badger.Txn, prefix, start string) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		o := badger.DefaultIteratorOptions
 		o.Prefix = []byte(prefix)
 		it := txn.NewIterator(o)
 		defer it.Close()
-		for it.Rewind(); it.Valid(); it.Next() {
+		for it.Seek([]byte(start)); it.Valid(); it.Next() {
 			v, err := it.Item().ValueCopy(nil)
 			if !yield(Entry{string(it.Item().Key()), v}, err) || err != nil {
 				return

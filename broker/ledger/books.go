@@ -23,30 +23,29 @@ type Books struct{ Store Store }
 // Campaign makes the caller the only writer.
 func (b Books) Campaign(ctx context.Context) (uint64, error) { return b.Store.Campaign(ctx) }
 
-// Load returns everything that was saved.
+// Load returns what was saved of what is open.
 func (b Books) Load(ctx context.Context) (broker.State, error) { return State(ctx, b.Store) }
 
 // Save makes effects, notes and hints durable in one batch. Of several saves of one record the last counts. Other
 // effects than saves and posts are refused.
 func (b Books) Save(ctx context.Context, epoch uint64, id string, effects []broker.Effect, notes, hints map[string][]byte) error {
-	last := map[string]int{} // key → index in batch
-	var batch []Mutation
-	add := func(m Mutation, err error) error {
-		if err != nil {
-			return err
-		}
-		if i, ok := last[m.Key]; ok && !m.New {
-			batch[i] = m
-			return nil
-		}
-		last[m.Key] = len(batch)
-		batch = append(batch, m)
-		return nil
+	keys := make([]string, len(effects))
+	last := make(map[string]int, len(effects))
+	for i, e := range effects {
+		keys[i] = effectKey(e)
+		last[keys[i]] = i
 	}
-	for _, e := range effects {
-		if err := encode(e, add); err != nil {
-			return err
+	batch := make([]Mutation, 0, len(effects)+len(notes)+len(hints))
+	for i, e := range effects {
+		var m Mutation
+		if _, posted := e.(broker.Post); posted || last[keys[i]] == i { // a number that comes twice is an error
+			var err error
+			if m, err = effectRecord(keys[i], e); err != nil {
+				return err
+			}
+			batch = append(batch, m)
 		}
+		batch = append(batch, newRecords(e, m)...)
 	}
 	records := len(batch)
 	for key, value := range notes {
@@ -60,33 +59,18 @@ func (b Books) Save(ctx context.Context, epoch uint64, id string, effects []brok
 	return err
 }
 
-func encode(e broker.Effect, add func(Mutation, error) error) error {
-	switch e := e.(type) {
-	case broker.SaveAccount:
-		return add(Account(e.Account))
-	case broker.SaveLease:
-		return add(Lease(e.Lease))
-	case broker.Post:
-		return add(Transfer(e.Transfer))
-	case broker.SaveJob:
-		if e.New {
-			if err := add(Spec(e.Job), nil); err != nil {
-				return err
-			}
-		}
-		return add(Job(e.Job))
-	case broker.SendHold, broker.SendConfirm, broker.SendRelease, broker.SendRenewal, broker.SignReceipt:
-	}
-	return fmt.Errorf("ledger: %T is nothing to save", e)
-}
-
 // Note returns a note, or an error that matches [broker.ErrNotFound].
 func (b Books) Note(ctx context.Context, key string) ([]byte, error) {
 	v, err := b.Store.Get(ctx, notePrefix+key)
+	return v, unknown(err)
+}
+
+// unknown says in the market's words that there is no such key.
+func unknown(err error) error {
 	if errors.Is(err, ErrNotFound) {
-		return nil, fmt.Errorf("%w: %w", broker.ErrNotFound, err)
+		return fmt.Errorf("%w: %w", broker.ErrNotFound, err)
 	}
-	return v, err
+	return err
 }
 
 // Notes returns the notes whose key begins with prefix, by key.
@@ -99,9 +83,18 @@ func (b Books) Hints(ctx context.Context, prefix string) (map[string][]byte, err
 	return b.values(ctx, hintPrefix, prefix)
 }
 
+// Hint returns a hint; nothing if there is none.
+func (b Books) Hint(ctx context.Context, key string) ([]byte, error) {
+	v, err := b.Store.Get(ctx, hintPrefix+key)
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	return v, err
+}
+
 func (b Books) values(ctx context.Context, kind, prefix string) (map[string][]byte, error) {
 	out := map[string][]byte{}
-	for e, err := range b.Store.Scan(ctx, kind+prefix) {
+	for e, err := range b.Store.Scan(ctx, kind+prefix, "") {
 		if err != nil {
 			return nil, err
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -62,44 +63,94 @@ func TestBooksReturnWhatTheySaved(t *testing.T) {
 				t.Fatal(err)
 			}
 			job, lease := aJob(t), aLease()
+			for id := range job.Leases() {
+				job.Lease, lease.ID = id, id
+			}
 			queued := job
 			queued.State, queued.Stopping = broker.JobQueued, 0
+			over := job
+			over.ID, over.State, over.Hold, over.Stopping, over.Lease, over.Attempts = "j-0", broker.JobDone, 0, 0, "", 0
+			over.Spec.Nonce, over.Accepted = "o", job.Accepted.Add(-1)
+			totals := broker.Totals{World: -10 * pricing.USD, Transfers: 2, Clock: job.Accepted, Done: 1}
+			epochs := broker.Epoch{Provider: "p", GPULease: broker.GPULease{UUID: "GPU-1", Epoch: 7}}
+			answers := broker.Answers{Provider: "p", Fills: []broker.HoldFill{{At: job.Accepted, Lease: "l", Account: "a", Failed: true}}}
+			starts := []broker.StartSeen{{Ready: 1, Lease: "l", Provider: "p", Startup: broker.Startup{Took: 1, Total: 2, Local: 3, Loaded: 4}}}
+			runs := broker.Runs{Provider: "p", Seen: time.Hour, Failures: 1, Starts: starts}
+			content := broker.Content{Key: "sha256:x\x00", Starts: starts}
+			derived := func(d broker.Derived) broker.Effect { return broker.SaveDerived{Derived: d} }
 			account := broker.Account{ID: "a-1", Name: "ada", Key: "k", Available: 8_999_999_999, Held: pricing.USD + 1, Spent: 5}
-			deposit := broker.Transfer{Seq: 1, From: broker.BookWorld, To: broker.BookAvailable, ToID: "a-1", Amount: 10 * pricing.USD, Ref: "deposit"}
+			deposit := broker.Transfer{Seq: 1, From: broker.BookWorld, To: broker.BookAvailable, ToID: "a-1", Amount: 10 * pricing.USD, Ref: "deposit first"}
 			hold := broker.Transfer{Seq: 2, From: broker.BookAvailable, FromID: "a-1", To: broker.BookHeld, ToID: "a-1", Amount: pricing.USD + 1, Job: "j-1", Ref: "hold"}
 			first := []broker.Effect{
 				broker.SaveAccount{Account: broker.Account{ID: "a-1"}},
 				broker.SaveAccount{Account: account},
+				broker.SaveJob{Job: over, New: true},
 				broker.SaveJob{Job: queued, New: true},
 				broker.SaveJob{Job: job},
 				broker.Post{Transfer: deposit},
 				broker.Post{Transfer: hold},
+				derived(broker.Totals{}),
+				derived(totals),
+				derived(broker.Slot{Number: 0, Job: "j-0"}), derived(broker.Slot{Number: 11, Job: "j-1"}),
+				derived(epochs), derived(answers), derived(runs), derived(content),
 			}
 			if err := books.Save(t.Context(), epoch, "1", first, map[string][]byte{"token/x": []byte("a-1")}, map[string][]byte{"h/1": []byte("x"), "h/2": []byte("y")}); err != nil {
 				t.Fatal(err)
 			}
-			if err := books.Save(t.Context(), epoch, "2", []broker.Effect{broker.SaveLease{Lease: lease}, broker.SaveJob{Job: job}}, nil, map[string][]byte{"h/1": []byte("z"), "h/2": nil}); err != nil {
+			if err := books.Save(t.Context(), epoch, "2", []broker.Effect{broker.SaveLease{Lease: lease}, broker.SaveJob{Job: job}, derived(broker.Slot{Number: 0, Job: "j-0", Closed: true})}, nil, map[string][]byte{"h/1": []byte("z"), "h/2": nil}); err != nil {
 				t.Fatal(err)
 			}
 			st, err := books.Load(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
-			var transfers []broker.Transfer
-			for x, err := range st.Transfers {
-				if err != nil {
-					t.Fatal(err)
-				}
-				transfers = append(transfers, x)
-			}
 			for _, c := range []struct{ got, want any }{
 				{st.Accounts, []broker.Account{account}},
 				{st.Jobs, []broker.Job{job}},
 				{st.Leases, []broker.Lease{lease}},
-				{transfers, []broker.Transfer{deposit, hold}},
+				{st.Slots, []broker.Slot{{Number: 11, Job: "j-1"}}},
+				{st.Totals, totals},
+				{st.Epochs, []broker.Epoch{epochs}},
+				{st.Answers, []broker.Answers{answers}},
+				{st.Runs, []broker.Runs{runs}},
+				{st.Contents, []broker.Content{content}},
 			} {
 				if !reflect.DeepEqual(c.got, c.want) {
 					t.Errorf("loaded %+v\nwant %+v", c.got, c.want)
+				}
+			}
+			if err := books.Recount(t.Context(), st); err != nil {
+				t.Errorf("recount: %v", err)
+			}
+			if got, err := books.Job(t.Context(), "j-1"); err != nil || !reflect.DeepEqual(got, job) {
+				t.Errorf("job %+v, %v; want %+v", got, err, job)
+			}
+			if got, err := books.Lease(t.Context(), lease.ID); err != nil || !reflect.DeepEqual(got, lease) {
+				t.Errorf("lease %+v, %v; want %+v", got, err, lease)
+			}
+			if got, err := books.Deposit(t.Context(), "first"); err != nil || got != deposit {
+				t.Errorf("deposit %+v, %v; want %+v", got, err, deposit)
+			}
+			if got, err := books.Signed(t.Context(), job.Spec.Customer, "n"); err != nil || got != "j-1" {
+				t.Errorf("job of a nonce: %s, %v", got, err)
+			}
+			_, noJob := books.Job(t.Context(), "j-2")
+			_, noLease := books.Lease(t.Context(), "l-2")
+			_, noDeposit := books.Deposit(t.Context(), "second")
+			_, noNonce := books.Signed(t.Context(), job.Spec.Customer, "m")
+			for _, err := range []error{noJob, noLease, noDeposit, noNonce} {
+				if !errors.Is(err, broker.ErrNotFound) {
+					t.Errorf("what never was: %v, want broker.ErrNotFound", err)
+				}
+			}
+			for _, c := range []struct {
+				before *broker.Job
+				most   int
+				want   []broker.JobID
+				more   bool
+			}{{nil, 1, []broker.JobID{"j-1"}, true}, {nil, 2, []broker.JobID{"j-1", "j-0"}, false}, {&job, 1, []broker.JobID{"j-0"}, false}, {&over, 1, nil, false}} {
+				if got, more, err := books.JobsOf(t.Context(), "a-1", c.before, c.most); err != nil || !slices.Equal(got, c.want) || more != c.more {
+					t.Errorf("%d jobs before %v: %v, %v, %v; want %v, %v", c.most, c.before, got, more, err, c.want, c.more)
 				}
 			}
 			if note, err := books.Note(t.Context(), "token/x"); err != nil || string(note) != "a-1" {
@@ -110,6 +161,9 @@ func TestBooksReturnWhatTheySaved(t *testing.T) {
 			}
 			if hints, err := books.Hints(t.Context(), "h/"); err != nil || len(hints) != 1 || string(hints["h/1"]) != "z" {
 				t.Errorf("hints %q, %v", hints, err)
+			}
+			if hint, err := books.Hint(t.Context(), "h/1"); err != nil || string(hint) != "z" {
+				t.Errorf("hint %q, %v", hint, err)
 			}
 			if r, err := ledger.Audit(t.Context(), store); err != nil || r.Transfers != 2 || r.Held != pricing.USD+1 || r.World != -10*pricing.USD {
 				t.Errorf("audit %+v, %v", r, err)
@@ -134,6 +188,16 @@ func TestAuditAddsUp(t *testing.T) {
 	account := func(available pricing.Money) broker.Effect {
 		return broker.SaveAccount{Account: broker.Account{ID: "a", Available: available}}
 	}
+	sums := func(transfers uint64, world, fee pricing.Money) broker.Effect {
+		return broker.SaveDerived{Derived: broker.Totals{Transfers: transfers, World: world, Fee: fee}}
+	}
+	job := aJob(t)
+	job.Account, job.Hold, job.Stopping, job.Lease, job.Attempts = "a", 0, 0, "", 0
+	holding := job
+	holding.Hold = 1
+	lease := aLease()
+	lease.Receipt = nil
+	slot := broker.SaveDerived{Derived: broker.Slot{Job: job.ID}}
 	post := func(t broker.Transfer, amount pricing.Money, seq uint64) broker.Effect {
 		t.Amount, t.Seq = amount, seq
 		return broker.Post{Transfer: t}
@@ -142,14 +206,21 @@ func TestAuditAddsUp(t *testing.T) {
 		effects []broker.Effect
 		want    string // empty: all is well
 	}{
-		"right":                 {[]broker.Effect{account(6), post(in, 10, 1), post(fee, 4, 2)}, ""},
-		"a cent too much":       {[]broker.Effect{account(7), post(in, 10, 1), post(fee, 4, 2)}, "add up to"},
-		"transfer missing":      {[]broker.Effect{account(6), post(in, 10, 1), post(fee, 4, 3)}, "expected number 2"},
-		"below zero on the way": {[]broker.Effect{account(6), post(fee, 4, 1), post(in, 10, 2)}, "falls to"},
-		"nothing moved":         {[]broker.Effect{account(0), post(in, 0, 1)}, "transfer 1 of"},
-		"backwards":             {[]broker.Effect{account(-5), post(in, -5, 1)}, "transfer 1 of"},
-		"nobody's money":        {[]broker.Effect{post(in, 10, 1)}, "does not exist"},
+		"right":                 {[]broker.Effect{account(6), post(in, 10, 1), post(fee, 4, 2), sums(2, -10, 4), broker.SaveJob{Job: job, New: true}, slot}, ""},
+		"a cent too much":       {[]broker.Effect{account(7), post(in, 10, 1), post(fee, 4, 2), sums(2, -10, 4)}, "add up to"},
+		"transfer missing":      {[]broker.Effect{account(6), post(in, 10, 1), post(fee, 4, 3), sums(2, -10, 4)}, "expected number 2"},
+		"the last one missing":  {[]broker.Effect{account(10), post(in, 10, 1), sums(2, -10, 0)}, "2 transfers, there are 1"},
+		"one too many":          {[]broker.Effect{account(6), post(in, 10, 1), post(fee, 4, 2), sums(1, -10, 4)}, "1 transfers, there are 2"},
+		"another fee":           {[]broker.Effect{account(6), post(in, 10, 1), post(fee, 4, 2), sums(2, -10, 5)}, "transfers add up to"},
+		"below zero on the way": {[]broker.Effect{account(6), post(fee, 4, 1), post(in, 10, 2), sums(2, -10, 4)}, "falls to"},
+		"nothing moved":         {[]broker.Effect{account(0), post(in, 0, 1), sums(1, 0, 0)}, "transfer 1 of"},
+		"backwards":             {[]broker.Effect{account(-5), post(in, -5, 1), sums(1, 5, 0)}, "transfer 1 of"},
+		"nobody's money":        {[]broker.Effect{post(in, 10, 1), sums(1, -10, 0)}, "does not exist"},
 		"money from nothing":    {[]broker.Effect{account(5)}, "add up to"},
+		"a job that is lost":    {[]broker.Effect{broker.SaveJob{Job: job, New: true}}, "in no slot"},
+		"a lease that is lost":  {[]broker.Effect{broker.SaveLease{Lease: lease}}, "in no slot"},
+		"a hold of no account":  {[]broker.Effect{account(0), broker.SaveJob{Job: holding, New: true}, slot}, "its jobs hold"},
+		"a job not counted":     {[]broker.Effect{broker.SaveDerived{Derived: broker.Totals{Done: 1}}}, "have ended"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -178,7 +249,9 @@ func TestAuditChecksSignatures(t *testing.T) {
 	}
 	job := aJob(t)
 	job.Envelope[len(job.Envelope)-1] ^= 1
-	if err := books.Save(t.Context(), epoch, "1", []broker.Effect{broker.SaveJob{Job: job, New: true}}, nil, nil); err != nil {
+	job.Attempts = 0
+	effects := []broker.Effect{broker.SaveJob{Job: job, New: true}, broker.SaveDerived{Derived: broker.Slot{Job: job.ID}}}
+	if err := books.Save(t.Context(), epoch, "1", effects, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if st, err := books.Load(t.Context()); err != nil || !reflect.DeepEqual(st.Jobs, []broker.Job{job}) {
@@ -228,12 +301,15 @@ func TestLargestRecordsFit(t *testing.T) {
 	lease.Receipt = make([]byte, 32<<10+16<<10)
 	lease.Steps = slices.Repeat([]broker.Step{{Name: strings.Repeat("\"", 128), Start: 1 << 62, Took: 1 << 62}}, 64)
 	lease.GPUs = slices.Repeat([]broker.GPULease{{UUID: strings.Repeat("\"", 128), Epoch: 1<<64 - 1}}, 16)
-	for _, encode := range []func() (ledger.Mutation, error){
-		func() (ledger.Mutation, error) { return ledger.Job(job) },
-		func() (ledger.Mutation, error) { return ledger.Lease(lease) },
-	} {
-		if m, err := encode(); err != nil || len(m.Value) > ledger.MaxValue {
-			t.Errorf("%s has %d bytes, %v; at most %d fit", m.Key, len(m.Value), err, ledger.MaxValue)
+	store := new(ledger.Memory)
+	books := ledger.Books{Store: store}
+	epoch, err := books.Campaign(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, e := range []broker.Effect{broker.SaveJob{Job: job}, broker.SaveLease{Lease: lease}} {
+		if err := books.Save(t.Context(), epoch, strconv.Itoa(i), []broker.Effect{e}, nil, nil); err != nil {
+			t.Errorf("%T of the largest: %v", e, err)
 		}
 	}
 }

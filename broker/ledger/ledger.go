@@ -24,6 +24,16 @@
 // [AccountKey] and its siblings name the records of package broker. An account, job or lease is JSON and is
 // overwritten as it changes; a transfer is JSON, a spec is the envelope as the customer signed it, and both
 // are written once, as are the notes of [Books]. Its hints are overwritten.
+//
+// Beside them are records that let a restart read what is open, and a reader what is over, without all of the rest:
+//
+//	totals                             the newest broker.Totals, JSON
+//	slot/<number>                      the job that is open in it, or nothing; see broker.Slot
+//	order/<account>/<time>/<job>/<n>   the account's jobs, the newest first: <time> and <n> count down
+//	signed/<hash>                      the job of a spec, by its customer and nonce
+//	deposit/<ref>                      a deposit's transfer, JSON
+//	epoch/…, answers/…, runs/…, content/…   broker.Epoch and its siblings, JSON, the newest of each
+//	ending/<time>/<lease>              broker.Ending, JSON
 package ledger
 
 import (
@@ -86,8 +96,9 @@ type Store interface {
 	Apply(ctx context.Context, epoch uint64, id string, batch []Mutation) (seq uint64, err error)
 	// Get returns the value of a key, or ErrNotFound.
 	Get(ctx context.Context, key string) ([]byte, error)
-	// Scan yields the entries whose key begins with prefix, in byte order of their keys, as of one moment.
-	Scan(ctx context.Context, prefix string) iter.Seq2[Entry, error]
+	// Scan yields the entries whose key begins with prefix and comes after another, in byte order of their keys, as of one
+	// moment.
+	Scan(ctx context.Context, prefix, after string) iter.Seq2[Entry, error]
 	// Tail yields the batches from number from (1 is the first) to the newest, verifying the chain.
 	Tail(ctx context.Context, from uint64) iter.Seq2[Batch, error]
 	// Room returns ErrNoSpace when no new work should be accepted; Apply still works for a while, so

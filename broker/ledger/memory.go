@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -89,24 +88,29 @@ func (s *Memory) Get(_ context.Context, key string) ([]byte, error) {
 }
 
 // Scan implements Store.
-func (s *Memory) Scan(ctx context.Context, prefix string) iter.Seq2[Entry, error] {
+func (s *Memory) Scan(ctx context.Context, prefix, after string) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
+		var found []Entry
 		s.mu.Lock()
-		closed, values := s.closed, maps.Clone(s.values)
+		closed := s.closed
+		for key, value := range s.values {
+			if strings.HasPrefix(key, prefix) && (after == "" || key > after) {
+				found = append(found, Entry{Key: key, Value: value})
+			}
+		}
 		s.mu.Unlock()
 		if closed {
 			yield(Entry{}, ErrClosed)
 			return
 		}
-		for _, key := range slices.Sorted(maps.Keys(values)) {
-			if !strings.HasPrefix(key, prefix) {
-				continue
-			}
+		slices.SortFunc(found, func(a, b Entry) int { return strings.Compare(a.Key, b.Key) })
+		for _, e := range found {
 			if err := ctx.Err(); err != nil {
 				yield(Entry{}, err)
 				return
 			}
-			if !yield(Entry{Key: key, Value: bytes.Clone(values[key])}, nil) {
+			e.Value = bytes.Clone(e.Value)
+			if !yield(e, nil) {
 				return
 			}
 		}

@@ -57,8 +57,8 @@ func (o *overlay) thawed() {
 	o.frozen = nil
 }
 
-// moment returns the entries whose key begins with prefix, by key, as of the moment at which it calls also.
-func (o *overlay) moment(prefix string, also func()) []Entry {
+// moment returns the entries whose key begins with prefix, from start on, by key, as of the moment at which it calls also.
+func (o *overlay) moment(prefix, start string, also func()) []Entry {
 	var out []Entry
 	collect := func(e Entry) bool {
 		if !strings.HasPrefix(e.Key, prefix) {
@@ -69,9 +69,9 @@ func (o *overlay) moment(prefix string, also func()) []Entry {
 	}
 	o.mu.RLock()
 	also()
-	o.fresh.AscendGreaterOrEqual(Entry{Key: prefix}, collect)
+	o.fresh.AscendGreaterOrEqual(Entry{Key: start}, collect)
 	if o.frozen != nil {
-		o.frozen.AscendGreaterOrEqual(Entry{Key: prefix}, collect)
+		o.frozen.AscendGreaterOrEqual(Entry{Key: start}, collect)
 	}
 	o.mu.RUnlock()
 	byKey := func(a, b Entry) int { return strings.Compare(a.Key, b.Key) }

@@ -2,16 +2,16 @@ package ledger
 
 import (
 	"bytes"
-	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"iter"
+	"math"
 	"strings"
+	"time"
 
 	"rialto/broker"
-	"rialto/broker/wire"
 )
 
 const (
@@ -20,6 +20,16 @@ const (
 	specPrefix     = "spec/"
 	leasePrefix    = "lease/"
 	transferPrefix = "transfer/"
+	totalsKey      = "totals"
+	slotPrefix     = "slot/"
+	orderPrefix    = "order/"
+	signedPrefix   = "signed/"
+	depositPrefix  = "deposit/"
+	epochPrefix    = "epoch/"
+	answersPrefix  = "answers/"
+	runsPrefix     = "runs/"
+	contentPrefix  = "content/"
+	endingPrefix   = "ending/"
 )
 
 // AccountKey is the key of an account.
@@ -45,24 +55,112 @@ type jobRecord struct {
 	Stopping uint8     `json:",omitzero"` // the state's text has no word for none
 }
 
-// Account returns the mutation that stores an account.
-func Account(a broker.Account) (Mutation, error) { return record(AccountKey(a.ID), a, false) }
+func slotKey(n int) string { return fmt.Sprintf("%s%08d", slotPrefix, n) }
 
-// Job returns the mutation that stores a job; its spec is stored by [Spec].
-func Job(j broker.Job) (Mutation, error) {
-	return record(JobKey(j.ID), jobRecord{Job: j, Stopping: uint8(j.Stopping)}, false)
+// orderKey sorts an account's jobs, the newest first and of a gang the last.
+func orderKey(j *broker.Job) string {
+	return fmt.Sprintf("%s%s/%019d/%s/%03d", orderPrefix, j.Account, math.MaxInt64-j.Accepted.UnixNano(), j.First(), 999-j.Member.Rank)
 }
 
-// Spec returns the mutation that stores a new job's signed spec.
-func Spec(j broker.Job) Mutation {
-	return Mutation{Key: SpecKey(j.ID), Value: j.Envelope, New: true}
+func signedKey(customer broker.PeerID, nonce string) string {
+	return fmt.Sprintf("%s%x", signedPrefix, sha256.Sum256([]byte(string(customer)+"\x00"+nonce)))
 }
 
-// Lease returns the mutation that stores a lease.
-func Lease(l broker.Lease) (Mutation, error) { return record(LeaseKey(l.ID), l, false) }
+func endingKey(at time.Time, lease broker.LeaseID) string {
+	return fmt.Sprintf("%s%019d/%s", endingPrefix, at.UnixNano(), lease)
+}
 
-// Transfer returns the mutation that appends a transfer.
-func Transfer(t broker.Transfer) (Mutation, error) { return record(TransferKey(t.Seq), t, true) }
+func derivedKey(d broker.Derived) string {
+	switch d := d.(type) {
+	case broker.Totals:
+		return totalsKey
+	case broker.Slot:
+		return slotKey(d.Number)
+	case broker.Epoch:
+		return epochPrefix + string(d.Provider) + "/" + d.UUID
+	case broker.Answers:
+		return answersPrefix + string(d.Provider)
+	case broker.Runs:
+		return runsPrefix + string(d.Provider)
+	case broker.Content:
+		return fmt.Sprintf("%s%x", contentPrefix, sha256.Sum256([]byte(d.Key)))
+	case broker.Ending:
+		return endingKey(d.At, d.Lease)
+	}
+	return ""
+}
+
+// effectKey is the key that an effect's record has; empty: it is nothing to save.
+func effectKey(e broker.Effect) string {
+	switch e := e.(type) {
+	case broker.SaveAccount:
+		return AccountKey(e.Account.ID)
+	case broker.SaveJob:
+		return JobKey(e.Job.ID)
+	case broker.SaveLease:
+		return LeaseKey(e.Lease.ID)
+	case broker.Post:
+		return TransferKey(e.Transfer.Seq)
+	case broker.SaveDerived:
+		return derivedKey(e.Derived)
+	case broker.SendHold, broker.SendConfirm, broker.SendRelease, broker.SendRenewal, broker.SignReceipt:
+	}
+	return ""
+}
+
+// effectRecord returns the mutation that stores an effect's record.
+func effectRecord(key string, e broker.Effect) (Mutation, error) {
+	switch e := e.(type) {
+	case broker.SaveAccount:
+		return record(key, e.Account, false)
+	case broker.SaveJob:
+		return record(key, jobRecord{Job: e.Job, Stopping: uint8(e.Job.Stopping)}, false)
+	case broker.SaveLease:
+		return record(key, e.Lease, false)
+	case broker.Post:
+		return record(key, e.Transfer, true)
+	case broker.SaveDerived:
+		switch d := e.Derived.(type) {
+		case broker.Slot:
+			if d.Closed {
+				return Mutation{Key: key}, nil
+			}
+			return Mutation{Key: key, Value: []byte(d.Job)}, nil
+		case broker.Ending:
+			return record(key, d, true)
+		case broker.Totals, broker.Epoch, broker.Answers, broker.Runs, broker.Content:
+			return record(key, d, false)
+		}
+	case broker.SendHold, broker.SendConfirm, broker.SendRelease, broker.SendRenewal, broker.SignReceipt:
+	}
+	return Mutation{}, fmt.Errorf("ledger: %T is nothing to save", e)
+}
+
+// newRecords returns what an effect writes once, beside its record.
+func newRecords(e broker.Effect, encoded Mutation) []Mutation {
+	switch e := e.(type) {
+	case broker.SaveJob:
+		if !e.New {
+			return nil
+		}
+		j := &e.Job
+		out := []Mutation{
+			{Key: SpecKey(j.ID), Value: j.Envelope, New: true},
+			{Key: orderKey(j), Value: []byte(j.ID), New: true},
+		}
+		if j.Member.Rank == 0 { // all of a gang have one spec
+			out = append(out, Mutation{Key: signedKey(j.Spec.Customer, j.Spec.Nonce), Value: []byte(j.ID), New: true})
+		}
+		return out
+	case broker.Post:
+		if ref, ok := e.Transfer.DepositRef(); ok {
+			return []Mutation{{Key: depositPrefix + ref, Value: encoded.Value, New: true}}
+		}
+	case broker.SaveAccount, broker.SaveLease, broker.SaveDerived,
+		broker.SendHold, broker.SendConfirm, broker.SendRelease, broker.SendRenewal, broker.SignReceipt:
+	}
+	return nil
+}
 
 func record(key string, v any, isNew bool) (Mutation, error) {
 	var b bytes.Buffer
@@ -72,78 +170,6 @@ func record(key string, v any, isNew bool) (Mutation, error) {
 		return Mutation{}, fail("encode", key, err)
 	}
 	return Mutation{Key: key, Value: b.Bytes(), New: isNew}, nil
-}
-
-// State reads what [broker.Market.Restore] needs. The transfers are read while they are ranged over.
-func State(ctx context.Context, s Store) (broker.State, error) {
-	var st broker.State
-	var err error
-	if st.Accounts, err = all[broker.Account](ctx, s, accountPrefix); err != nil {
-		return broker.State{}, err
-	}
-	if st.Leases, err = all[broker.Lease](ctx, s, leasePrefix); err != nil {
-		return broker.State{}, err
-	}
-	records, err := all[jobRecord](ctx, s, jobPrefix)
-	if err != nil {
-		return broker.State{}, err
-	}
-	st.Jobs = make([]broker.Job, len(records))
-	err = parallel(ctx, len(records), func(ctx context.Context, i int) (err error) {
-		st.Jobs[i], err = records[i].job(ctx, s)
-		return err
-	})
-	if err != nil {
-		return broker.State{}, err
-	}
-	st.Transfers = transfers(ctx, s)
-	return st, nil
-}
-
-// job completes a job by its spec, whose signature was checked when the job was accepted. [Audit] checks it again.
-func (r *jobRecord) job(ctx context.Context, s Store) (broker.Job, error) {
-	j := r.Job
-	j.Stopping = broker.JobState(r.Stopping)
-	var err error
-	if j.Envelope, err = s.Get(ctx, SpecKey(j.ID)); err != nil {
-		return broker.Job{}, err
-	}
-	if j.Spec, _, err = wire.ReopenJobSpec(j.Envelope); err != nil {
-		return broker.Job{}, fail("decode", SpecKey(j.ID), fmt.Errorf("%w: %w", ErrCorrupt, err))
-	}
-	return j, nil
-}
-
-func transfers(ctx context.Context, s Store) iter.Seq2[broker.Transfer, error] {
-	return func(yield func(broker.Transfer, error) bool) {
-		for e, err := range s.Scan(ctx, transferPrefix) {
-			var t broker.Transfer
-			if err == nil {
-				err = decode(e, &t)
-			}
-			if err == nil && e.Key != TransferKey(t.Seq) {
-				err = fail("decode", e.Key, fmt.Errorf("transfer %d: %w", t.Seq, ErrCorrupt))
-			}
-			if !yield(t, err) || err != nil {
-				return
-			}
-		}
-	}
-}
-
-func all[T any](ctx context.Context, s Store, prefix string) ([]T, error) {
-	var entries []Entry
-	for e, err := range s.Scan(ctx, prefix) {
-		if err != nil {
-			return nil, err
-		}
-		entries = append(entries, e)
-	}
-	if len(entries) == 0 {
-		return nil, nil
-	}
-	out := make([]T, len(entries))
-	return out, parallel(ctx, len(entries), func(_ context.Context, i int) error { return decode(entries[i], &out[i]) })
 }
 
 // decode reads a record strictly: a field that this version does not know means that a newer one wrote it.

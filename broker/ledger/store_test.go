@@ -110,7 +110,7 @@ func sameContent(t *testing.T, got, want ledger.Store) {
 func content(t *testing.T, s ledger.Store, prefix string) string {
 	t.Helper()
 	var b strings.Builder
-	for e, err := range s.Scan(t.Context(), prefix) {
+	for e, err := range s.Scan(t.Context(), prefix, "") {
 		if err != nil {
 			t.Fatal(err)
 		}

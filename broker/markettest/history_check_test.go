@@ -19,14 +19,13 @@ func (h *history) check(t *rapid.T) {
 		}
 	}
 	for id, want := range h.world.Jobs {
-		got, _ := h.world.Market.Job(id)
-		if !reflect.DeepEqual(got, want) {
+		if got, kept := h.world.Market.Job(id); kept && !reflect.DeepEqual(got, want) {
 			t.Fatalf("job %s changed without being saved:\n got  %+v\n want %+v", id, got, want)
 		}
-		h.checkJob(t, got)
+		h.checkJob(t, want)
 	}
 	for id, want := range h.world.Leases {
-		if got, _ := h.world.Market.Lease(id); !reflect.DeepEqual(got, want) {
+		if got, kept := h.world.Market.Lease(id); kept && !reflect.DeepEqual(got, want) {
 			t.Fatalf("lease %s changed without being saved:\n got  %+v\n want %+v", id, got, want)
 		}
 		h.checkLease(t, want)
@@ -34,6 +33,33 @@ func (h *history) check(t *rapid.T) {
 	h.checkMoney(t)
 	h.checkGPUs(t)
 	h.checkQueue(t)
+	h.checkSaved(t)
+}
+
+// checkSaved restarts the market on the side: what is saved at any step is all that it needs.
+func (h *history) checkSaved(t *rapid.T) {
+	m, err := h.world.Restored()
+	if err == nil {
+		err = h.world.Audit(m)
+	}
+	if err != nil {
+		t.Fatalf("a restart now: %v", err)
+	}
+	for id := range h.world.Jobs {
+		got, kept := m.Job(id)
+		if want, open := h.world.Market.Job(id); kept != open || !reflect.DeepEqual(got, want) {
+			t.Fatalf("job %s after a restart now:\n got  %+v\n want %+v", id, got, want)
+		}
+	}
+	world, fee := m.Books()
+	if w, f := h.world.Market.Books(); world != w || fee != f {
+		t.Fatalf("after a restart now: world %v, fee %v; want %v, %v", world, fee, w, f)
+	}
+	for _, a := range h.agents {
+		if got, want := m.RecordOf(broker.PeerID(a.host)), h.world.Market.RecordOf(broker.PeerID(a.host)); got.Seen != want.Seen || got.Failures != want.Failures {
+			t.Fatalf("record of %s after a restart now: %+v, want %+v", a.host, got, want)
+		}
+	}
 }
 
 // checkLimits wants that no account holds and has spent more after a step than before, if that is above its limits.

@@ -5,6 +5,7 @@
 package markettest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -31,6 +32,8 @@ type World struct {
 	Jobs      map[broker.JobID]broker.Job
 	Leases    map[broker.LeaseID]broker.Lease
 	Transfers []broker.Transfer
+	Endings   []broker.Ending
+	derived   map[string]broker.Derived // the last of each, by what it is of
 }
 
 // NewWorld returns an empty market at a fixed moment.
@@ -47,16 +50,22 @@ func NewWorld(cfg broker.MarketConfig) (*World, error) {
 		Accounts: map[broker.AccountID]broker.Account{},
 		Jobs:     map[broker.JobID]broker.Job{},
 		Leases:   map[broker.LeaseID]broker.Lease{},
+		derived:  map[string]broker.Derived{},
 	}, nil
 }
 
-// Step applies an event, saves what is to be saved and audits the market. The error is the market's
-// refusal; a broken invariant is an [*broker.InvariantError].
+// Step applies an event, saves what is to be saved and audits the market. What is over is archived at once, so that the
+// market has to ask for it. The error is the market's refusal; a broken invariant is an [*broker.InvariantError].
 func (w *World) Step(ev broker.Event) ([]broker.Effect, error) {
+	ev, err := w.Market.Recall(context.Background(), ev, past{w})
+	if err != nil {
+		return nil, err
+	}
 	effects, err := w.Market.Step(w.Now, ev)
 	if err != nil {
 		return nil, err
 	}
+	var over broker.Archived
 	for _, e := range effects {
 		switch e := e.(type) {
 		case broker.SaveAccount:
@@ -67,10 +76,86 @@ func (w *World) Step(ev broker.Event) ([]broker.Effect, error) {
 			w.Leases[e.Lease.ID] = e.Lease
 		case broker.Post:
 			w.Transfers = append(w.Transfers, e.Transfer)
+			if ref, ok := e.Transfer.DepositRef(); ok {
+				over.Deposits = append(over.Deposits, ref)
+			}
+		case broker.SaveDerived:
+			if s, ok := e.Derived.(broker.Slot); ok && s.Closed {
+				over.Jobs = append(over.Jobs, s.Job)
+			}
+			w.keep(e.Derived)
 		case broker.SendHold, broker.SendConfirm, broker.SendRelease, broker.SendRenewal, broker.SignReceipt:
 		}
 	}
-	return effects, w.Market.Audit()
+	if _, err := w.Market.Step(w.Now, over); err != nil {
+		return nil, err
+	}
+	return effects, w.Audit(w.Market)
+}
+
+// Audit audits a market, also against all that ever was.
+func (w *World) Audit(m *broker.Market) error {
+	if err := m.Audit(); err != nil {
+		return err
+	}
+	return m.AuditPast(w.Jobs, w.Leases)
+}
+
+func (w *World) keep(d broker.Derived) {
+	switch d := d.(type) {
+	case broker.Totals:
+		w.derived["totals"] = d
+	case broker.Slot:
+		w.derived[fmt.Sprint("slot ", d.Number)] = d
+	case broker.Epoch:
+		w.derived["epoch "+string(d.Provider)+" "+d.UUID] = d
+	case broker.Answers:
+		w.derived["answers "+string(d.Provider)] = d
+	case broker.Runs:
+		w.derived["runs "+string(d.Provider)] = d
+	case broker.Content:
+		w.derived["content "+d.Key] = d
+	case broker.Ending:
+		w.Endings = append(w.Endings, d)
+	}
+}
+
+// past is what a world remembers.
+type past struct{ w *World }
+
+var _ broker.Past = past{}
+
+func (p past) Job(_ context.Context, id broker.JobID) (broker.Job, error) {
+	return remembered(p.w.Jobs, id)
+}
+func (p past) Lease(_ context.Context, id broker.LeaseID) (broker.Lease, error) {
+	return remembered(p.w.Leases, id)
+}
+
+func (p past) Signed(_ context.Context, customer broker.PeerID, nonce string) (broker.JobID, error) {
+	for _, j := range p.w.Jobs {
+		if j.Spec.Customer == customer && j.Spec.Nonce == nonce {
+			return j.First(), nil
+		}
+	}
+	return "", broker.ErrNotFound
+}
+
+func (p past) Deposit(_ context.Context, ref string) (broker.Transfer, error) {
+	for _, x := range p.w.Transfers {
+		if of, ok := x.DepositRef(); ok && of == ref {
+			return x, nil
+		}
+	}
+	return broker.Transfer{}, broker.ErrNotFound
+}
+
+func remembered[K comparable, V any](m map[K]V, k K) (V, error) {
+	v, ok := m[k]
+	if !ok {
+		return v, broker.ErrNotFound
+	}
+	return v, nil
 }
 
 // Refused reports whether an error of [World.Step] only refuses the event. Any other error means that the
@@ -82,27 +167,55 @@ func Refused(err error) bool {
 
 // Restart replaces the market by one that knows only what was saved.
 func (w *World) Restart() error {
-	m, err := broker.NewMarket(w.Config)
-	if err != nil {
-		return err
-	}
-	err = m.Restore(broker.State{
-		Accounts: slices.Collect(maps.Values(w.Accounts)),
-		Jobs:     slices.Collect(maps.Values(w.Jobs)),
-		Leases:   slices.Collect(maps.Values(w.Leases)),
-		Transfers: func(yield func(broker.Transfer, error) bool) {
-			for _, x := range w.Transfers {
-				if !yield(x, nil) {
-					return
-				}
-			}
-		},
-	})
+	m, err := w.Restored()
 	if err != nil {
 		return err
 	}
 	w.Market = m
-	return nil
+	return w.Audit(m)
+}
+
+// Restored returns a market that knows only what was saved.
+func (w *World) Restored() (*broker.Market, error) {
+	m, err := broker.NewMarket(w.Config)
+	if err != nil {
+		return nil, err
+	}
+	return m, m.Restore(w.state())
+}
+
+func (w *World) state() broker.State {
+	st := broker.State{Accounts: slices.Collect(maps.Values(w.Accounts))}
+	for _, key := range slices.Sorted(maps.Keys(w.derived)) {
+		switch d := w.derived[key].(type) {
+		case broker.Totals:
+			st.Totals = d
+		case broker.Slot:
+			if !d.Closed {
+				st.Slots = append(st.Slots, d)
+			}
+		case broker.Epoch:
+			st.Epochs = append(st.Epochs, d)
+		case broker.Answers:
+			st.Answers = append(st.Answers, d)
+		case broker.Runs:
+			st.Runs = append(st.Runs, d)
+		case broker.Content:
+			st.Contents = append(st.Contents, d)
+		case broker.Ending: // of what is over
+		}
+	}
+	for _, s := range st.Slots {
+		first := w.Jobs[s.Job]
+		for id := range first.Members() {
+			j := w.Jobs[id]
+			st.Jobs = append(st.Jobs, j)
+			for lease := range j.Leases() {
+				st.Leases = append(st.Leases, w.Leases[lease])
+			}
+		}
+	}
+	return st
 }
 
 // Open opens an account whose bound key has the account's own name, and deposits money.

@@ -33,8 +33,8 @@ func (s *Service) offers(ctx context.Context, from identity.ID, request []byte) 
 	}
 	var now time.Time
 	if err == nil {
-		now, err = ask(ctx, s, len(request), func(_ context.Context, b *batch) (time.Time, error) {
-			err := b.post(signer, set)
+		now, err = ask(ctx, s, len(request), func(ctx context.Context, b *batch) (time.Time, error) {
+			err := b.post(ctx, signer, set)
 			if err == nil {
 				s.holders.set(signer, set)
 			}
@@ -60,8 +60,8 @@ func (s *Service) report(ctx context.Context, from identity.ID, request []byte) 
 	var renewal *broker.Renewal
 	if err == nil {
 		ev := broker.Reported{Provider: signer, Report: report, Envelope: request}
-		err = s.do(ctx, 4*len(request), func(_ context.Context, b *batch) error {
-			err := b.step(ev)
+		err = s.do(ctx, 4*len(request), func(ctx context.Context, b *batch) error {
+			err := b.step(ctx, ev)
 			renewal = b.renewal
 			return err
 		})
@@ -94,7 +94,7 @@ func (s *Service) send(ctx context.Context, e broker.Effect) {
 		lease = e.Confirm.Lease
 	case broker.SendRelease:
 		lease = e.Release.Lease
-	case broker.SaveAccount, broker.SaveJob, broker.SaveLease, broker.Post, broker.SendRenewal, broker.SignReceipt:
+	case broker.SaveAccount, broker.SaveJob, broker.SaveLease, broker.Post, broker.SaveDerived, broker.SendRenewal, broker.SignReceipt:
 		return
 	}
 	if !s.sends.push(lease, e) {
@@ -145,7 +145,7 @@ func (s *Service) perform(ctx context.Context, e broker.Effect) broker.Event {
 			ev.Error = s.lost("release", e.Provider, e.Release.Lease, err)
 		}
 		return ev
-	case broker.SaveAccount, broker.SaveJob, broker.SaveLease, broker.Post, broker.SendRenewal, broker.SignReceipt:
+	case broker.SaveAccount, broker.SaveJob, broker.SaveLease, broker.Post, broker.SaveDerived, broker.SendRenewal, broker.SignReceipt:
 	}
 	return broker.Ticked{}
 }

@@ -59,7 +59,7 @@ func shown(k broker.OwnerAsk, set broker.OfferSet) broker.OfferSet {
 }
 
 // post takes an agent's offers.
-func (b *batch) post(from broker.PeerID, set broker.OfferSet) error {
+func (b *batch) post(ctx context.Context, from broker.PeerID, set broker.OfferSet) error {
 	book := b.s.asks
 	book.mu.Lock()
 	ask, kept := book.asks[from]
@@ -73,7 +73,7 @@ func (b *batch) post(from broker.PeerID, set broker.OfferSet) error {
 			return fmt.Errorf("offers of %s: %w", from, err)
 		}
 	}
-	if err := b.step(broker.OffersPosted{Provider: from, Set: shown(ask, set)}); err != nil {
+	if err := b.step(ctx, broker.OffersPosted{Provider: from, Set: shown(ask, set)}); err != nil {
 		return err
 	}
 	book.mu.Lock()
@@ -112,12 +112,12 @@ func (s *Service) SetAsk(ctx context.Context, provider broker.PeerID, ask broker
 	if err != nil {
 		return err
 	}
-	return s.do(ctx, len(value), func(_ context.Context, b *batch) error {
+	return s.do(ctx, len(value), func(ctx context.Context, b *batch) error {
 		s.asks.mu.Lock()
 		set, ok := s.asks.sets[provider]
 		s.asks.mu.Unlock()
 		if ok {
-			if err := b.step(broker.OffersPosted{Provider: provider, Set: shown(ask, set)}); err != nil {
+			if err := b.step(ctx, broker.OffersPosted{Provider: provider, Set: shown(ask, set)}); err != nil {
 				return err
 			}
 		}

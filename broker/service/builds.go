@@ -311,7 +311,7 @@ func (b *builds) keep(ctx context.Context, o *build, root blockstore.CID) error 
 			return err
 		}
 		batch.notes[key] = value
-		return batch.step(n.size(o.digest.String()))
+		return batch.step(ctx, n.size(o.digest.String()))
 	})
 }
 

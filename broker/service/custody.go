@@ -49,11 +49,14 @@ func (s *Service) custodialKey(id broker.AccountID) (identity.Key, error) {
 
 // Tag returns what the submitter of one of the account's jobs keeps with it; nil if that is nothing. The market gives it
 // no meaning.
-func (s *Service) Tag(_ context.Context, account broker.AccountID, id broker.JobID) ([]byte, error) {
+func (s *Service) Tag(ctx context.Context, account broker.AccountID, id broker.JobID) ([]byte, error) {
 	if err := s.Ready(); err != nil {
 		return nil, err
 	}
-	return s.view.tag(account, id)
+	if _, err := s.job(ctx, account, id); err != nil {
+		return nil, err
+	}
+	return s.c.Store.Hint(ctx, tagHints+string(id))
 }
 
 // SetTag keeps something else with one of the account's jobs, at most [MaxTag] bytes.
@@ -69,13 +72,4 @@ func (s *Service) SetTag(ctx context.Context, account broker.AccountID, id broke
 		b.hints[tagHints+string(id)] = tag
 		return nil
 	})
-}
-
-func (v *view) tag(account broker.AccountID, id broker.JobID) ([]byte, error) {
-	if _, err := v.job(account, id); err != nil {
-		return nil, err
-	}
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	return v.tags[id], nil
 }

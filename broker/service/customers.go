@@ -72,7 +72,7 @@ func (s *Service) SubmitTagged(ctx context.Context, account broker.AccountID, ke
 		return broker.Job{}, err
 	}
 	s.accepted(ctx, account, &spec)
-	return s.view.job(account, id)
+	return s.job(ctx, account, id)
 }
 
 func (b *batch) submit(ctx context.Context, ev broker.Submitted, signer broker.PeerID, key string, tag []byte) (broker.JobID, error) {
@@ -95,7 +95,7 @@ func (b *batch) submit(ctx context.Context, ev broker.Submitted, signer broker.P
 		return "", err
 	}
 	ev.Job = broker.JobID("j-" + randomID())
-	if err := b.step(ev); err != nil {
+	if err := b.step(ctx, ev); err != nil {
 		return "", err
 	}
 	note, err := json.Marshal(submission{Job: ev.Job, Body: body})
@@ -134,40 +134,41 @@ func (s *Service) Cancel(ctx context.Context, account broker.AccountID, id broke
 	if err := s.event(ctx, len(reason), broker.CancelRequested{Job: id, Reason: reason}); err != nil {
 		return broker.Job{}, err
 	}
-	return s.view.job(account, id)
+	return s.job(ctx, account, id)
 }
 
 // Job returns one of the account's jobs.
-func (s *Service) Job(_ context.Context, account broker.AccountID, id broker.JobID) (broker.Job, error) {
+func (s *Service) Job(ctx context.Context, account broker.AccountID, id broker.JobID) (broker.Job, error) {
 	if err := s.Ready(); err != nil {
 		return broker.Job{}, err
 	}
-	return s.view.job(account, id)
+	return s.job(ctx, account, id)
 }
 
 // Jobs returns the account's newest jobs, or those accepted before a job, at most most, newest first, and
 // whether there are older ones.
-func (s *Service) Jobs(_ context.Context, account broker.AccountID, before broker.JobID, most int) ([]broker.Job, bool, error) {
+func (s *Service) Jobs(ctx context.Context, account broker.AccountID, before broker.JobID, most int) ([]broker.Job, bool, error) {
 	if err := s.Ready(); err != nil {
 		return nil, false, err
 	}
-	return s.view.jobsBefore(account, before, most)
+	return s.jobsBefore(ctx, account, before, most)
 }
 
 // Lease returns a job's current or last lease.
-func (s *Service) Lease(_ context.Context, account broker.AccountID, id broker.JobID) (broker.Lease, error) {
+func (s *Service) Lease(ctx context.Context, account broker.AccountID, id broker.JobID) (broker.Lease, error) {
 	if err := s.Ready(); err != nil {
 		return broker.Lease{}, err
 	}
-	return s.view.leaseOf(account, id)
+	return s.leaseOf(ctx, account, id)
 }
 
-// Executed returns the leases that ran at any time between two, of all accounts, by when they became ready.
-func (s *Service) Executed(_ context.Context, from, to time.Time) ([]broker.Lease, error) {
+// Executed returns the leases that ran at any time between two, of all accounts, by when they became ready. Those that are
+// not over have the zero At.
+func (s *Service) Executed(ctx context.Context, from, to time.Time) ([]broker.Ending, error) {
 	if err := s.Ready(); err != nil {
 		return nil, err
 	}
-	return s.view.executed(from, to), nil
+	return s.executed(ctx, from, to)
 }
 
 // Receipt returns the signed receipt of a job's last lease.
@@ -191,7 +192,7 @@ func (s *Service) Events(ctx context.Context, account broker.AccountID, id broke
 				yield(broker.JobEvent{}, err)
 				return
 			}
-			j, changed, err := s.view.watch(account, id)
+			j, changed, err := s.watch(ctx, account, id)
 			if err != nil {
 				yield(broker.JobEvent{}, err)
 				return
@@ -302,18 +303,18 @@ func (s *Service) openAccount(ctx context.Context, name string, deposit *pricing
 		}
 		bound = broker.PeerID(key.ID())
 	}
-	err := s.do(ctx, len(name), func(_ context.Context, b *batch) error {
-		if err := b.step(broker.AccountOpened{Account: id, Name: name}); err != nil {
+	err := s.do(ctx, len(name), func(ctx context.Context, b *batch) error {
+		if err := b.step(ctx, broker.AccountOpened{Account: id, Name: name}); err != nil {
 			return err
 		}
 		if *deposit > 0 {
-			if err := b.step(broker.Deposited{Account: id, Amount: *deposit, Ref: "open " + string(id)}); err != nil {
+			if err := b.step(ctx, broker.Deposited{Account: id, Amount: *deposit, Ref: "open " + string(id)}); err != nil {
 				b.fatal = fmt.Errorf("deposit into the new account %s: %w", id, err) // half an account must not be saved
 				return err
 			}
 		}
 		if custodial {
-			if err := b.step(broker.KeyBound{Account: id, Key: bound, Custodial: true}); err != nil {
+			if err := b.step(ctx, broker.KeyBound{Account: id, Key: bound, Custodial: true}); err != nil {
 				b.fatal = fmt.Errorf("key of the new account %s: %w", id, err)
 				return err
 			}

@@ -234,7 +234,7 @@ func BenchmarkRestart(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, err := s.restore(b.Context()); err != nil {
+		if _, _, err := s.restore(b.Context()); err != nil {
 			b.Fatal(err)
 		}
 		b.StopTimer()
@@ -264,17 +264,17 @@ func fillLedger(b *testing.B, dir string, self identity.Key, ended, running int)
 		b.Fatal(err)
 	}
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	var posts []broker.Effect
+	var posts, derived []broker.Effect
 	last := map[string]broker.Effect{}
 	batches := 0
 	flush := func() {
-		effects := append(slices.Collect(maps.Values(last)), posts...)
+		effects := slices.Concat(slices.Collect(maps.Values(last)), posts, derived)
 		batches++
 		if err := books.Save(b.Context(), epoch, fmt.Sprint(batches), effects, nil, nil); err != nil {
 			b.Fatal(err)
 		}
 		clear(last)
-		posts = posts[:0]
+		posts, derived = posts[:0], derived[:0]
 	}
 	step := func(ev broker.Event) {
 		effects, err := m.Step(now, ev)
@@ -294,6 +294,8 @@ func fillLedger(b *testing.B, dir string, self identity.Key, ended, running int)
 				last["l"+string(e.Lease.ID)] = e
 			case broker.Post:
 				posts = append(posts, e)
+			case broker.SaveDerived:
+				derived = append(derived, e)
 			case broker.SendHold, broker.SendConfirm, broker.SendRelease, broker.SendRenewal, broker.SignReceipt:
 			}
 		}
@@ -347,7 +349,7 @@ func fillLedger(b *testing.B, dir string, self identity.Key, ended, running int)
 		} else {
 			step(broker.ProviderGone{Provider: provider}) // keeps the search short
 		}
-		if len(last) > 300 {
+		if len(last) > 300 { // with the rest about half of what a batch may have
 			flush()
 		}
 	}

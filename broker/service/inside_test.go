@@ -3,7 +3,6 @@ package service
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -121,38 +120,6 @@ func TestOutboxKeepsTheLatest(t *testing.T) {
 	}
 	if _, more := o.pop("l"); more || !o.push("l", broker.SendHold{}) {
 		t.Error("an empty outbox still has its server")
-	}
-}
-
-// TestPagesOfJobs reads an account's jobs in pages of every size while another account has jobs too.
-func TestPagesOfJobs(t *testing.T) {
-	v := newView()
-	for i := range 7 {
-		v.saveJob(broker.Job{ID: broker.JobID(fmt.Sprint("a", i)), Account: "a"})
-		v.saveJob(broker.Job{ID: broker.JobID(fmt.Sprint("b", i)), Account: "b"})
-	}
-	for most := 1; most <= 8; most++ {
-		var got []broker.JobID
-		var before broker.JobID
-		for more := true; more; {
-			page, older, err := v.jobsBefore("a", before, most)
-			if err != nil || len(page) > most || older && len(page) < most {
-				t.Fatalf("page of %d before %q: %d jobs, %v", most, before, len(page), err)
-			}
-			for _, j := range page {
-				got = append(got, j.ID)
-			}
-			more, before = older, got[len(got)-1]
-		}
-		if fmt.Sprint(got) != "[a6 a5 a4 a3 a2 a1 a0]" {
-			t.Errorf("pages of %d: %v", most, got)
-		}
-	}
-	if _, _, err := v.jobsBefore("a", "b3", 1); !errors.Is(err, broker.ErrInvalid) {
-		t.Errorf("another account's job as cursor: %v", err)
-	}
-	if page, more, err := v.jobsBefore("c", "", 5); len(page) != 0 || more || err != nil {
-		t.Errorf("an account without jobs: %v, %v, %v", page, more, err)
 	}
 }
 

@@ -42,7 +42,7 @@ func (s *Service) accuse(ctx context.Context, from broker.PeerID, r broker.Poiso
 	if err := s.c.Store.Room(); err != nil {
 		return fmt.Errorf("no room for accusations: %w", broker.ErrUnavailable)
 	}
-	lease, err := s.proof(from, r)
+	lease, err := s.proof(ctx, from, r)
 	if err != nil {
 		return err
 	}
@@ -72,16 +72,16 @@ func (s *Service) accuse(ctx context.Context, from broker.PeerID, r broker.Poiso
 		if before.IsZero() {
 			s.c.Logger.Warn("peer is not named as a source of blocks for a while", "accused", r.Accused, "accusers", accusers, "until", until)
 		}
-		return b.step(broker.SourceDistrusted{Provider: r.Accused, Until: until})
+		return b.step(ctx, broker.SourceDistrusted{Provider: r.Accused, Until: until})
 	})
 }
 
 // proof returns the lease which shows that the broker told the accuser to ask the accused; nil if nothing does.
-func (s *Service) proof(from broker.PeerID, r broker.PoisonReport) (*broker.Lease, error) {
+func (s *Service) proof(ctx context.Context, from broker.PeerID, r broker.PoisonReport) (*broker.Lease, error) {
 	if r.Lease == "" {
 		return nil, nil
 	}
-	l, _, err := s.view.hired(r.Lease)
+	l, _, err := s.hired(ctx, r.Lease)
 	switch {
 	case errors.Is(err, broker.ErrNotFound):
 		return nil, nil

@@ -88,8 +88,8 @@ func tierOf(l broker.Level, simulated bool) string {
 }
 
 // cellsTraded are the cells of a lease.
-func cellsTraded(l *broker.Lease) []pricing.Cell {
-	return cellsOf(l.Model, l.PriceTerm(), tierOf(l.Level, l.Simulated), l.Region)
+func cellsTraded(l *broker.Ending) []pricing.Cell {
+	return cellsOf(l.Model, l.Term, tierOf(l.Level, l.Simulated), l.Region)
 }
 
 // cellsOf are the cells of GPUs for a term in a country: the one of all regions, and that of its group.
@@ -119,24 +119,22 @@ func (b *priceBook) cellOf(c pricing.Cell) *priceCell {
 }
 
 // tradeOf makes a trade of a settled lease. A provider is its own operator: nothing says yet who is behind two of them.
-func tradeOf(e *endedLease, self broker.PeerID) pricing.Trade {
-	l := &e.lease
+func tradeOf(l *broker.Ending, self broker.PeerID) pricing.Trade {
 	return pricing.Trade{
-		ID: pricing.TradeID(string(l.ID)), Settled: e.at.Unix(), Agreed: l.Granted.Unix(), GPUs: len(l.GPUs), Rate: l.Rate,
-		GPUSeconds: int64(l.Billed/time.Second) * int64(len(l.GPUs)), Provider: string(l.Provider), Operator: string(l.Provider),
-		Customer: string(e.customer), Canary: e.customer == self, CPUs: l.CPUs, MemoryMiB: int64(l.MemoryMiB), //nolint:gosec // bounded by the offer's rules
+		ID: pricing.TradeID(string(l.Lease)), Settled: l.At.Unix(), Agreed: l.Granted.Unix(), GPUs: l.GPUs, Rate: l.Rate,
+		GPUSeconds: int64(l.Billed/time.Second) * int64(l.GPUs), Provider: string(l.Provider), Operator: string(l.Provider),
+		Customer: string(l.Customer), Canary: l.Customer == self, CPUs: l.CPUs, MemoryMiB: int64(l.MemoryMiB), //nolint:gosec // bounded by the offer's rules
 	}
 }
 
 // ended takes a lease that is over, and returns what a stream tells of it.
-func (b *priceBook) ended(e *endedLease) []broker.PriceEvent {
-	l := &e.lease
-	cancelled := l.Granted.IsZero() && e.last && e.state == broker.JobCancelled // by the customer, before the answer
+func (b *priceBook) ended(l *broker.Ending) []broker.PriceEvent {
+	cancelled := l.Granted.IsZero() && l.Last && l.Job == broker.JobCancelled // by the customer, before the answer
 	if !cancelled {
-		entry := tapeEntry{at: e.at, granted: !l.Granted.IsZero(), ready: !l.Ready.IsZero()}
+		entry := tapeEntry{at: l.At, granted: !l.Granted.IsZero(), ready: !l.Ready.IsZero()}
 		if entry.ready {
-			entry.start, entry.interrupted = l.Ready.Sub(l.Granted), e.last && e.state == broker.JobFailed
-			entry.gpuSeconds = int64(l.Billed/time.Second) * int64(len(l.GPUs))
+			entry.start, entry.interrupted = l.Ready.Sub(l.Granted), l.Last && l.Job == broker.JobFailed
+			entry.gpuSeconds = int64(l.Billed/time.Second) * int64(l.GPUs)
 		}
 		b.tape = append(b.tape, entry)
 		if len(b.tape) > maxTape {
@@ -146,7 +144,7 @@ func (b *priceBook) ended(e *endedLease) []broker.PriceEvent {
 	if l.Billed < time.Second || l.Rate <= 0 {
 		return nil // nothing was traded
 	}
-	t := tradeOf(e, b.self)
+	t := tradeOf(l, b.self)
 	var events []broker.PriceEvent
 	for _, cell := range cellsTraded(l) {
 		c := b.cellOf(cell)

@@ -57,11 +57,10 @@ func TestReservedPricesAreApart(t *testing.T) {
 		{Provider: "a", Model: "T4", Rate: 40 * cent, Reserved: 30 * cent, GPUs: 4, Free: 3, Level: broker.LevelNVML},
 		{Provider: "b", Model: "T4", Rate: 35 * cent, GPUs: 1, Free: 1, Level: broker.LevelNVML},
 	}, nil)
-	lease := broker.Lease{
-		ID: "l", Model: "T4", Rate: 30 * cent, Billed: time.Hour, GPUs: make([]broker.GPULease, 1), Level: broker.LevelNVML,
-		Granted: time.Unix(1, 0), Ready: time.Unix(2, 0), Term: 24 * time.Hour,
-	}
-	b.ended(&endedLease{at: time.Unix(300, 0), lease: lease, state: broker.JobDone, last: true, customer: "c"})
+	b.ended(&broker.Ending{
+		At: time.Unix(300, 0), Lease: "l", Model: "T4", Term: pricing.Reserved, Rate: 30 * cent, Billed: time.Hour, GPUs: 1, Level: broker.LevelNVML,
+		Granted: time.Unix(1, 0), Ready: time.Unix(2, 0), Job: broker.JobDone, Last: true, Customer: "c",
+	})
 	for term, want := range map[pricing.Term]struct {
 		best   pricing.Rate
 		gpus   int
@@ -101,7 +100,7 @@ func TestPriceBookIsBounded(t *testing.T) {
 		t.Errorf("%d cells are kept of models that nobody offers or traded, %d odd", len(b.cells)-1, b.odd)
 	}
 	for i := range 3 * maxTape {
-		b.ended(&endedLease{at: time.Unix(int64(i), 0), lease: broker.Lease{Granted: time.Unix(1, 0)}})
+		b.ended(&broker.Ending{At: time.Unix(int64(i), 0), Granted: time.Unix(1, 0)})
 	}
 	if len(b.tape) > maxTape {
 		t.Errorf("%d leases are remembered", len(b.tape))
@@ -113,14 +112,14 @@ func TestHealth(t *testing.T) {
 	b := newPriceBook("broker", []byte("secret"))
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	end := func(ago time.Duration, state broker.JobState, last, granted, ready bool, start, billed time.Duration) {
-		l := broker.Lease{Model: "T4", Rate: cent, Billed: billed, GPUs: make([]broker.GPULease, 2)}
+		l := broker.Ending{At: now.Add(-ago), Model: "T4", Rate: cent, Billed: billed, GPUs: 2, Job: state, Last: last, Customer: "c"}
 		if granted {
 			l.Granted = now.Add(-ago - time.Hour)
 		}
 		if ready {
 			l.Ready = l.Granted.Add(start)
 		}
-		b.ended(&endedLease{at: now.Add(-ago), lease: l, state: state, last: last, customer: "c"})
+		b.ended(&l)
 	}
 	end(25*time.Hour, broker.JobDone, true, true, true, time.Second, time.Hour)     // too long ago
 	end(5*time.Hour, broker.JobCancelled, true, false, false, 0, 0)                 // before the answer: nobody's fault

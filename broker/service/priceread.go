@@ -117,7 +117,7 @@ func (s *Service) PriceReceipt(ctx context.Context, cell pricing.Cell, at time.T
 	if record == nil {
 		return pricing.Receipt{}, none
 	}
-	return s.prices.receipt(record, beat)
+	return s.prices.receipt(ctx, record, beat)
 }
 
 func (s *Service) prints(ctx context.Context, prefix string) (dayOfPrints, error) {
@@ -130,13 +130,16 @@ func (s *Service) prints(ctx context.Context, prefix string) (dayOfPrints, error
 
 // receipt makes the receipt of a print that a record says, as of a beat that it still held at. The trades are the
 // ledger's, so that it fails if the ledger does not give what was printed.
-func (p *prices) receipt(record *printRecord, beat int64) (pricing.Receipt, error) {
+func (p *prices) receipt(ctx context.Context, record *printRecord, beat int64) (pricing.Receipt, error) {
 	cell := record.Print.Cell
 	in := pricing.Inputs{Cell: cell, At: beat, Hedonic: record.Hedonic, Asks: record.Asks}
 	params := pricing.ParamsV1()
-	for e := range p.between(beat-params.Window, beat) {
-		if slices.Contains(cellsTraded(&e.lease), cell) {
-			if t := tradeOf(e, p.s.c.Market.Self); t.GPUSeconds >= params.MinPaid*int64(t.GPUs) {
+	for e, err := range p.between(ctx, beat-params.Window, beat) {
+		if err != nil {
+			return pricing.Receipt{}, err
+		}
+		if slices.Contains(cellsTraded(&e), cell) {
+			if t := tradeOf(&e, p.s.c.Market.Self); t.GPUSeconds >= params.MinPaid*int64(t.GPUs) {
 				in.Trades = append(in.Trades, t)
 			}
 		}
@@ -167,9 +170,12 @@ func (s *Service) PriceFit(ctx context.Context, cell pricing.Cell, at time.Time)
 	}
 	when := pricing.HedonicTime(at.Unix())
 	var trades []pricing.Trade
-	for e := range s.prices.between(when-pricing.HedonicWindow, when) {
-		if slices.Contains(cellsTraded(&e.lease), cell) {
-			trades = newest(trades, tradeOf(e, s.c.Market.Self))
+	for e, err := range s.prices.between(ctx, when-pricing.HedonicWindow, when) {
+		if err != nil {
+			return pricing.Hedonic{}, nil, err
+		}
+		if slices.Contains(cellsTraded(&e), cell) {
+			trades = newest(trades, tradeOf(&e, s.c.Market.Self))
 		}
 	}
 	obs, operators := pricing.Observations(trades, when)

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"sync"
@@ -21,8 +22,6 @@ const (
 	// after it is, so that a large market pays with the age of its depth and not with the writer's time.
 	priceTick  = time.Second
 	priceShare = 20
-	// pricePage is how many ended leases are read at once: readers hold the view up no longer.
-	pricePage = 64
 	// maxHistoryDays bounds how far back prints are read at a start: as far as daily bars go.
 	maxHistoryDays = pricing.MaxPoints
 )
@@ -38,7 +37,7 @@ type prices struct {
 	book   *priceBook // its histories; changed by the recorder alone, with mu held
 	secret []byte     // set before book is
 
-	seen int // ended leases taken; the recorder's
+	seen broker.Ending // the last that was taken; the recorder's
 
 	forecasting sync.Mutex
 	forecasts   map[forecastKey]pricing.Forecast
@@ -100,6 +99,7 @@ func (p *prices) load(ctx context.Context) error {
 		return fmt.Errorf("the key of pseudonyms: %w", err)
 	}
 	book := newPriceBook(p.s.c.Market.Self, secret)
+	taken := func(e *broker.Ending) { book.ended(e) }
 	first, err := p.s.c.Store.Note(ctx, priceFirst)
 	if err != nil && !errors.Is(err, broker.ErrNotFound) {
 		return err
@@ -122,33 +122,37 @@ func (p *prices) load(ctx context.Context) error {
 			return err
 		}
 		for _, at := range prints.beats {
-			p.drain(book, time.Unix(at, 0))
+			if err := p.drain(ctx, time.Unix(at, 0), taken); err != nil {
+				return err
+			}
 			book.replay(at, prints.records[at])
 		}
 		for at := range prints.records { // of a crash before its beat
 			book.printed = max(book.printed, at)
 		}
 	}
-	p.drain(book, time.Time{})
+	if err := p.drain(ctx, time.Time{}, taken); err != nil {
+		return err
+	}
 	p.mu.Lock()
 	p.book, p.secret = book, secret
 	p.mu.Unlock()
 	return nil
 }
 
-// drain takes the leases that were over before a time, or all, into a book.
-func (p *prices) drain(book *priceBook, before time.Time) []broker.PriceEvent {
-	var events []broker.PriceEvent
-	for {
-		page, next := p.s.view.ended(p.seen, time.Time{}, before, pricePage)
-		for i := range page {
-			events = append(events, book.ended(&page[i])...)
+// drain gives out the leases that were over before a time, or all, and were not given out yet.
+func (p *prices) drain(ctx context.Context, before time.Time, to func(*broker.Ending)) error {
+	for e, err := range p.s.c.Store.Endings(ctx, p.seen.At, p.seen.Lease) {
+		if err != nil {
+			return err
 		}
-		p.seen = next
-		if len(page) < pricePage {
-			return events
+		if !before.IsZero() && !e.At.Before(before) {
+			break
 		}
+		to(&e)
+		p.seen = e
 	}
+	return nil
 }
 
 // step reads the market and, when it is time, prints.
@@ -167,14 +171,29 @@ func (p *prices) step(ctx context.Context) error {
 	}
 	every := int64(p.s.c.PrintEvery / time.Second)
 	at := read.now.Unix() - read.now.Unix()%every
-	events := p.update(func(b *priceBook) []broker.PriceEvent {
-		return append(p.drain(b, time.Unix(at, 0)), b.offered(read.asks, read.bids)...)
-	})
+	before, err := p.take(ctx, time.Unix(at, 0))
+	if err != nil {
+		return err
+	}
+	events := append(before, p.update(func(b *priceBook) []broker.PriceEvent { return b.offered(read.asks, read.bids) })...)
 	printed, err := p.print(ctx, at)
 	events = append(events, printed...)
-	events = append(events, p.update(func(b *priceBook) []broker.PriceEvent { return p.drain(b, time.Time{}) })...)
-	p.show(read.now, events)
-	return err
+	after, late := p.take(ctx, time.Time{})
+	p.show(read.now, append(events, after...))
+	return cmp.Or(err, late)
+}
+
+// take takes the leases that were over before a time, or all, into the book.
+func (p *prices) take(ctx context.Context, before time.Time) ([]broker.PriceEvent, error) {
+	var ended []broker.Ending
+	err := p.drain(ctx, before, func(e *broker.Ending) { ended = append(ended, *e) })
+	return p.update(func(b *priceBook) []broker.PriceEvent {
+		var events []broker.PriceEvent
+		for i := range ended {
+			events = append(events, b.ended(&ended[i])...)
+		}
+		return events
+	}), err
 }
 
 // update changes the book.
@@ -194,7 +213,10 @@ func (p *prices) print(ctx context.Context, at int64) ([]broker.PriceEvent, erro
 	}
 	var trades map[pricing.Cell][]pricing.Trade
 	if p.book.unfitted(at) {
-		trades = p.fitted(at)
+		var err error
+		if trades, err = p.fitted(ctx, at); err != nil {
+			return nil, err
+		}
 	}
 	p.update(func(b *priceBook) []broker.PriceEvent {
 		b.fit(at, trades)
@@ -239,18 +261,21 @@ func (p *prices) print(ctx context.Context, at int64) ([]broker.PriceEvent, erro
 }
 
 // fitted returns the trades of the weeks before the fit that is in force at a time, the newest of each cell.
-func (p *prices) fitted(at int64) map[pricing.Cell][]pricing.Trade {
+func (p *prices) fitted(ctx context.Context, at int64) (map[pricing.Cell][]pricing.Trade, error) {
 	when := pricing.HedonicTime(at)
 	trades := map[pricing.Cell][]pricing.Trade{}
-	for e := range p.between(when-pricing.HedonicWindow, when) {
-		for _, cell := range cellsTraded(&e.lease) {
+	for e, err := range p.between(ctx, when-pricing.HedonicWindow, when) {
+		if err != nil {
+			return nil, err
+		}
+		for _, cell := range cellsTraded(&e) {
 			if p.book.cells[cell] == nil {
 				continue
 			}
-			trades[cell] = newest(trades[cell], tradeOf(e, p.s.c.Market.Self))
+			trades[cell] = newest(trades[cell], tradeOf(&e, p.s.c.Market.Self))
 		}
 	}
-	return trades
+	return trades, nil
 }
 
 // newest adds a trade to those that a fit looks at, and drops the oldest when they are too many.
@@ -262,17 +287,10 @@ func newest(list []pricing.Trade, t pricing.Trade) []pricing.Trade {
 }
 
 // between yields the leases that were over in [from, to), in Unix seconds.
-func (p *prices) between(from, to int64) func(yield func(*endedLease) bool) {
-	return func(yield func(*endedLease) bool) {
-		skip := 0
-		for {
-			page, next := p.s.view.ended(skip, time.Unix(from, 0), time.Unix(to, 0), pricePage)
-			for i := range page {
-				if !yield(&page[i]) {
-					return
-				}
-			}
-			if skip = next; len(page) < pricePage {
+func (p *prices) between(ctx context.Context, from, to int64) iter.Seq2[broker.Ending, error] {
+	return func(yield func(broker.Ending, error) bool) {
+		for e, err := range p.s.c.Store.Endings(ctx, time.Unix(from, 0), "") {
+			if err == nil && e.At.Unix() >= to || !yield(e, err) {
 				return
 			}
 		}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,16 +30,35 @@ type priceMarket struct {
 	key      identity.Key
 	customer identity.Key
 	account  broker.AccountID
-	store    Store
+	store    *bentStore
 	stop     func()
 	jobs     int
 	seqs     map[broker.PeerID]uint64
 	ids      map[string]broker.PeerID // of providers, by host
 }
 
+// bentStore tells another rate of a lease that is over.
+type bentStore struct {
+	Store
+	bent atomic.Pointer[broker.LeaseID]
+}
+
+func (s *bentStore) Endings(ctx context.Context, from time.Time, after broker.LeaseID) iter.Seq2[broker.Ending, error] {
+	return func(yield func(broker.Ending, error) bool) {
+		for e, err := range s.Store.Endings(ctx, from, after) {
+			if bent := s.bent.Load(); bent != nil && *bent == e.Lease {
+				e.Rate++
+			}
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
+}
+
 func newPriceMarket(t *testing.T) *priceMarket {
 	t.Helper()
-	m := &priceMarket{t: t, key: mustKey(t), customer: mustKey(t), store: ledger.Books{Store: new(ledger.Memory)}, seqs: map[broker.PeerID]uint64{}, ids: map[string]broker.PeerID{}}
+	m := &priceMarket{t: t, key: mustKey(t), customer: mustKey(t), store: &bentStore{Store: ledger.Books{Store: new(ledger.Memory)}}, seqs: map[broker.PeerID]uint64{}, ids: map[string]broker.PeerID{}}
 	m.start()
 	deposit := 100_000 * pricing.USD
 	a, _, err := m.OpenAccount(t.Context(), "ada", &deposit)
@@ -276,10 +297,7 @@ func TestPrices(t *testing.T) {
 		}
 
 		// A ledger that was tampered with does not give what was printed.
-		m.view.mu.Lock()
-		last.Rate++
-		m.view.leases[last.ID] = last
-		m.view.mu.Unlock()
+		m.store.bent.Store(&last.ID)
 		if r, err := m.PriceReceipt(t.Context(), firm.Cell, time.Unix(firm.At, 0)); err == nil {
 			t.Errorf("another rate in the ledger, and a receipt %+v", r)
 		}

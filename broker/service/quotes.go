@@ -32,7 +32,7 @@ func (s *Service) FirmQuote(ctx context.Context, account broker.AccountID, key s
 	limit := time.NewTimer(quotePatience)
 	defer limit.Stop()
 	for {
-		j, changed, err := s.view.watch(account, j.ID)
+		j, changed, err := s.watch(ctx, account, j.ID)
 		if err != nil || j.State != broker.JobQueued && j.State != broker.JobHolding {
 			return j, err
 		}
@@ -56,25 +56,30 @@ func (s *Service) AcceptQuote(ctx context.Context, account broker.AccountID, id 
 	if err := s.event(ctx, 0, broker.QuoteAccepted{Job: id}); err != nil {
 		return broker.Job{}, err
 	}
-	return s.view.job(account, id)
+	return s.job(ctx, account, id)
 }
 
 // DropQuote gives a firm quote of the account back. One that was accepted is a job, which only [Service.Cancel] ends.
 func (s *Service) DropQuote(ctx context.Context, account broker.AccountID, id broker.JobID) (broker.Job, error) {
-	if _, err := s.Job(ctx, account, id); err != nil {
+	seen, err := s.Job(ctx, account, id)
+	if err != nil {
 		return broker.Job{}, err
 	}
-	err := s.do(ctx, 0, func(_ context.Context, b *batch) error {
-		switch j, _ := s.market.Job(id); {
+	err = s.do(ctx, 0, func(ctx context.Context, b *batch) error {
+		j, open := s.market.Job(id)
+		if !open {
+			j = seen
+		}
+		switch {
 		case j.Spec.Firm == 0:
 			return fmt.Errorf("job %s: %w: it is not a quote", id, broker.ErrConflict)
 		case !j.Quote.Taken.IsZero():
 			return fmt.Errorf("quote %s: %w: it was accepted; cancel the job", id, broker.ErrConflict)
 		}
-		return b.step(broker.CancelRequested{Job: id, Reason: "the customer gave the quote back"})
+		return b.step(ctx, broker.CancelRequested{Job: id, Reason: "the customer gave the quote back"})
 	})
 	if err != nil {
 		return broker.Job{}, err
 	}
-	return s.view.job(account, id)
+	return s.job(ctx, account, id)
 }

@@ -43,8 +43,13 @@
 // # Prices
 //
 // Settled leases are trades. Each minute the index of every cell is printed (see rialto/pricing), saved where it changed,
-// and then shown; what was printed is never written again. The trades are not saved beside the leases: after a restart, and
-// for a receipt of any time, they are made from the ledger's leases again, and must give what was printed.
+// and then shown; what was printed is never written again. Its trades are made from what the ledger keeps of each lease that
+// is over ([broker.Ending]): again after a restart, and for a receipt of any time, and they must give what was printed.
+//
+// # What is over
+//
+// Market and readers have what is open in memory, and read what is over from the store when it is named or asked for (see
+// [Archive]): a restart takes as long as it takes to read what is open. The market forgets what is over once that is durable.
 package service
 
 import (
@@ -79,9 +84,10 @@ type Host interface {
 
 // Store makes the market's effects durable. See rialto/broker/ledger.
 type Store interface {
+	Archive
 	// Campaign fences earlier writers.
 	Campaign(ctx context.Context) (epoch uint64, err error)
-	// Load returns all that was saved.
+	// Load returns what was saved of what is open.
 	Load(ctx context.Context) (broker.State, error)
 	// Save makes saves, posts, new notes and hints durable, all or none. After an error nothing may be assumed.
 	Save(ctx context.Context, epoch uint64, id string, effects []broker.Effect, notes, hints map[string][]byte) error
@@ -91,6 +97,8 @@ type Store interface {
 	Notes(ctx context.Context, prefix string) (map[string][]byte, error)
 	// Hints returns the hints whose key begins with prefix: notes that a later one replaces, and an empty one removes.
 	Hints(ctx context.Context, prefix string) (map[string][]byte, error)
+	// Hint returns one; nothing if there is none.
+	Hint(ctx context.Context, key string) ([]byte, error)
 	// Room returns an error when no new work should be accepted.
 	Room() error
 }
@@ -218,24 +226,34 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	defer close(s.stopped)
 	s.serveAgents()
-	epoch, err := s.restore(ctx)
+	state, epoch, err := s.restore(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
 		return fmt.Errorf("restore the market: %w", err)
 	}
-	sendCtx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
+	sendCtx := ctx
 	defer s.sending.Wait()
-	defer cancel()
+	defer cancel(nil)
 	close(s.opened)
+	s.sending.Go(func() {
+		if err := s.recount(ctx, state); err != nil {
+			cancel(err)
+		}
+	})
 	if s.c.Builder != nil {
 		s.sending.Go(func() { s.builds.run(sendCtx) })
 	}
 	s.sending.Go(func() { s.prices.run(sendCtx) })
 	s.c.Logger.Info("market is open", "broker", s.c.Key.ID(), "epoch", epoch)
 	w := &writer{s: s, epoch: epoch, clock: newClock(s.market.Clock())}
-	if err := w.run(ctx, sendCtx); err != nil {
+	err = w.run(ctx, sendCtx)
+	if cause := context.Cause(ctx); err == nil && !errors.Is(cause, ctx.Err()) {
+		err = cause // what the books say at the start is wrong
+	}
+	if err != nil {
 		s.c.Logger.Error("market stopped", "err", err)
 		return err
 	}
@@ -269,43 +287,38 @@ func (s *Service) open(ctx context.Context) error {
 	}
 }
 
-func (s *Service) restore(ctx context.Context) (epoch uint64, err error) {
+func (s *Service) restore(ctx context.Context) (state broker.State, epoch uint64, err error) {
 	if epoch, err = s.c.Store.Campaign(ctx); err != nil {
-		return 0, err
+		return state, 0, err
 	}
-	state, err := s.c.Store.Load(ctx)
-	if err != nil {
-		return 0, err
+	if state, err = s.c.Store.Load(ctx); err != nil {
+		return state, 0, err
 	}
 	tokens, err := s.c.Store.Notes(ctx, tokenNotes)
 	if err != nil {
-		return 0, err
+		return state, 0, err
 	}
 	traces, err := s.c.Store.Hints(ctx, traceHints)
 	if err != nil {
-		return 0, err
+		return state, 0, err
 	}
 	poisons, err := s.c.Store.Hints(ctx, poisonHints)
 	if err != nil {
-		return 0, err
-	}
-	tags, err := s.c.Store.Hints(ctx, tagHints)
-	if err != nil {
-		return 0, err
+		return state, 0, err
 	}
 	asks, err := s.c.Store.Hints(ctx, askHints)
 	if err != nil {
-		return 0, err
+		return state, 0, err
 	}
 	if err := s.asks.restore(asks); err != nil {
-		return 0, err
+		return state, 0, err
 	}
 	if err := s.market.Restore(state); err != nil {
-		return 0, err
+		return state, 0, err
 	}
-	s.view.restore(state, tokens, tags)
+	s.view.restore(state, tokens)
 	s.traces.restore(traces)
 	s.poisons.restore(poisons)
-	s.c.Logger.Info("state restored", "accounts", len(state.Accounts), "jobs", len(state.Jobs), "leases", len(state.Leases))
-	return epoch, nil
+	s.c.Logger.Info("state restored", "accounts", len(state.Accounts), "open_jobs", len(state.Jobs), "leases", len(state.Leases))
+	return state, epoch, nil
 }

@@ -231,14 +231,14 @@ func TestLateTraces(t *testing.T) {
 	}()
 	defer close(s.queue)
 	for ago, want := range map[time.Duration]error{lateTrace + 1: broker.ErrConflict, lateTrace: nil} {
-		v.publish([]broker.Effect{broker.SaveLease{Lease: broker.Lease{
-			ID: "l", Provider: "p", State: broker.LeaseEnded, Granted: now.Add(-time.Hour), Ended: now.Add(-ago),
-		}}}, nil, nil)
+		v.publish([]broker.Effect{broker.SaveJob{Job: broker.Job{ID: "j"}}, broker.SaveLease{Lease: broker.Lease{
+			ID: "l", Job: "j", Provider: "p", State: broker.LeaseEnded, Granted: now.Add(-time.Hour), Ended: now.Add(-ago),
+		}}}, nil)
 		if err := s.remember(t.Context(), "p", broker.TraceReport{Lease: "l", Root: "r", Trace: []uint32{1}}); !errors.Is(err, want) {
 			t.Errorf("%v after the end: %v, want %v", ago, err, want)
 		}
 	}
-	v.publish([]broker.Effect{broker.SaveLease{Lease: broker.Lease{ID: "l", Provider: "p", State: broker.LeaseHolding}}}, nil, nil)
+	v.publish([]broker.Effect{broker.SaveLease{Lease: broker.Lease{ID: "l", Job: "j", Provider: "p", State: broker.LeaseHolding}}}, nil)
 	if err := s.remember(t.Context(), "p", broker.TraceReport{Lease: "l", Root: "r", Trace: []uint32{1}}); !errors.Is(err, broker.ErrUnavailable) {
 		t.Errorf("before the grant: %v, want ErrUnavailable", err)
 	}

@@ -38,7 +38,7 @@ func (s *Service) traceReport(ctx context.Context, from identity.ID, request []b
 
 // remember keeps the trace of a run that a provider has, or had a moment ago, a lease for.
 func (s *Service) remember(ctx context.Context, from broker.PeerID, t broker.TraceReport) error {
-	l, j, err := s.view.hired(t.Lease)
+	l, j, err := s.hired(ctx, t.Lease)
 	if err != nil {
 		return err
 	}

@@ -12,64 +12,49 @@ import (
 	"rialto/broker"
 )
 
-// view is the durable state as readers see it: it changes only after a batch was saved.
+// view is the durable state of what is open as readers see it: it changes only after a batch was saved. What is over is
+// read from the store.
 type view struct {
 	mu       sync.RWMutex
 	accounts map[broker.AccountID]broker.Account
-	jobs     map[broker.JobID]broker.Job
-	order    map[broker.AccountID][]broker.JobID // as accepted
+	jobs     map[broker.JobID]broker.Job // in slots
 	leases   map[broker.LeaseID]broker.Lease
+	totals   broker.Totals
 	tokens   map[string]broker.AccountID // by note key
-	tags     map[broker.JobID][]byte
 	waiting  map[broker.JobID]chan struct{}
-	over     []overLease // in the order in which they were shown, which is that of their times
-}
-
-// overLease is a lease of which nothing will change any more.
-type overLease struct {
-	id broker.LeaseID
-	at time.Time // settled, or given up
 }
 
 func newView() *view {
 	return &view{
 		accounts: map[broker.AccountID]broker.Account{},
 		jobs:     map[broker.JobID]broker.Job{},
-		order:    map[broker.AccountID][]broker.JobID{},
 		leases:   map[broker.LeaseID]broker.Lease{},
 		tokens:   map[string]broker.AccountID{},
-		tags:     map[broker.JobID][]byte{},
 		waiting:  map[broker.JobID]chan struct{}{},
 	}
 }
 
-func (v *view) restore(st broker.State, tokens, tags map[string][]byte) {
+func (v *view) restore(st broker.State, tokens map[string][]byte) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, a := range st.Accounts {
 		v.accounts[a.ID] = a
 	}
-	jobs := slices.Clone(st.Jobs)
-	slices.SortStableFunc(jobs, func(a, b broker.Job) int { return a.Accepted.Compare(b.Accepted) })
-	for _, j := range jobs {
-		v.saveJob(j)
+	for _, j := range st.Jobs {
+		v.jobs[j.ID] = j
 	}
 	for _, l := range st.Leases {
 		v.leases[l.ID] = l
-		if l.Over() {
-			v.over = append(v.over, overLease{l.ID, overSince(&l)})
-		}
 	}
-	slices.SortFunc(v.over, func(a, b overLease) int { return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.id, b.id)) })
+	v.totals = st.Totals
 	for key, account := range tokens {
 		v.tokens[key] = broker.AccountID(account)
 	}
-	v.saveTags(tags)
 }
 
 // publish shows what was saved.
-func (v *view) publish(saves []broker.Effect, notes, hints map[string][]byte) {
-	if len(saves) == 0 && len(notes) == 0 && len(hints) == 0 {
+func (v *view) publish(saves []broker.Effect, notes map[string][]byte) {
+	if len(saves) == 0 && len(notes) == 0 {
 		return
 	}
 	v.mu.Lock()
@@ -81,7 +66,9 @@ func (v *view) publish(saves []broker.Effect, notes, hints map[string][]byte) {
 		case broker.SaveJob:
 			v.saveJob(e.Job)
 		case broker.SaveLease:
-			v.saveLease(&e.Lease)
+			v.leases[e.Lease.ID] = e.Lease
+		case broker.SaveDerived:
+			v.saveDerived(e.Derived)
 		case broker.Post, broker.SendHold, broker.SendConfirm, broker.SendRelease, broker.SendRenewal, broker.SignReceipt:
 		}
 	}
@@ -90,23 +77,10 @@ func (v *view) publish(saves []broker.Effect, notes, hints map[string][]byte) {
 			v.tokens[key] = broker.AccountID(value)
 		}
 	}
-	v.saveTags(hints)
-}
-
-// saveTags needs v.mu.
-func (v *view) saveTags(hints map[string][]byte) {
-	for key, value := range hints {
-		if id, ok := strings.CutPrefix(key, tagHints); ok {
-			v.tags[broker.JobID(id)] = value
-		}
-	}
 }
 
 // saveJob needs v.mu.
 func (v *view) saveJob(j broker.Job) {
-	if _, known := v.jobs[j.ID]; !known {
-		v.order[j.Account] = append(v.order[j.Account], j.ID)
-	}
 	v.jobs[j.ID] = j
 	if c, ok := v.waiting[j.ID]; ok {
 		close(c)
@@ -114,144 +88,85 @@ func (v *view) saveJob(j broker.Job) {
 	}
 }
 
-// saveLease needs v.mu.
-func (v *view) saveLease(l *broker.Lease) {
-	before := v.leases[l.ID]
-	v.leases[l.ID] = *l
-	if !l.Over() || before.Over() {
-		return
-	}
-	at := overSince(l)
-	if n := len(v.over); n > 0 && at.Before(v.over[n-1].at) {
-		at = v.over[n-1].at // a release that was not answered ends later than it says
-	}
-	v.over = append(v.over, overLease{l.ID, at})
-}
-
-// overSince is when a lease was settled, or given up.
-func overSince(l *broker.Lease) time.Time {
-	if l.Settled.IsZero() {
-		return l.Ended
-	}
-	return l.Settled
-}
-
-// ended returns up to most leases that were over in [from, to), with their jobs, after the first skip of all, and how
-// many of all come before the next. A zero to is no limit. It holds the view up for no longer than that takes.
-func (v *view) ended(skip int, from, to time.Time, most int) (page []endedLease, next int) {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	first, _ := slices.BinarySearchFunc(v.over, from, func(o overLease, t time.Time) int { return o.at.Compare(t) })
-	next = max(skip, first)
-	for next < len(v.over) && len(page) < most {
-		o := v.over[next]
-		if !to.IsZero() && !o.at.Before(to) {
-			break
+// saveDerived needs v.mu.
+func (v *view) saveDerived(d broker.Derived) {
+	switch d := d.(type) {
+	case broker.Totals:
+		v.totals = d
+	case broker.Slot:
+		if !d.Closed {
+			return
 		}
-		l := v.leases[o.id]
-		j := v.jobs[l.Job]
-		page = append(page, endedLease{at: o.at, lease: l, customer: j.Spec.Customer, state: j.State, last: j.Lease == l.ID})
-		next++
+		first := v.jobs[d.Job]
+		for id := range first.Members() {
+			j := v.jobs[id]
+			for lease := range j.Leases() {
+				delete(v.leases, lease)
+			}
+			delete(v.jobs, id)
+		}
+	case broker.Epoch, broker.Answers, broker.Runs, broker.Content, broker.Ending:
 	}
-	return page, next
 }
 
-// endedLease is a lease that is over and what prices want to know of its job.
-type endedLease struct {
-	at       time.Time
-	lease    broker.Lease
-	customer broker.PeerID
-	state    broker.JobState
-	last     bool // the job took no other lease after it
-}
-
-// job returns an account's job.
-func (v *view) job(account broker.AccountID, id broker.JobID) (broker.Job, error) {
+func (v *view) job(id broker.JobID) (broker.Job, bool) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	j, ok := v.jobs[id]
-	if !ok || j.Account != account {
-		return broker.Job{}, fmt.Errorf("job %q: %w", id, broker.ErrNotFound)
-	}
-	return j, nil
+	return j, ok
 }
 
-// watch returns an account's job and a channel that is closed when it changes; nil if it never will.
-func (v *view) watch(account broker.AccountID, id broker.JobID) (broker.Job, <-chan struct{}, error) {
+func (v *view) lease(id broker.LeaseID) (broker.Lease, bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	l, ok := v.leases[id]
+	return l, ok
+}
+
+// watch returns a job and a channel that is closed when it changes; nil if it never will.
+func (v *view) watch(id broker.JobID) (broker.Job, <-chan struct{}, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	j, ok := v.jobs[id]
-	if !ok || j.Account != account {
-		return broker.Job{}, nil, fmt.Errorf("job %q: %w", id, broker.ErrNotFound)
+	if !ok {
+		return broker.Job{}, nil, false
 	}
 	c, ok := v.waiting[id]
 	if !ok && !j.State.Terminal() {
 		c = make(chan struct{})
 		v.waiting[id] = c
 	}
-	return j, c, nil
+	return j, c, true
 }
 
-// jobsBefore returns a page of an account's jobs, newest first.
-func (v *view) jobsBefore(account broker.AccountID, before broker.JobID, most int) (page []broker.Job, more bool, err error) {
+// running returns the leases that are ready and not over.
+func (v *view) running() map[broker.LeaseID]broker.Ending {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	ids := v.order[account]
-	if before != "" {
-		end := slices.Index(ids, before)
-		if end < 0 {
-			return nil, false, &broker.FieldError{Field: "cursor", Problem: "no job of this account"}
+	out := map[broker.LeaseID]broker.Ending{}
+	for id, l := range v.leases {
+		if !l.Ready.IsZero() && !l.Over() {
+			out[id] = broker.Ending{Lease: id, Provider: l.Provider, Model: l.Model, GPUs: len(l.GPUs), Rate: l.Rate, Ready: l.Ready, Ended: l.Ended}
 		}
-		ids = ids[:end]
 	}
-	older := max(0, len(ids)-max(most, 0))
-	for _, id := range slices.Backward(ids[older:]) {
-		page = append(page, v.jobs[id])
-	}
-	return page, older > 0, nil
+	return out
 }
 
-// leaseOf returns the current or last lease of an account's job.
-func (v *view) leaseOf(account broker.AccountID, id broker.JobID) (broker.Lease, error) {
-	j, err := v.job(account, id)
-	if err != nil {
-		return broker.Lease{}, err
-	}
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	l, ok := v.leases[j.Lease]
-	if !ok {
-		return broker.Lease{}, fmt.Errorf("job %q has no lease yet: %w", id, broker.ErrNotFound)
-	}
-	return l, nil
-}
-
-// hired returns a lease and the job that it is for.
-func (v *view) hired(id broker.LeaseID) (broker.Lease, broker.Job, error) {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	l, ok := v.leases[id]
-	if !ok {
-		return broker.Lease{}, broker.Job{}, fmt.Errorf("lease %s: %w", id, broker.ErrNotFound)
-	}
-	return l, v.jobs[l.Job], nil
-}
-
-// executed returns the leases that ran between two times.
-func (v *view) executed(from, to time.Time) []broker.Lease {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	var out []broker.Lease
-	for _, l := range v.leases {
+// inTime returns, of leases, those that ran between two times, by when they became ready.
+func inTime(leases map[broker.LeaseID]broker.Ending, from, to time.Time) []broker.Ending {
+	var out []broker.Ending
+	for _, l := range leases {
 		if !l.Ready.IsZero() && l.Ready.Before(to) && (l.Ended.IsZero() || l.Ended.After(from)) {
 			out = append(out, l)
 		}
 	}
-	slices.SortFunc(out, func(a, b broker.Lease) int { return cmp.Or(a.Ready.Compare(b.Ready), cmp.Compare(a.ID, b.ID)) })
+	slices.SortFunc(out, func(a, b broker.Ending) int {
+		return cmp.Or(a.Ready.Compare(b.Ready), cmp.Compare(a.Lease, b.Lease))
+	})
 	return out
 }
 
-// spec returns what a job's customer signed; nothing if the job is not known.
+// spec returns what an open job's customer signed; nothing if the job is not known.
 func (v *view) spec(id broker.JobID) broker.JobSpec {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
@@ -287,9 +202,14 @@ func (v *view) token(key string) (broker.AccountID, bool) {
 func (v *view) states() map[broker.JobState]int {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	n := map[broker.JobState]int{}
+	n := map[broker.JobState]int{
+		broker.JobDone: v.totals.Done, broker.JobFailed: v.totals.Failed, broker.JobExpired: v.totals.Expired, broker.JobCancelled: v.totals.Cancelled,
+		broker.JobPreempted: v.totals.Preempted,
+	}
 	for _, j := range v.jobs {
-		n[j.State]++
+		if !j.State.Terminal() {
+			n[j.State]++
+		}
 	}
 	return n
 }

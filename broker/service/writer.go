@@ -79,7 +79,7 @@ func ask[T any](ctx context.Context, s *Service, size int, fn func(ctx context.C
 
 // event steps the market for one event.
 func (s *Service) event(ctx context.Context, size int, ev broker.Event) error {
-	return s.do(ctx, size, func(_ context.Context, b *batch) error { return b.step(ev) })
+	return s.do(ctx, size, func(ctx context.Context, b *batch) error { return b.step(ctx, ev) })
 }
 
 // batch collects what the steps of one turn want.
@@ -97,9 +97,14 @@ type batch struct {
 	fatal   error
 }
 
-// step steps the market. An error means that the event was refused and nothing changed.
-func (b *batch) step(ev broker.Event) error {
+// step steps the market, with what it has forgotten of what the event names. An error means that the event was refused and
+// nothing changed.
+func (b *batch) step(ctx context.Context, ev broker.Event) error {
 	b.renewal = nil
+	ev, err := b.s.market.Recall(ctx, ev, b.s.c.Store)
+	if err != nil {
+		return err
+	}
 	effects, err := b.s.step(b.now, ev)
 	if err != nil {
 		if _, broken := errors.AsType[*broker.InvariantError](err); broken {
@@ -110,21 +115,16 @@ func (b *batch) step(ev broker.Event) error {
 	}
 	b.s.metrics.events.Inc()
 	for _, e := range effects {
+		b.size += broker.Size(e)
 		switch e := e.(type) {
-		case broker.SaveJob:
-			b.saves = append(b.saves, e)
-			b.size += e.Job.Size()
-		case broker.SaveLease:
-			b.saves = append(b.saves, e)
-			b.size += e.Lease.Size()
-		case broker.SaveAccount, broker.Post:
+		case broker.SaveAccount, broker.SaveJob, broker.SaveLease, broker.Post, broker.SaveDerived:
 			b.saves = append(b.saves, e)
 		case broker.SendHold, broker.SendConfirm, broker.SendRelease:
 			b.sends = append(b.sends, e)
 		case broker.SendRenewal:
 			b.renewal = new(e.Renewal)
 		case broker.SignReceipt:
-			if err := b.sign(e.Receipt); err != nil {
+			if err := b.sign(ctx, e.Receipt); err != nil {
 				b.fatal = err
 				return err
 			}
@@ -134,13 +134,13 @@ func (b *batch) step(ev broker.Event) error {
 }
 
 // sign seals a receipt and stores it with its lease in the same batch.
-func (b *batch) sign(r broker.Receipt) error {
+func (b *batch) sign(ctx context.Context, r broker.Receipt) error {
 	envelope, err := wire.SealReceipt(b.s.c.Key, r)
 	if err != nil {
 		return fmt.Errorf("sign receipt of lease %s: %w", r.Lease, err)
 	}
 	renewal := b.renewal
-	err = b.step(broker.ReceiptSigned{Lease: r.Lease, Envelope: envelope})
+	err = b.step(ctx, broker.ReceiptSigned{Lease: r.Lease, Envelope: envelope})
 	if b.renewal == nil {
 		b.renewal = renewal
 	}
@@ -196,6 +196,7 @@ type writer struct {
 	batches uint64 // the saving goroutine's
 	clock   clock
 	unsaved unsaved
+	over    archive
 	stepped chan *batch // to the saving goroutine
 
 	observed time.Time // when the metrics last read the market
@@ -291,8 +292,13 @@ func (w *writer) drain(first *op) []*op {
 
 func (w *writer) turn(ctx context.Context, ops []*op, ticked bool) error {
 	b := w.begin()
+	if over := w.over.take(); len(over.Jobs)+len(over.Deposits) > 0 {
+		if _, err := w.s.step(b.now, over); err != nil {
+			return fmt.Errorf("forget what is over: %w", err)
+		}
+	}
 	if ticked {
-		if err := b.step(broker.Ticked{}); err != nil {
+		if err := b.step(ctx, broker.Ticked{}); err != nil {
 			return fmt.Errorf("tick: %w", err)
 		}
 	}
@@ -302,7 +308,7 @@ func (w *writer) turn(ctx context.Context, ops []*op, ticked bool) error {
 		}
 		w.s.holders.remove(broker.PeerID(id))
 		w.s.asks.gone(broker.PeerID(id))
-		if err := b.step(broker.ProviderGone{Provider: broker.PeerID(id)}); err != nil {
+		if err := b.step(ctx, broker.ProviderGone{Provider: broker.PeerID(id)}); err != nil {
 			w.s.c.Logger.Debug("disconnect refused", "provider", id, "err", err)
 		}
 	}
@@ -340,7 +346,8 @@ func (w *writer) commit(ctx, sendCtx context.Context, b *batch) error {
 	if err := w.save(ctx, b); err != nil {
 		return err
 	}
-	w.s.view.publish(b.saves, b.notes, b.hints)
+	w.s.view.publish(b.saves, b.notes)
+	w.over.add(b.saves)
 	w.unsaved.saved()
 	for _, o := range b.ops {
 		close(o.done)

@@ -179,7 +179,7 @@ func (s *Server) metricsThen(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	byModel := map[string][]broker.Lease{}
+	byModel := map[string][]broker.Ending{}
 	for _, l := range leases {
 		byModel[vastModel(l.Model)] = append(byModel[vastModel(l.Model)], l)
 	}
@@ -240,7 +240,7 @@ func span(p url.Values, now time.Time) (from, to time.Time, step time.Duration, 
 
 // history tells the leases of one model: at each time how many GPUs were leased, and the prices of those that ran until
 // the next.
-func history(leases []broker.Lease, from, to time.Time, step time.Duration) row {
+func history(leases []broker.Ending, from, to time.Time, step time.Duration) row {
 	stamps, rented, nothing := []int64{}, []int64{}, []any{}
 	prices := map[int][]any{10: {}, 50: {}, 90: {}}
 	for at := from; at.Before(to); at = at.Add(step) {
@@ -249,9 +249,9 @@ func history(leases []broker.Lease, from, to time.Time, step time.Duration) row 
 		for i := range leases {
 			l := &leases[i]
 			if l.Ready.Before(at.Add(step)) && (l.Ended.IsZero() || l.Ended.After(at)) {
-				asks = append(asks, ask{l.Rate, len(l.GPUs)})
+				asks = append(asks, ask{l.Rate, l.GPUs})
 				if !l.Ready.After(at) {
-					gpus += len(l.GPUs)
+					gpus += l.GPUs
 				}
 			}
 		}

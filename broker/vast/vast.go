@@ -61,7 +61,7 @@ type Market interface {
 	Tag(ctx context.Context, account broker.AccountID, id broker.JobID) ([]byte, error)
 	SetTag(ctx context.Context, account broker.AccountID, id broker.JobID, tag []byte) error
 	// Executed returns the leases that ran between two times, of all accounts.
-	Executed(ctx context.Context, from, to time.Time) ([]broker.Lease, error)
+	Executed(ctx context.Context, from, to time.Time) ([]broker.Ending, error)
 }
 
 // Hosts is what owners can do with their hosts. Methods are safe for concurrent use.

@@ -69,7 +69,7 @@ func set(key, value string) ledger.Mutation {
 func dump(t *testing.T, s ledger.Store, prefix string) string {
 	t.Helper()
 	var b strings.Builder
-	for e, err := range s.Scan(t.Context(), prefix) {
+	for e, err := range s.Scan(t.Context(), prefix, "") {
 		if err != nil {
 			t.Fatalf("scan: %v", err)
 		}
@@ -193,8 +193,20 @@ func testScan(t *testing.T, s ledger.Store) {
 	if got, want := dump(t, s, "job/"), "job/1=a job/10=c job/2=b"; got != want {
 		t.Errorf("scan job/: %q, want %q", got, want)
 	}
+	for after, want := range map[string]int{"": 3, "a": 3, "job/": 3, "job/1": 2, "job/11": 1, "job/2": 0, "jobs": 0} {
+		n := 0
+		for _, err := range s.Scan(t.Context(), "job/", after) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			n++
+		}
+		if n != want {
+			t.Errorf("%d entries of job/ after %q, want %d", n, after, want)
+		}
+	}
 	n := 0
-	for _, err := range s.Scan(t.Context(), "job/") {
+	for _, err := range s.Scan(t.Context(), "job/", "") {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -248,7 +260,7 @@ func testCopies(t *testing.T, s ledger.Store) {
 		t.Fatal(err)
 	}
 	got[1] = 'X'
-	for e, err := range s.Scan(t.Context(), "") {
+	for e, err := range s.Scan(t.Context(), "", "") {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -301,7 +313,7 @@ func testClosed(t *testing.T, s ledger.Store) {
 	_, got := s.Get(t.Context(), "a")
 	_, campaigned := s.Campaign(t.Context())
 	var scanned, tailed error
-	for _, err := range s.Scan(t.Context(), "") {
+	for _, err := range s.Scan(t.Context(), "", "") {
 		scanned = err
 	}
 	for _, err := range s.Tail(t.Context(), 1) {
@@ -321,7 +333,7 @@ func testCancelled(t *testing.T, s ledger.Store) {
 	defer cancel()
 	var last error
 	n := 0
-	for _, err := range s.Scan(ctx, "") {
+	for _, err := range s.Scan(ctx, "", "") {
 		n++
 		last = err
 		cancel()
