@@ -132,7 +132,7 @@ func openBadger(c Config, still bool) (*badger.DB, error) {
 		WithDetectConflicts(false). // one writer
 		WithBlockCacheSize(32 << 20).
 		WithMetricsEnabled(false). // expvar metrics are global
-		WithChecksumVerificationMode(options.OnTableAndBlockRead).
+		WithChecksumVerificationMode(options.OnBlockRead). // not of all tables at each start: that reads the whole database
 		WithNumCompactors(2)
 	if still {
 		o = o.WithNumCompactors(0)

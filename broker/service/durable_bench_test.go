@@ -1,11 +1,14 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -209,8 +212,9 @@ func BenchmarkAccept(b *testing.B) {
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "accept_p99_ms")
 }
 
-// BenchmarkRestart opens a store with ended jobs and, a tenth as many, running leases, until the market is open.
-// RIALTO_JOBS says how many ended jobs.
+// BenchmarkRestart opens a store with ended jobs and, a tenth as many, running leases, each on a host of its own, until the
+// market is open. RIALTO_JOBS says how many ended jobs: a million takes some minutes and 10 GB to write. RIALTO_STORE names a
+// directory where the store is written, unless it is there, and kept.
 func BenchmarkRestart(b *testing.B) {
 	jobs := 20_000
 	if v := os.Getenv("RIALTO_JOBS"); v != "" {
@@ -218,12 +222,14 @@ func BenchmarkRestart(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	dir := b.TempDir()
 	key, err := identity.Generate()
 	if err != nil {
 		b.Fatal(err)
 	}
-	fillLedger(b, dir, key, jobs, jobs/10)
+	dir := cmp.Or(os.Getenv("RIALTO_STORE"), filepath.Join(b.TempDir(), "store"))
+	if _, err := os.Stat(dir); err != nil {
+		fillLedger(b, dir, key, jobs, jobs/10)
+	}
 	b.ResetTimer()
 	for b.Loop() {
 		store, err := ledger.Open(b.Context(), ledger.Config{Dir: dir})
@@ -238,6 +244,11 @@ func BenchmarkRestart(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.StopTimer()
+		runtime.GC()
+		var mem runtime.MemStats
+		runtime.ReadMemStats(&mem)
+		b.ReportMetric(float64(mem.HeapAlloc)/(1<<20), "heap_MiB")
+		runtime.KeepAlive(s)
 		if err := store.Close(); err != nil {
 			b.Fatal(err)
 		}
@@ -267,6 +278,7 @@ func fillLedger(b *testing.B, dir string, self identity.Key, ended, running int)
 	var posts, derived []broker.Effect
 	last := map[string]broker.Effect{}
 	batches := 0
+	var over archive
 	flush := func() {
 		effects := slices.Concat(slices.Collect(maps.Values(last)), posts, derived)
 		batches++
@@ -275,6 +287,10 @@ func fillLedger(b *testing.B, dir string, self identity.Key, ended, running int)
 		}
 		clear(last)
 		posts, derived = posts[:0], derived[:0]
+		over.add(effects)
+		if _, err := m.Step(now, over.take()); err != nil {
+			b.Fatal(err)
+		}
 	}
 	step := func(ev broker.Event) {
 		effects, err := m.Step(now, ev)
@@ -349,7 +365,7 @@ func fillLedger(b *testing.B, dir string, self identity.Key, ended, running int)
 		} else {
 			step(broker.ProviderGone{Provider: provider}) // keeps the search short
 		}
-		if len(last) > 300 { // with the rest about half of what a batch may have
+		if len(last) > 600 { // with the rest about half of what a batch may have
 			flush()
 		}
 	}

@@ -99,6 +99,37 @@ func TestFailedSaveEndsTheMarket(t *testing.T) {
 	}
 }
 
+// wrongStore says, when it is let go, that balances are not what transfers add up to.
+type wrongStore struct {
+	service.Store
+	counted chan struct{}
+}
+
+func (s wrongStore) Recount(ctx context.Context, _ broker.State) error {
+	select {
+	case <-s.counted:
+		return ledger.ErrCorrupt
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// TestWrongBalancesEndTheMarket: they are counted beside the market, which goes on until it is known.
+func TestWrongBalancesEndTheMarket(t *testing.T) {
+	s := wrongStore{memory(), make(chan struct{})}
+	w := newWorld(t, s)
+	newAgent(t, w).offer()
+	w.submit("while they are counted")
+	close(s.counted)
+	if err := next(t, "end", w.ended); !errors.Is(err, ledger.ErrCorrupt) {
+		t.Errorf("run ended with %v, want what the recount said", err)
+	}
+	w.ended <- nil
+	if err := w.Ready(); !errors.Is(err, broker.ErrUnavailable) {
+		t.Errorf("ready: %v", err)
+	}
+}
+
 // fullStore has no room for new work.
 type fullStore struct{ service.Store }
 

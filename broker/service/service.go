@@ -233,14 +233,15 @@ func (s *Service) Run(ctx context.Context) error {
 		}
 		return fmt.Errorf("restore the market: %w", err)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	sendCtx := ctx
+	sendCtx, cancel := context.WithCancel(ctx)
 	defer s.sending.Wait()
-	defer cancel(nil)
+	defer cancel()
 	close(s.opened)
+	wrong := make(chan error, 1)
 	s.sending.Go(func() {
-		if err := s.recount(ctx, state); err != nil {
-			cancel(err)
+		if err := s.recount(sendCtx, state); err != nil {
+			wrong <- err
+			cancel()
 		}
 	})
 	if s.c.Builder != nil {
@@ -249,9 +250,10 @@ func (s *Service) Run(ctx context.Context) error {
 	s.sending.Go(func() { s.prices.run(sendCtx) })
 	s.c.Logger.Info("market is open", "broker", s.c.Key.ID(), "epoch", epoch)
 	w := &writer{s: s, epoch: epoch, clock: newClock(s.market.Clock())}
-	err = w.run(ctx, sendCtx)
-	if cause := context.Cause(ctx); err == nil && !errors.Is(cause, ctx.Err()) {
-		err = cause // what the books say at the start is wrong
+	err = w.run(sendCtx, sendCtx)
+	select {
+	case err = <-wrong: // whatever else failed, it built on that
+	default:
 	}
 	if err != nil {
 		s.c.Logger.Error("market stopped", "err", err)
