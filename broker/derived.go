@@ -53,7 +53,7 @@ type (
 		Provider PeerID
 		Seen     time.Duration
 		Failures int
-		Starts   []StartSeen // the newest first
+		Starts   []StartSeen // the newest first, without the provider
 	}
 	// Content is what was seen of starts of an image with weights, the newest first.
 	Content struct {
@@ -138,7 +138,7 @@ func (t *turn) derive() []Effect {
 	}
 	for _, p := range t.ran.list {
 		r := t.records[p]
-		add(Runs{p, r.Seen, r.Failures, t.starts.hosts[p].starts})
+		add(Runs{p, r.Seen, r.Failures, t.starts.hosts[p].starts.of("")})
 	}
 	for _, key := range t.started.list {
 		add(Content{key, t.starts.contents[key]})

@@ -86,7 +86,7 @@ func (m *Market) restoreDerived(s State) {
 		m.records[r.Provider] = Record{Seen: r.Seen, Failures: r.Failures}
 		m.longest = max(m.longest, r.Seen)
 		if len(r.Starts) > 0 {
-			m.starts.hosts[r.Provider] = paceOf(r.Starts)
+			m.starts.hosts[r.Provider] = paceOf(starts(r.Starts).of(r.Provider))
 		}
 	}
 	for _, c := range s.Contents {

@@ -47,7 +47,7 @@ const (
 type StartSeen struct {
 	Ready    int64 // Unix nanoseconds
 	Lease    LeaseID
-	Provider PeerID
+	Provider PeerID `json:",omitzero"` // where it goes without saying
 	Startup
 }
 
@@ -72,6 +72,15 @@ func (s starts) with(x StartSeen, oneEach bool, most int) starts {
 	i, _ := slices.BinarySearchFunc(s, x, newer)
 	s = slices.Insert(slices.Clone(s), i, x)
 	return s[:min(len(s), most)]
+}
+
+// of returns the same of a provider.
+func (s starts) of(p PeerID) starts {
+	s = slices.Clone(s)
+	for i := range s {
+		s[i].Provider = p
+	}
+	return s
 }
 
 // pace is what starts say of a host, or of the market.
