@@ -264,7 +264,7 @@ func (s *Badger) Apply(ctx context.Context, epoch uint64, id string, batch []Mut
 			return 0, s.poison("checkpoint", s.c.Dir, err)
 		}
 	}
-	encoded := encodeMutations(batch)
+	encoded, kept := encodeMutations(batch)
 	content := Hash(sha256.Sum256(encoded))
 	if seq, done, err := s.applied(id, content); done || err != nil {
 		if err != nil {
@@ -275,7 +275,7 @@ func (s *Badger) Apply(ctx context.Context, epoch uint64, id string, batch []Mut
 	if err := s.checkNew(batch); err != nil {
 		return 0, fail("apply", id, err)
 	}
-	b := Batch{Seq: s.seq + 1, Epoch: epoch, ID: id, Prev: s.sum, Mutations: cloneMutations(batch)}
+	b := Batch{Seq: s.seq + 1, Epoch: epoch, ID: id, Prev: s.sum, Mutations: kept}
 	b.Hash = b.sum(content)
 	if err := s.journal.append(b.Seq, encodeRecord(&b, encoded)); err != nil {
 		return 0, s.poison("apply", id, err)

@@ -63,7 +63,10 @@ func (b *Batch) sum(content Hash) Hash {
 }
 
 // contentHash identifies what a batch does, without its place in the chain.
-func contentHash(batch []Mutation) Hash { return sha256.Sum256(encodeMutations(batch)) }
+func contentHash(batch []Mutation) Hash {
+	content, _ := encodeMutations(batch)
+	return sha256.Sum256(content)
+}
 
 func writeString(h hash.Hash, s []byte) {
 	h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(s))))

@@ -7,17 +7,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+
+	"github.com/klauspost/compress/s2"
 )
 
-// A batch is one record of the journal:
+// A batch is one record of the journal, length[4] and that many bytes, which are in S2's block format:
 //
-//	length[4] of the rest
 //	seq[8] epoch[8] prev[32] hash[32] str(id) count[4] { flag[1] str(key) str(value) }…
 //
 // The part from count on is what the batch's hash covers, as it stands.
 const (
 	recordFixed = 8 + 8 + 32 + 32
-	maxRecord   = recordFixed + 4 + MaxID + 4 + MaxMutations*9 + MaxBatchBytes
+	maxBody     = recordFixed + 4 + MaxID + 4 + MaxMutations*9 + MaxBatchBytes
+	maxRecord   = maxBody + maxBody/4 // S2 adds less to what does not shrink
 )
 
 // errCut: a journal ends with a record that was not written to its end.
@@ -25,31 +28,37 @@ var errCut = errors.New("the last record is not whole")
 
 // encodeRecord returns a batch as a record; content is what [encodeMutations] made of its mutations.
 func encodeRecord(b *Batch, content []byte) []byte {
-	n := recordFixed + 4 + len(b.ID) + len(content)
-	p := binary.BigEndian.AppendUint32(make([]byte, 0, 4+n), uint32(n))
-	p = binary.BigEndian.AppendUint64(p, b.Seq)
-	p = binary.BigEndian.AppendUint64(p, b.Epoch)
-	p = append(p, b.Prev[:]...)
-	p = append(p, b.Hash[:]...)
-	p = appendString(p, b.ID)
-	return append(p, content...)
+	body := make([]byte, 0, recordFixed+4+len(b.ID)+len(content))
+	body = binary.BigEndian.AppendUint64(body, b.Seq)
+	body = binary.BigEndian.AppendUint64(body, b.Epoch)
+	body = append(body, b.Prev[:]...)
+	body = append(body, b.Hash[:]...)
+	body = appendString(body, b.ID)
+	body = append(body, content...)
+	record := make([]byte, 4+s2.MaxEncodedLen(len(body)))
+	n := len(s2.Encode(record[4:], body))
+	binary.BigEndian.PutUint32(record, uint32(n))
+	return record[:4+n]
 }
 
-func encodeMutations(batch []Mutation) []byte {
+// encodeMutations returns the part of a record that the batch's hash covers, and the mutations with their values in it.
+func encodeMutations(batch []Mutation) (content []byte, kept []Mutation) {
 	n := 4
 	for _, m := range batch {
 		n += 9 + len(m.Key) + len(m.Value)
 	}
 	p := binary.BigEndian.AppendUint32(make([]byte, 0, n), uint32(len(batch)))
-	for _, m := range batch {
+	kept = slices.Clone(batch)
+	for i, m := range batch {
 		flag := byte(0)
 		if m.New {
 			flag = 1
 		}
 		p = appendString(append(p, flag), m.Key)
 		p = appendString(p, m.Value)
+		kept[i].Value = p[len(p)-len(m.Value) : len(p) : len(p)]
 	}
-	return p
+	return p, kept
 }
 
 func appendString[S ~string | ~[]byte](p []byte, s S) []byte {
@@ -80,7 +89,10 @@ func readRecord(r io.Reader, left int64) (b Batch, size int64, err error) {
 	if _, err := io.ReadFull(r, p); err != nil {
 		return Batch{}, 0, err
 	}
-	b, content, err := decodeRecord(p)
+	content, err := decompress(p)
+	if err == nil {
+		b, content, err = decodeBody(content)
+	}
 	if err == nil {
 		err = b.verify(sha256.Sum256(content))
 	}
@@ -104,9 +116,22 @@ func onlyZeros(r io.Reader) error {
 	return errCut
 }
 
-// decodeRecord reads a batch from a record without its length, and returns the part that its hash covers. The batch
-// keeps parts of p.
-func decodeRecord(p []byte) (b Batch, content []byte, err error) {
+func decompress(p []byte) ([]byte, error) {
+	n, err := s2.DecodedLen(p)
+	if err == nil && n > maxBody {
+		err = fmt.Errorf("%d bytes", n)
+	}
+	if err == nil {
+		p, err = s2.Decode(nil, p)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("record does not read: %w: %w", ErrCorrupt, err)
+	}
+	return p, nil
+}
+
+// decodeBody reads a batch from what a record holds, and returns the part that its hash covers. The batch keeps parts of p.
+func decodeBody(p []byte) (b Batch, content []byte, err error) {
 	d := decoder{p: p}
 	b = Batch{Seq: d.uint64(), Epoch: d.uint64(), Prev: Hash(d.take(32)), Hash: Hash(d.take(32)), ID: string(d.str(MaxID))}
 	content = d.p
