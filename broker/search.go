@@ -131,7 +131,7 @@ func (m *Market) page(q *Query, f *found) error {
 
 // matches writes candidates out.
 func (m *Market) matches(q *Query, all []candidate) []Match {
-	var out []Match
+	out := make([]Match, 0, len(all))
 	for _, c := range all {
 		x := Match{Offer: *c.offer, Free: m.available(c.offer), HasImage: c.image, Weights: c.weights, Rate: c.rate, Cost: c.cost, Record: m.RecordOf(c.offer.Provider), Reserved: c.offer.reserves(q.Reserve)}
 		x.Offer.Free = m.free(c.offer)

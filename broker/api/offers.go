@@ -1,12 +1,13 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -89,6 +90,8 @@ type (
 		Offers     []Offer       `json:"offers" doc:"those that match: cheapest expected cost first, unless sorted otherwise"`
 		Busy       []Offer       `json:"busy" doc:"those that would match if enough of their GPUs were free, on the first page"`
 		Next       string        `json:"next_cursor,omitempty" doc:"cursor of the next page, if more offers match"`
+
+		text []byte // all this as JSON, if it was written already
 	}
 
 	// Explained is what one predicate of a search does.
@@ -175,17 +178,28 @@ func (s *Server) routeOffers() {
 	})
 }
 
-// tagOffers names an answer by its content but for its time, so that a caller who has it need not read it again.
+// tagOffers names an answer by its content but for its time, so that a caller who has it need not read it again. It is
+// written as JSON once, and the time put in afterwards.
 func tagOffers(o Offers, has string) (*taggedAnswer[Offers], error) {
+	const noTime = `"0001-01-01T00:00:00Z"` // nothing before it is a caller's text
 	timeless := o
 	timeless.AsOf = time.Time{}
-	text, err := json.Marshal(timeless)
+	var b bytes.Buffer
+	if err := huma.DefaultJSONFormat.Marshal(&b, timeless); err != nil {
+		return nil, fmt.Errorf("tag offers: %w", err)
+	}
+	asOf, err := o.AsOf.MarshalJSON()
 	if err != nil {
 		return nil, fmt.Errorf("tag offers: %w", err)
 	}
-	sum := sha256.Sum256(text)
-	return tag(hex.EncodeToString(sum[:12]), has, func() Offers { return o })
+	sum := sha256.Sum256(b.Bytes())
+	return tag(hex.EncodeToString(sum[:12]), has, func() Offers {
+		o.text = bytes.Replace(b.Bytes(), []byte(noTime), asOf, 1)
+		return o
+	})
 }
+
+func (o Offers) encoded() []byte { return o.text }
 
 // failQuery is fail for what a caller asks of offers: it makes no sense in itself, so it is a bad request.
 func (s *Server) failQuery(ctx context.Context, err error) error {
@@ -233,7 +247,7 @@ func offerOf(m broker.Match) Offer {
 			out.PowerLimitMW = g.PowerLimitMW
 		}
 		if g.ComputeMajor > 0 {
-			out.ComputeCapability = fmt.Sprintf("%d.%d", g.ComputeMajor, g.ComputeMinor)
+			out.ComputeCapability = strconv.Itoa(g.ComputeMajor) + "." + strconv.Itoa(g.ComputeMinor)
 		}
 		out.Model, out.Driver, out.CUDA = g.Model, g.Driver, g.CUDA
 		lowest = min(lowest, g.Level)
@@ -258,7 +272,7 @@ func nearMissOf(n broker.NearMiss) NearMiss {
 func offersOf(s broker.Search) Offers {
 	out := Offers{
 		Brief: s.Brief, AsOf: s.AsOf, Total: s.Offers, Applied: append([]string{}, s.Applied...), Eliminated: []Elimination{}, Nearest: []NearMiss{},
-		Matched: s.Matched, Waiting: s.Waiting, Offers: []Offer{}, Busy: []Offer{}, Next: s.Next,
+		Matched: s.Matched, Waiting: s.Waiting, Offers: make([]Offer, 0, len(s.Matches)), Busy: make([]Offer, 0, len(s.Busy)), Next: s.Next,
 	}
 	for _, e := range s.Eliminated {
 		out.Eliminated = append(out.Eliminated, Elimination{Predicate: e.Predicate, Count: e.Count, Nearest: e.Nearest})

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -71,6 +72,7 @@ func BenchmarkHTTPOffers(b *testing.B) {
 func askOffers(b *testing.B, srv *httptest.Server, how, figure string) {
 	b.Helper()
 	var took []time.Duration
+	used := cpuTime(b)
 	for n := 0; b.Loop(); n++ {
 		q := url.Values{"limit": {"20"}, "q": {fmt.Sprintf("gpu_ram>=24 region=EU price<=0.%d/h", 40+n%50)}}
 		begin := time.Now()
@@ -88,4 +90,14 @@ func askOffers(b *testing.B, srv *httptest.Server, how, figure string) {
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)/2].Microseconds()), figure+"_p50_us")
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), figure+"_p99_us")
+	b.ReportMetric(float64((cpuTime(b)-used).Microseconds())/float64(len(took)), figure+"_cpu_us") // the client's, too
+}
+
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

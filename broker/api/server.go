@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -94,6 +95,7 @@ func New(c Config) (*Server, error) {
 	hc.OpenAPIPath, hc.DocsPath, hc.SchemasPath = "", "", ""
 	hc.CreateHooks = nil // no $schema links in answers
 	hc.Transformers = []huma.Transformer{s.transform}
+	hc.Formats = map[string]huma.Format{"application/json": jsonFormat(), "json": jsonFormat()}
 	hc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		"token": {Type: "http", Scheme: "bearer", Description: "an account's token"},
 		"admin": {Type: "http", Scheme: "bearer", Description: "the broker's admin token"},
@@ -115,6 +117,19 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// jsonFormat is huma's, but for answers that are JSON already.
+func jsonFormat() huma.Format {
+	f := huma.DefaultJSONFormat
+	f.Marshal = func(w io.Writer, v any) error {
+		if e, ok := v.(interface{ encoded() []byte }); ok && e.encoded() != nil {
+			_, err := w.Write(e.encoded())
+			return err
+		}
+		return huma.DefaultJSONFormat.Marshal(w, v)
+	}
+	return f
 }
 
 // Handle serves another API beside this one, under a pattern of [http.ServeMux]. It must be called before the server is
