@@ -46,6 +46,7 @@ var (
 	ErrFencedEpoch = errors.New("stale epoch")
 	ErrJobTerminal = errors.New("job has ended")
 	ErrForbidden   = errors.New("not allowed")
+	ErrLimit       = errors.New("above a limit that the account set itself")
 	ErrUnavailable = errors.New("unavailable")
 )
 

@@ -15,7 +15,7 @@ type Limits struct {
 	Total pricing.Money // charged ever and held
 }
 
-// LimitError says which limit of an account a job would break. It is [ErrForbidden].
+// LimitError says which limit of an account a job would break. It is [ErrLimit] and [ErrForbidden].
 type LimitError struct {
 	Account AccountID
 	Limit   string // "per job", "per day" or "in all"
@@ -37,8 +37,8 @@ func (e *LimitError) Error() string {
 	return s
 }
 
-// Unwrap returns [ErrForbidden].
-func (*LimitError) Unwrap() error { return ErrForbidden }
+// Unwrap returns [ErrLimit] and [ErrForbidden].
+func (*LimitError) Unwrap() []error { return []error{ErrLimit, ErrForbidden} }
 
 // Day is what was charged on a day. It is a day of UTC.
 type Day struct {

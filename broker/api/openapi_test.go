@@ -23,7 +23,7 @@ func TestOpenAPI(t *testing.T) {
 		"/v1/market", "/v1/offers", "/v1/offers:explain", "/v1/quotes", "/v1/quotes/firm", "/v1/quotes/{id}", "/v1/quotes/{id}/accept", "/v1/jobs", "/v1/jobs/{id}", "/v1/jobs/{id}/events", "/v1/jobs/{id}/lease",
 		"/v1/jobs/{id}/receipt", "/v1/account", "/v1/account/key", "/v1/account/limits", "/v1/blocks/{cid}", "/v1/admin/accounts", "/v1/admin/accounts/{id}/deposits", "/v1/admin/accused", "/v1/admin/providers/{id}/tokens",
 		"/v1/images", "/v1/images/{digest}", "/v1/images/{digest}/traces", "/v1/images/{digest}/traces/{command}",
-		"/v1/models", "/v1/prices", "/v1/prices/history", "/v1/prices/forecast", "/v1/prices/{cell}/receipt", "/v1/prices/{cell}/hedonic", "/v1/book", "/v1/market/health", "/v1/stream",
+		"/v1/models", "/v1/prices", "/v1/prices/history", "/v1/prices/forecast", "/v1/prices/{cell}/receipt", "/v1/prices/{cell}/hedonic", "/v1/prices/{cell}/wash", "/v1/book", "/v1/market/health", "/v1/stream",
 	} {
 		operations, _ := paths[path].(map[string]any)
 		if len(operations) == 0 {

@@ -27,6 +27,8 @@ type PriceMarket interface {
 	PriceReceipt(ctx context.Context, cell pricing.Cell, at time.Time) (pricing.Receipt, error)
 	// PriceFit returns the hedonic fit that is in force at a time, and what it looked at; the zero time means now.
 	PriceFit(ctx context.Context, cell pricing.Cell, at time.Time) (pricing.Hedonic, []pricing.Observation, error)
+	// PriceWash returns what it would take to move a recent print of a cell, and that print.
+	PriceWash(ctx context.Context, cell pricing.Cell) (pricing.Wash, pricing.Print, error)
 	// PriceChanges returns what changed after a number, the number of the newest change, and a channel that is closed at the
 	// next one.
 	PriceChanges(after uint64) (events []broker.PriceEvent, seq uint64, changed <-chan struct{})
@@ -224,44 +226,7 @@ func (s *Server) routeSeries() {
 			return out
 		})
 	})
-	huma.Register(s.api, huma.Operation{
-		OperationID: "price-receipt", Method: http.MethodGet, Path: "/v1/prices/{cell}/receipt",
-		Summary: "A print with all that it was computed from: compute it again",
-	}, func(ctx context.Context, in *struct {
-		Cell  string    `path:"cell" maxLength:"512" doc:"MODEL:TERM:REGION:TIER"`
-		At    time.Time `query:"t" doc:"RFC 3339: the newest print then; now if missing"`
-		Known string    `header:"If-None-Match"`
-	},
-	) (*taggedAnswer[PriceReceipt], error) {
-		cell, err := parseCell("path.cell", in.Cell)
-		if err != nil {
-			return nil, s.failQuery(ctx, err)
-		}
-		r, err := s.c.Market.PriceReceipt(ctx, cell, in.At)
-		if err != nil {
-			return nil, s.failQuery(ctx, err)
-		}
-		return tag(r.InputsHash, in.Known, func() PriceReceipt { return priceReceiptOf(&r) })
-	})
-	huma.Register(s.api, huma.Operation{
-		OperationID: "price-fit", Method: http.MethodGet, Path: "/v1/prices/{cell}/hedonic",
-		Summary: "The week's hedonic coefficients with all that they were fitted to: fit them again",
-	}, func(ctx context.Context, in *struct {
-		Cell  string    `path:"cell" maxLength:"512" doc:"MODEL:TERM:REGION:TIER"`
-		At    time.Time `query:"t" doc:"RFC 3339: the fit in force then; now if missing"`
-		Known string    `header:"If-None-Match"`
-	},
-	) (*taggedAnswer[PriceFit], error) {
-		cell, err := parseCell("path.cell", in.Cell)
-		if err != nil {
-			return nil, s.failQuery(ctx, err)
-		}
-		h, obs, err := s.c.Market.PriceFit(ctx, cell, in.At)
-		if err != nil {
-			return nil, s.failQuery(ctx, err)
-		}
-		return tag(in.Cell+" "+strconv.FormatInt(h.FittedAt, 10), in.Known, func() PriceFit { return priceFitOf(cell, h, obs) })
-	})
+	s.routeEvidence()
 }
 
 // steps are a history's steps by their names.

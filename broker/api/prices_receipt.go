@@ -34,6 +34,19 @@ type (
 		CPUs               int   `json:"cpus" doc:"per GPU"`
 		MemoryMiB          int64 `json:"memory_mib" doc:"per GPU"`
 	}
+	// PriceWash is what it would take to raise an index by trades with oneself.
+	PriceWash struct {
+		Cell                string    `json:"cell"`
+		At                  time.Time `json:"at" doc:"of the print"`
+		Quality             string    `json:"quality" enum:"firm,indicative,stale" doc:"only a firm one can be moved so"`
+		IndexNanoUSDPerHour int64     `json:"index_nanousd_per_hour"`
+		Operators           int       `json:"operators"`
+		GPUSeconds          int64     `json:"gpu_seconds"`
+		HHI                 int       `json:"hhi" doc:"concentration of operators, 0 to 10000"`
+		SharePPM            int64     `json:"share_ppm" doc:"by which the index is raised"`
+		OneNanoUSD          int64     `json:"one_operator_nanousd" doc:"least turnover by one operator, of which he loses the market's fee and what his GPUs would have earned; zero: nothing raises it so far"`
+		ThreeNanoUSD        int64     `json:"three_operators_nanousd" doc:"the same by three"`
+	}
 	// PriceParams are the constants of the index method.
 	PriceParams struct {
 		WindowSeconds   int64 `json:"window_seconds"`
@@ -146,19 +159,42 @@ func (h *Hedonic) pricing() pricing.Hedonic {
 	return out
 }
 
+// Wash computes what it would take to move the index of a receipt that holds.
+func (r *PriceReceipt) Wash() pricing.Wash {
+	again, err := r.receipt()
+	if err != nil {
+		return pricing.Wash{}
+	}
+	return pricing.Washed(again.Inputs)
+}
+
 // Verify computes the receipt again, from its fields alone, and compares everything. The error matches
 // [pricing.ErrReceipt] and says what differs.
 func (r *PriceReceipt) Verify() error {
 	if r.Method != pricing.IndexMethod {
 		return fmt.Errorf("%w: it was made by method %.40q, this program knows %s", pricing.ErrReceipt, r.Method, pricing.IndexMethod)
 	}
+	again, err := r.receipt()
+	if err != nil {
+		return err
+	}
+	if err := pricing.Verify(again); err != nil {
+		return err
+	}
+	if whole := priceReceiptOf(&again); whole.Canonical != r.Canonical || whole.Params != r.Params || whole.Hedonic.Identity != r.Hedonic.Identity {
+		return fmt.Errorf("%w: its parameters or its canonical text are not those of its inputs", pricing.ErrReceipt)
+	}
+	return nil
+}
+
+// receipt is what the fields say.
+func (r *PriceReceipt) receipt() (pricing.Receipt, error) {
 	cell, err := pricing.ParseCell(r.Cell)
 	if err != nil {
-		return fmt.Errorf("%w: %w", pricing.ErrReceipt, err)
+		return pricing.Receipt{}, fmt.Errorf("%w: %w", pricing.ErrReceipt, err)
 	}
 	again := pricing.Receipt{Inputs: pricing.Inputs{Cell: cell, At: r.At.Unix()}, InputsHash: r.InputsHash}
-	h := &r.Hedonic
-	again.Hedonic = h.pricing()
+	again.Hedonic = r.Hedonic.pricing()
 	for _, t := range r.Trades {
 		again.Trades = append(again.Trades, pricing.Trade{
 			ID: t.ID, Settled: t.Settled.Unix(), Agreed: t.Agreed.Unix(), GPUs: t.GPUs, Rate: pricing.Rate(t.RateNanoUSDPerHour),
@@ -175,11 +211,5 @@ func (r *PriceReceipt) Verify() error {
 		P75: pricing.Rate(p.P75NanoUSDPerHour), P90: pricing.Rate(p.P90NanoUSDPerHour), Trades: p.Trades, Operators: p.Operators,
 		GPUSeconds: p.GPUSeconds, HHI: p.HHI, Trimmed: p.Trimmed, Related: p.Related, Canaries: p.Canaries, Reversed: p.Reversed,
 	}
-	if err := pricing.Verify(again); err != nil {
-		return err
-	}
-	if whole := priceReceiptOf(&again); whole.Canonical != r.Canonical || whole.Params != r.Params || whole.Hedonic.Identity != h.Identity {
-		return fmt.Errorf("%w: its parameters or its canonical text are not those of its inputs", pricing.ErrReceipt)
-	}
-	return nil
+	return again, nil
 }

@@ -106,6 +106,13 @@ func (m *market) PriceFit(_ context.Context, c pricing.Cell, at time.Time) (pric
 	return h, obs, nil
 }
 
+func (m *market) PriceWash(_ context.Context, c pricing.Cell) (pricing.Wash, pricing.Print, error) {
+	if c.String() != priceCell {
+		return pricing.Wash{}, pricing.Print{}, fmt.Errorf("cell %s: %w", c, broker.ErrNotFound)
+	}
+	return pricing.Wash{One: 3, Three: 2}, priceReceipt().Print, nil
+}
+
 func (m *market) PriceChanges(after uint64) ([]broker.PriceEvent, uint64, <-chan struct{}) {
 	b, err := m.Prices(context.Background())
 	if err != nil {
@@ -158,6 +165,9 @@ func TestPriceRoutes(t *testing.T) {
 		{path: "/v1/prices/forecast?cell=" + priceCell + "&h=2", status: 400, field: "query.h"},
 		{path: "/v1/prices/" + priceCell + "/receipt", status: 200, want: []string{`"canonical":"rialto-index/1\ncell RTX_4090:on_demand:any:nvml\nat 1800000000\n`, `"operator_cap_ppm":200000`, `"inputs_hash":"`}},
 		{path: "/v1/prices/" + priceCell + "/receipt?t=2020-01-01T00:00:00Z", status: 404},
+		{path: "/v1/prices/" + priceCell + "/wash", status: 200, want: []string{`"at":"2027-01-15T08:00:00Z","quality":"firm"`, `"hhi":`, `"share_ppm":10000,"one_operator_nanousd":3,"three_operators_nanousd":2}`}},
+		{path: "/v1/prices/" + toyCell + "/wash", status: 404},
+		{path: "/v1/prices/x/wash", status: 400, field: "path.cell"},
 		{path: "/v1/prices/x/receipt", status: 400, field: "path.cell"},
 		{path: "/v1/stream?cells=x", status: 400, field: "query.cells"},
 		{path: "/v1/stream?kinds=gossip", status: 400, field: "query.kinds[0]"},

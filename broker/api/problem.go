@@ -81,6 +81,7 @@ func kinds() []kind {
 		{broker.ErrFencedEpoch, "rialto:stale-epoch", http.StatusConflict},
 		{broker.ErrConflict, "rialto:conflict", http.StatusConflict},
 		{broker.ErrNotFound, "rialto:not-found", http.StatusNotFound},
+		{broker.ErrLimit, "rialto:limit", http.StatusForbidden},
 		{broker.ErrForbidden, "rialto:forbidden", http.StatusForbidden},
 		{broker.ErrUnavailable, "rialto:unavailable", http.StatusServiceUnavailable},
 		{broker.ErrInvalid, "rialto:invalid", http.StatusUnprocessableEntity},

@@ -24,6 +24,7 @@ func TestReads(t *testing.T) {
 		{path: "/v1/prices/forecast?" + cell, bad: "h=5", field: "query.h"},
 		{path: "/v1/prices/" + priceCell + "/receipt", bad: "t=noon", field: "query.t"},
 		{path: "/v1/prices/" + priceCell + "/hedonic", bad: "t=noon", field: "query.t"},
+		{path: "/v1/prices/" + priceCell + "/wash"},
 		{path: "/v1/book", bad: "qty=-1", field: "query.qty"},
 		{path: "/v1/book?region=any&qty=3", bad: "tier=gold", field: "query.tier"},
 		{path: "/v1/market/health"},

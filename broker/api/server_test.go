@@ -210,7 +210,7 @@ func TestClientRoundTrip(t *testing.T) {
 	if a, err := c.SetLimits(ctx, api.Limits{}); err != nil || a.Limits != nil {
 		t.Errorf("no limits: %+v, %v", a, err)
 	}
-	if _, err := c.SetLimits(ctx, api.Limits{JobNanoUSD: 9, TotalNanoUSD: 3}); !isKind(err, broker.ErrForbidden) || !strings.Contains(err.Error(), "in all") {
+	if _, err := c.SetLimits(ctx, api.Limits{JobNanoUSD: 9, TotalNanoUSD: 3}); !isKind(err, broker.ErrLimit) || !strings.Contains(err.Error(), "in all") {
 		t.Errorf("a limit that is broken: %v", err)
 	}
 	deposit := 10 * pricing.USD

@@ -182,6 +182,26 @@ func (s *Service) PriceFit(ctx context.Context, cell pricing.Cell, at time.Time)
 	return pricing.FitHedonic(obs, operators, when), obs, nil
 }
 
+// PriceWash returns what it would take to move a cell's newest print, and which print that was. It is made once an hour.
+func (s *Service) PriceWash(ctx context.Context, cell pricing.Cell) (pricing.Wash, pricing.Print, error) {
+	r, err := s.PriceReceipt(ctx, cell, time.Time{})
+	if err != nil {
+		return pricing.Wash{}, pricing.Print{}, err
+	}
+	p := s.prices
+	p.washing.Lock()
+	defer p.washing.Unlock()
+	w, ok := p.washes[cell]
+	if !ok || w.print.Quality != r.Print.Quality || r.At-w.print.At >= pricing.Hour {
+		w = washedPrint{pricing.Washed(r.Inputs), r.Print}
+		if len(p.washes) > maxCells {
+			clear(p.washes)
+		}
+		p.washes[cell] = w
+	}
+	return w.wash, w.print, nil
+}
+
 // PriceChanges returns what changed after a number, oldest first, the number of the newest change, and a channel that is
 // closed at the next.
 func (s *Service) PriceChanges(after uint64) (events []broker.PriceEvent, seq uint64, changed <-chan struct{}) {

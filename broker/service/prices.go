@@ -41,6 +41,15 @@ type prices struct {
 
 	forecasting sync.Mutex
 	forecasts   map[forecastKey]pricing.Forecast
+
+	washing sync.Mutex // one is made at a time: it takes a second of a cell of the most trades
+	washes  map[pricing.Cell]washedPrint
+}
+
+// washedPrint is what moving a print would take.
+type washedPrint struct {
+	wash  pricing.Wash
+	print pricing.Print
 }
 
 type forecastKey struct {
@@ -49,7 +58,7 @@ type forecastKey struct {
 }
 
 func newPrices(s *Service) *prices {
-	return &prices{s: s, hub: newPriceHub(), forecasts: map[forecastKey]pricing.Forecast{}}
+	return &prices{s: s, hub: newPriceHub(), forecasts: map[forecastKey]pricing.Forecast{}, washes: map[pricing.Cell]washedPrint{}}
 }
 
 // run loads what was printed and goes on until ctx ends.

@@ -266,6 +266,13 @@ func TestPrices(t *testing.T) {
 			t.Errorf("a receipt of the day before: %v", err)
 		}
 
+		wash, of, err := m.PriceWash(t.Context(), real.Print.Cell)
+		if err != nil || of != firm.Print || wash != pricing.Washed(firm.Inputs) || wash.One <= 0 || wash.Three <= 0 {
+			t.Errorf("wash: %+v of %+v, %v", wash, of, err)
+		}
+		if wash, of, err := m.PriceWash(t.Context(), toy.Print.Cell); err != nil || of.Quality != pricing.Indicative || wash != (pricing.Wash{}) {
+			t.Errorf("wash of asks: %+v of %+v, %v", wash, of, err)
+		}
 		rows := m.bars(real.Print.Cell)
 		trades := 0
 		for _, r := range rows {

@@ -97,6 +97,8 @@ func explain(err error) error {
 		return cli.Hint(err, "`rialto offers` shows what there is; `rialto run --wait` waits for a matching offer")
 	case errors.Is(err, broker.ErrNoFunds):
 		return cli.Hint(err, "lower --max-cost or --for; `rialto account` shows the balance")
+	case errors.Is(err, broker.ErrLimit):
+		return cli.Hint(err, "lower --max-cost, --max-price or --for, or raise the limit with `rialto account limit`; `rialto account` shows it")
 	case errors.Is(err, broker.ErrForbidden), status(err) == http.StatusUnauthorized:
 		return cli.Hint(err, "`rialto account login URL TOKEN` uses an account's token and binds this machine's key to it")
 	}

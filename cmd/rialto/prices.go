@@ -214,6 +214,15 @@ type verified struct {
 	Problem string           `json:"problem,omitempty"`
 	Receipt api.PriceReceipt `json:"receipt"`
 	Fit     api.PriceFit     `json:"fit"` // of the receipt's coefficients
+	// Wash is what it would take to move the index, computed here; nil unless it is firm.
+	Wash *washed `json:"wash,omitempty"`
+}
+
+// washed is the turnover of trades with oneself that would raise an index by a share.
+type washed struct {
+	OneNanoUSD   int64 `json:"one_operator_nanousd"` // zero: none would
+	ThreeNanoUSD int64 `json:"three_operators_nanousd"`
+	SharePPM     int64 `json:"share_ppm"`
 }
 
 func (a *app) verifyPriceCommand() *cobra.Command {
@@ -253,7 +262,10 @@ func (a *app) verifyPriceCommand() *cobra.Command {
 			}
 		}
 		problem := cmp.Or(checkPrice(&r, shown, when), checkFit(&v))
-		v.Holds = problem == nil
+		if v.Holds = problem == nil; v.Holds && r.Print.Quality == string(pricing.Firm) {
+			w := r.Wash()
+			v.Wash = &washed{int64(w.One), int64(w.Three), pricing.WashShare}
+		}
 		if problem != nil {
 			v.Problem = problem.Error()
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,6 +49,30 @@ func TestCheckFit(t *testing.T) {
 		forge(v)
 		if err := checkFit(v); !errors.Is(err, pricing.ErrReceipt) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestWriteVerified: a firm price says what it rests on, and what moving it would take.
+func TestWriteVerified(t *testing.T) {
+	monday := time.Unix(pricing.HedonicTime(1_800_000_000), 0).UTC()
+	v := verified{Holds: true, Wash: &washed{OneNanoUSD: 12_344_999_999, SharePPM: 10_000}}
+	v.Receipt = api.PriceReceipt{
+		Cell: "RTX_4090:on_demand:any:nvml", At: time.Unix(1_800_000_000, 0),
+		Print:   api.ReceiptPrint{Quality: "firm", IndexNanoUSDPerHour: 400_000_000, Trades: 50, Operators: 6, HHI: 1834, Trimmed: 2, Related: 1},
+		Hedonic: api.Hedonic{FittedAt: &monday, Trades: 60, Operators: 7, BaseGPUs: 1, BaseCPUs: 8, BaseMemoryMiB: 32 << 10, CPUsPPM: 200_000, MemoryPPM: -1_300},
+	}
+	var b strings.Builder
+	if err := writeVerified(&b, v); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"HOLDS RTX_4090:on_demand:any:nvml at 2027-01-15T08:00:00Z: $0.40/h per GPU, firm\n", "from 50 trades of 6 operators, 1 more left out, 2 trimmed",
+		"trades with oneself of $12.34 by one operator, of more than any by three; operators' concentration (HHI) is 1834 of 10000.\n",
+		"Adjusted to 8 CPUs and 32 GiB for each GPU of 1, by elasticities of +0.2000, -0.0013 and +0.0000, fitted again from 60 trades of 7 operators.\n",
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, &b)
 		}
 	}
 }

@@ -279,9 +279,22 @@ func writeVerified(w io.Writer, v verified) error {
 		fmt.Fprintf(w, "Computed again on this machine from the %d cheapest GPUs on offer: %d trades of %d operators are too few.\n", gpus, p.Trades, p.Operators)
 	case pricing.Stale:
 	}
+	if v.Wash != nil {
+		fmt.Fprintf(w, "Raising it by 1%% would take trades with oneself of %s by one operator, of %s by three; operators' concentration (HHI) is %d of 10000.\n",
+			washText(v.Wash.OneNanoUSD), washText(v.Wash.ThreeNanoUSD), p.HHI)
+	}
 	writeFit(w, &r.Hedonic)
 	_, err := fmt.Fprintf(w, "Method %s, SHA-256 of the inputs %s\n", r.Method, r.InputsHash)
 	return err
+}
+
+// washText is a turnover to the cent: it is found within a hundredth.
+func washText(nanos int64) string {
+	if nanos == 0 {
+		return "more than any"
+	}
+	const cent = int64(pricing.USD / 100)
+	return pricing.Money((nanos + cent/2) / cent * cent).String()
 }
 
 // writeFit says to what rates were adjusted, and that it was fitted again.
@@ -292,9 +305,9 @@ func writeFit(w io.Writer, h *api.Hedonic) {
 		fmt.Fprintf(w, "Not adjusted for what comes with a GPU: the four weeks before %s had %d trades of %d operators, fewer than %d of %d.\n",
 			h.FittedAt.UTC().Format(time.DateOnly), h.Trades, h.Operators, pricing.HedonicTrades, pricing.HedonicOperators)
 	default:
-		fmt.Fprintf(w, "Adjusted to %d GPUs, each with %d CPUs and %s, by elasticities of %+.4f, %+.4f and %+.4f, fitted again from %d trades of %d operators.\n",
-			h.BaseGPUs, h.BaseCPUs, cli.FormatMiB(uint64(max(0, h.BaseMemoryMiB))), //nolint:gosec // not negative
-			float64(h.GPUsPPM)/1e6, float64(h.CPUsPPM)/1e6, float64(h.MemoryPPM)/1e6, h.Trades, h.Operators)
+		fmt.Fprintf(w, "Adjusted to %d CPUs and %s for each GPU of %d, by elasticities of %+.4f, %+.4f and %+.4f, fitted again from %d trades of %d operators.\n",
+			h.BaseCPUs, cli.FormatMiB(uint64(max(0, h.BaseMemoryMiB))), h.BaseGPUs, //nolint:gosec // not negative
+			float64(h.CPUsPPM)/1e6, float64(h.MemoryPPM)/1e6, float64(h.GPUsPPM)/1e6, h.Trades, h.Operators)
 	}
 }
 

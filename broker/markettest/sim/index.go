@@ -77,9 +77,6 @@ func (e *engine) observe() {
 	}
 }
 
-// washPrices are the prices at which a manipulator trades with himself, over the index.
-func washPrices() []float64 { return []float64{1.02, 1.05, 1.1, 1.2, 1.4, 2} }
-
 // washable returns the inputs of the print of the most traded model at the end of the span, those in its window; no
 // trades: no model has a firm print.
 func (e *engine) washable() (in pricing.Inputs, turnover float64) {
@@ -99,62 +96,17 @@ func (e *engine) washable() (in pricing.Inputs, turnover float64) {
 	return in, turnover
 }
 
-// wash returns the least turnover in dollars, as far as a search by price and size finds it, of trades of so many
-// operators with customers of their own that raises a print by a share; infinite if none does.
-func wash(in pricing.Inputs, operators int, share float64) float64 {
+// wash returns the least turnover in dollars of trades with oneself that raises a print by a share in millionths, see
+// [pricing.WashCost]; infinite if none does, and no number if there is no print.
+func wash(in pricing.Inputs, operators int, share int64) float64 {
 	if len(in.Trades) == 0 {
 		return math.NaN()
 	}
-	before := pricing.Compute(in).Index
-	turnover := math.Inf(1)
-	for _, f := range washPrices() {
-		rate := tick(dollars(before) * f)
-		moved := func(gpuHours float64) bool {
-			with := in
-			with.Trades = slices.Concat(in.Trades, washed(in.At, rate, gpuHours, operators))
-			p := pricing.Compute(with)
-			return p.Quality == pricing.Firm && float64(p.Index) >= float64(before)*(1+share)
-		}
-		const least, most = 0.25, 1 << 12
-		high := least
-		for high <= most && !moved(high) {
-			high *= 2
-		}
-		if high > most {
-			continue
-		}
-		low := high / 2
-		for high-low > high/100 && high > least {
-			if mid := (low + high) / 2; moved(mid) {
-				high = mid
-			} else {
-				low = mid
-			}
-		}
-		turnover = min(turnover, high*dollars(rate))
+	turnover, ok := pricing.WashCost(in, operators, share)
+	if !ok {
+		return math.Inf(1)
 	}
-	return turnover
-}
-
-// washed makes the trades of operators with customers of their own, that settled a moment ago: as few as the index
-// takes, each 20 h long at most.
-func washed(at int64, rate pricing.Rate, gpuHours float64, operators int) []pricing.Trade {
-	const longest = 20 * 3600
-	var out []pricing.Trade
-	for i := range operators {
-		left := int64(gpuHours / float64(operators) * 3600)
-		for n := 0; left >= pricing.ParamsV1().MinPaid; n++ {
-			gpus := min(max(1, (left+longest-1)/longest), pricing.MaxTradeGPUs)
-			seconds := min(left, gpus*longest)
-			name := string(rune('a'+i)) + string(rune('a'+n))
-			out = append(out, pricing.Trade{
-				ID: pricing.TradeID("wash " + name), Settled: at - 1, Agreed: at - 1 - seconds/gpus, GPUs: int(gpus), Rate: rate,
-				GPUSeconds: seconds, Provider: "washer " + name[:1], Operator: "washer " + name[:1], Customer: "straw " + name[:1],
-			})
-			left -= seconds
-		}
-	}
-	return out
+	return float64(turnover) / float64(pricing.USD)
 }
 
 // figures sums up a seed.
@@ -194,8 +146,8 @@ func (e *engine) figures() figures {
 	f[indexFirm] = share(float64(t.firm), float64(t.prints))
 	in, turnover := e.washable()
 	f[turnover24h] = turnover
-	f[wash1], f[wash3] = wash(in, 1, 0.01), wash(in, 3, 0.01)
-	f[wash1Far], f[wash3Far] = wash(in, 1, 0.1), wash(in, 3, 0.1)
+	f[wash1], f[wash3] = wash(in, 1, pricing.WashShare), wash(in, 3, pricing.WashShare)
+	f[wash1Far], f[wash3Far] = wash(in, 1, 10*pricing.WashShare), wash(in, 3, 10*pricing.WashShare)
 	return f
 }
 
