@@ -32,7 +32,7 @@ func market(t *testing.T, hours int) *world {
 		{"moraine", "H100 SXM", "CH", 8, 189 * cent, nil},
 		{"boreal", "H100 SXM", "SE", 8, 182 * cent, nil},
 		{"canyon", "H100 SXM", "US", 8, 175 * cent, nil},
-		{"lagoon", "L40S", "IT", 4, 62 * cent, nil},
+		{"lagoon", "L40S", "IT", 4, 62 * cent, reserved},
 		{"tundra", "L40S", "FI", 2, 66 * cent, nil},
 		{"attic", "RTX 3090", "DE", 1, 17 * cent, claimed},
 		{"toybox", "RTX 4090", "DE", 2, 40 * cent, simulated},
@@ -188,6 +188,7 @@ func TestSite(t *testing.T) {
 	})
 
 	t.Run("model", b.model)
+	t.Run("terms", b.terms)
 	t.Run("calculator", b.calculator)
 	t.Run("money", b.money)
 	t.Run("jobs", b.jobs)

@@ -80,6 +80,19 @@ func (b *browser) model(t *testing.T) {
 	b.quiet(t)
 }
 
+// terms: a price for who commits to a term is a cell of its own, and not the one that a model's page begins with.
+func (b *browser) terms(t *testing.T) {
+	b.t = t
+	b.open("#/model/L40S", "Order book")
+	if got := eval[string](b, `document.querySelector("main h1").innerText`); got != "L40S nvml" {
+		t.Errorf("heading %q", got)
+	}
+	b.click(".tabs a", "all regions, reserved")
+	b.awaitText("L40S, reserved")
+	b.awaitText("$0.55/h")
+	b.quiet(t)
+}
+
 // calculator: eight GPU-hours with at least 24 GB.
 func (b *browser) calculator(t *testing.T) {
 	b.t = t

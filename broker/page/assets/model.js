@@ -5,9 +5,10 @@ import { amount, count, percent, plural, price, rate, usd, when } from './format
 import { bars, points } from './history.js';
 import * as live from './live.js';
 import { depthChart, lineChart, meter } from './charts.js';
-import { quality, regions, tier } from './words.js';
+import { quality, regions, terms, tier } from './words.js';
 import { offerColumns } from './offers.js';
 
+const order = ['on_demand', ...Object.keys(terms)];
 const spans = { '1m': 'minutes', '5m': '5 minutes', '1h': 'hours', '1d': 'days' };
 
 export default function model({ args: [name], params, signal }) {
@@ -20,7 +21,7 @@ export default function model({ args: [name], params, signal }) {
       return;
     }
     const asked = params.get('cell');
-    const cell = (cells.find((r) => r.cell === asked) ?? cells.toSorted((a, b) => (a.region !== 'any') - (b.region !== 'any') || a.simulated - b.simulated || b.trades_24h - a.trades_24h)[0]).cell;
+    const cell = (cells.find((r) => r.cell === asked) ?? cells.toSorted((a, b) => (a.term !== 'on_demand') - (b.term !== 'on_demand') || (a.region !== 'any') - (b.region !== 'any') || a.simulated - b.simulated || b.trades_24h - a.trades_24h)[0]).cell;
     if (!built) {
       built = page(name, cell, params.get('step'), signal);
       box.replaceChildren(...built.nodes);
@@ -136,8 +137,8 @@ function page(name, cell, step, signal) {
       fact('Middle half paid', r.p25_nanousd_per_hour > 0n ? [amount(r.p25_nanousd_per_hour, 3), ' – ', amount(r.p75_nanousd_per_hour, 3)] : '–', r.p25_nanousd_per_hour > 0n ? '/h' : ''),
       fact('Leases, 24 h', count(r.trades_24h), ` of ${plural(r.operators_24h, 'operator')}`),
       fact('Available', meter(r.available_gpus, r.total_gpus)));
-    swap(cells, live.rows().filter((x) => x.model === name && x.term === r.term).toSorted((a, b) => a.simulated - b.simulated || (a.tier < b.tier ? 1 : a.tier > b.tier ? -1 : 0) || (a.region !== 'any') - (b.region !== 'any') || (a.region < b.region ? -1 : 1))
-      .map((x) => h('a', { href: link(x.cell, step), 'data-key': x.cell, 'aria-current': x.cell === cell ? 'true' : null }, regions[x.region] ?? x.region, ' ', tier(x.tier))));
+    swap(cells, live.rows().filter((x) => x.model === name).toSorted((a, b) => order.indexOf(a.term) - order.indexOf(b.term) || a.simulated - b.simulated || (a.tier < b.tier ? 1 : a.tier > b.tier ? -1 : 0) || (a.region !== 'any') - (b.region !== 'any') || (a.region < b.region ? -1 : 1))
+      .map((x) => h('a', { href: link(x.cell, step), 'data-key': x.cell, 'aria-current': x.cell === cell ? 'true' : null }, regions[x.region] ?? x.region, terms[x.term] && `, ${terms[x.term]}`, ' ', tier(x.tier))));
     const first = drawn === '';
     if (first || (kinds.has('price') && drawn !== r.printed_at)) {
       drawn = r.printed_at ?? '-';
@@ -154,7 +155,7 @@ function page(name, cell, step, signal) {
   const receipt = h('p.note', 'Index and receipt: ', h('code', `rialto prices verify '${cell}'`), ' computes the newest print again from the leases behind it; the receipt itself is at ',
     h('a', { href: `${session.broker}/v1/prices/${encodeURIComponent(cell)}/receipt` }, 'the API'), '.');
   return {
-    nodes: [h('h1', name, ' ', tier(r.tier)), cells, facts, h('h2', 'Price'), steps, history, outlook, book, h('h2', 'On offer'), list, receipt],
+    nodes: [h('h1', name, terms[r.term] && `, ${terms[r.term]}`, ' ', tier(r.tier)), cells, facts, h('h2', 'Price'), steps, history, outlook, book, h('h2', 'On offer'), list, receipt],
     update,
   };
 }

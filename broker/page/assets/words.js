@@ -23,6 +23,9 @@ export const evidence = (o) => tier(o.simulated ? 'simulated' : o.level);
 
 export const regions = { any: 'all regions', africa: 'Africa', americas: 'Americas', asia: 'Asia', europe: 'Europe', oceania: 'Oceania' };
 
+// terms are how a lease is bought where it is not on demand. Their prices are never blended.
+export const terms = { interruptible: 'interruptible', reserved: 'reserved' };
+
 const names = new Intl.DisplayNames(['en'], { type: 'region' });
 
 // country is a country code with its name.
