@@ -3,6 +3,7 @@ package broker
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"rialto/pricing"
@@ -161,4 +162,16 @@ func (l *Lease) Over() bool { return l.State == LeaseEnded && (len(l.GPUs) == 0 
 // Size is roughly how many bytes a record of the lease takes, with the receipt that it will get.
 func (l *Lease) Size() int {
 	return 4<<10 + 2*(len(l.Answer)+2*len(l.Report)+len(l.Receipt))
+}
+
+// clean makes a peer's text fit for a log line.
+func clean(s string) string {
+	const most = 512
+	s = strings.Map(func(r rune) rune {
+		if !printable(string(r)) {
+			return ' '
+		}
+		return r
+	}, s[:min(len(s), most)])
+	return strings.Join(strings.Fields(s), " ")
 }

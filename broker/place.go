@@ -383,15 +383,3 @@ func (t *turn) touchLease(l *Lease) {
 		t.size += l.Size()
 	}
 }
-
-// clean makes a peer's text fit for a log line.
-func clean(s string) string {
-	const most = 512
-	s = strings.Map(func(r rune) rune {
-		if !printable(string(r)) {
-			return ' '
-		}
-		return r
-	}, s[:min(len(s), most)])
-	return strings.Join(strings.Fields(s), " ")
-}

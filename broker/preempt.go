@@ -102,7 +102,7 @@ func (t *turn) rooms(j *Job, q *Query, avoid []PeerID) []room {
 		if i < 0 || !f.fits(s.listed[i]) {
 			continue
 		}
-		r := room{offer: s.offers[i], rate: cmp.Or(j.Spec.Bid, s.offers[i].Rate)}
+		r := room{offer: s.offers[i], rate: cmp.Or(j.Spec.Bid, s.offers[i].RateFor(j.Spec.Reserve))}
 		if r.choose(t.now, leases, j.Spec.GPU.Count, s.listed[i].Free) {
 			out = append(out, r)
 		}
@@ -168,9 +168,9 @@ func (t *turn) clear(j *Job, r room) {
 // displacedBy says for people who displaces a lease.
 func (l *Lease) displacedBy() string {
 	if l.Displacement.Paid {
-		return fmt.Sprintf("preempted by an on-demand job at %v", l.Displacement.Rate)
+		return fmt.Sprintf("displaced by an on-demand job at %v", l.Displacement.Rate)
 	}
-	return fmt.Sprintf("preempted by a bid of %v", l.Displacement.Rate)
+	return fmt.Sprintf("displaced by a bid of %v", l.Displacement.Rate)
 }
 
 // notify begins the notice of a lease that is displaced: the answer to a report takes it to its host.

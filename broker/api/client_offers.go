@@ -76,6 +76,7 @@ func (q Query) values() url.Values {
 	number("memory_mib", q.MemoryMiB)
 	number("cpus", uint64(max(q.CPUs, 0)))
 	number("max_rate_nanousd_per_hour", uint64(max(q.MaxRateNanoUSDPerHour, 0)))
+	number("bid_nanousd_per_hour", uint64(max(q.BidNanoUSDPerHour, 0)))
 	text("region", q.Region)
 	text("provider", q.Provider)
 	text("image_digest", q.ImageDigest)

@@ -40,7 +40,7 @@ type (
 	// Job is a request and all that became of it.
 	Job struct {
 		ID            string     `json:"id"`
-		State         string     `json:"state" enum:"queued,holding,quoted,leased,ready,running,done,failed,expired,cancelled"`
+		State         string     `json:"state" enum:"queued,holding,quoted,leased,ready,running,done,failed,expired,cancelled,preempted"`
 		Image         string     `json:"image"`
 		Digest        string     `json:"digest"`
 		Command       []string   `json:"command,omitempty"`
@@ -54,12 +54,14 @@ type (
 		BilledMS      int64      `json:"billed_ms" doc:"so far"`
 		Simulated     bool       `json:"simulated"`
 		ExitCode      *int       `json:"exit_code,omitempty" doc:"when done"`
-		Error         string     `json:"error,omitempty" doc:"why it failed, expired or was cancelled"`
+		Error         string     `json:"error,omitempty" doc:"why it failed, expired, was cancelled or preempted"`
 		Accepted      time.Time  `json:"accepted"`
 		Ended         *time.Time `json:"ended,omitempty"`
 		MaxDurationMS int64      `json:"max_duration_ms"`
 
 		MaxRateNanoUSDPerHour int64      `json:"max_rate_nanousd_per_hour,omitempty" doc:"highest price of one GPU that the customer signed"`
+		BidNanoUSDPerHour     int64      `json:"bid_nanousd_per_hour,omitempty" doc:"of an interruptible job: the most that it pays for one GPU"`
+		RateNanoUSDPerHour    int64      `json:"rate_nanousd_per_hour,omitempty" doc:"of its lease, per GPU"`
 		GoodUntil             *time.Time `json:"good_until,omitempty" doc:"a standing limit order: it waits until then for an offer at its highest price or less"`
 		Ahead                 int        `json:"ahead,omitempty" doc:"while it is queued: jobs for the same GPUs that are served before it, because their accounts spent less lately or they came first"`
 
@@ -74,7 +76,7 @@ type (
 	// Gang is a job that several hosts run at once.
 	Gang struct {
 		ID          string     `json:"id" doc:"that of its first node; ending any node ends all"`
-		State       string     `json:"state" enum:"queued,holding,quoted,leased,ready,running,done,failed,expired,cancelled" doc:"of the node that is furthest behind; when all have ended, done only if all are"`
+		State       string     `json:"state" enum:"queued,holding,quoted,leased,ready,running,done,failed,expired,cancelled,preempted" doc:"of the node that is furthest behind; when all have ended, done only if all are"`
 		Started     *time.Time `json:"started,omitempty" doc:"when all hosts had granted and all were confirmed"`
 		HeldNanoUSD int64      `json:"held_nanousd" doc:"kept aside for all nodes"`
 		CostNanoUSD int64      `json:"cost_nanousd" doc:"of all nodes so far"`
@@ -253,6 +255,7 @@ func jobOf(j broker.Job, l broker.Lease) Job {
 		Host: l.Host, Provider: string(l.Provider), CostNanoUSD: int64(l.Cost), BilledMS: l.Billed.Milliseconds(),
 		Simulated: l.Simulated, Error: j.Error, Accepted: j.Accepted, Ended: stamp(j.Ended),
 		MaxDurationMS: j.Spec.MaxDuration.Milliseconds(), MaxRateNanoUSDPerHour: int64(j.Spec.MaxRate), GoodUntil: stamp(j.Spec.GoodUntil),
+		BidNanoUSDPerHour: int64(j.Spec.Bid), RateNanoUSDPerHour: int64(l.Rate),
 		Gang: string(j.Member.Gang), Rank: j.Member.Rank, Nodes: j.Spec.Nodes,
 		ReserveMS: j.Spec.Reserve.Milliseconds(), ReservedUntil: stamp(l.Until()), UnusedNanoUSD: int64(l.UnusedCost),
 	}

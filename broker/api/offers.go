@@ -36,7 +36,8 @@ type (
 		Level                   string `json:"level" enum:"claimed,nvml" doc:"how far the description has been proved"`
 		Simulated               bool   `json:"simulated" doc:"not a real GPU"`
 		RateNanoUSDPerHour      int64  `json:"rate_nanousd_per_hour" doc:"per GPU, on demand"`
-		TotalRateNanoUSDPerHour int64  `json:"total_rate_nanousd_per_hour" doc:"all GPUs of the query"`
+		TotalRateNanoUSDPerHour int64  `json:"total_rate_nanousd_per_hour" doc:"all GPUs of the query; with a bid, at the least bid: what clears may be more"`
+		MinBidNanoUSDPerHour    int64  `json:"min_bid_nanousd_per_hour,omitempty" doc:"least bid for one GPU of an interruptible job; missing: on-demand only"`
 		CPUsPerGPU              int    `json:"cpus_per_gpu"`
 		MemoryMiBPerGPU         uint64 `json:"memory_mib_per_gpu" doc:"host memory"`
 		DiskMiB                 uint64 `json:"disk_mib"`
@@ -119,6 +120,7 @@ type (
 		MemoryMiB              uint64   `json:"memory_mib,omitempty" query:"memory_mib" doc:"host memory of the job"`
 		CPUs                   int      `json:"cpus,omitempty" query:"cpus" minimum:"0" maximum:"1024"`
 		MaxRateNanoUSDPerHour  int64    `json:"max_rate_nanousd_per_hour,omitempty" query:"max_rate_nanousd_per_hour" minimum:"0" doc:"per GPU"`
+		BidNanoUSDPerHour      int64    `json:"bid_nanousd_per_hour,omitempty" query:"bid_nanousd_per_hour" minimum:"0" doc:"per GPU, of an interruptible job; unless given, on-demand"`
 		Region                 string   `json:"region,omitempty" query:"region" maxLength:"2"`
 		Provider               string   `json:"provider,omitempty" query:"provider" maxLength:"128"`
 		ImageDigest            string   `json:"image_digest,omitempty" query:"image_digest" maxLength:"128"`
@@ -216,7 +218,7 @@ func (q Query) toBroker() (broker.Query, error) {
 	where, err := broker.ParseFilter(q.Q)
 	return broker.Query{
 		GPU:       broker.GPURequest{Model: q.Model, Count: q.Count, MinMemoryMiB: q.MinGPUMemoryMiB},
-		MemoryMiB: q.MemoryMiB, CPUs: q.CPUs, MaxRate: pricing.Rate(q.MaxRateNanoUSDPerHour),
+		MemoryMiB: q.MemoryMiB, CPUs: q.CPUs, MaxRate: pricing.Rate(q.MaxRateNanoUSDPerHour), Bid: pricing.Rate(q.BidNanoUSDPerHour),
 		Region: q.Region, Provider: broker.PeerID(q.Provider), Image: q.ImageDigest, Weights: q.WeightRoots, Where: where,
 		Run: time.Duration(q.RunMS) * time.Millisecond, WaitRate: pricing.Rate(q.WaitRateNanoUSDPerHour),
 		Reserve: time.Duration(q.ReserveMS) * time.Millisecond,
@@ -228,8 +230,8 @@ func offerOf(m broker.Match) Offer {
 	out := Offer{
 		ID: string(o.ID), Provider: string(o.Provider), Host: o.Host, Region: o.Region,
 		GPUs: len(o.GPUs), Free: m.Free, Simulated: o.Simulated(), RateNanoUSDPerHour: int64(o.Rate),
-		TotalRateNanoUSDPerHour: int64(m.Rate),
-		CPUsPerGPU:              o.CPUs, MemoryMiBPerGPU: o.MemoryMiB, DiskMiB: o.DiskMiB, HasImage: m.HasImage, Level: broker.LevelClaimed.String(),
+		TotalRateNanoUSDPerHour: int64(m.Rate), MinBidNanoUSDPerHour: int64(o.MinBid),
+		CPUsPerGPU: o.CPUs, MemoryMiBPerGPU: o.MemoryMiB, DiskMiB: o.DiskMiB, HasImage: m.HasImage, Level: broker.LevelClaimed.String(),
 		ReliabilityPPM: m.Record.Reliability(), SeenMS: m.Record.Seen.Milliseconds(), Failures: m.Record.Failures,
 		Expected: costOf(m.Cost), ReadyMS: m.Cost.Ready.Milliseconds(),
 		FillRatePPM: m.Record.FillRate(), HoldsAsked: m.Record.Asked, HoldsHonoured: m.Record.Honoured,

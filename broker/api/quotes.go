@@ -26,7 +26,7 @@ type QuoteMarket interface {
 // FirmQuote is a provider's promise, and the id of the job that it becomes when it is accepted.
 type FirmQuote struct {
 	ID                      string     `json:"id" doc:"also the job's"`
-	State                   string     `json:"state" enum:"queued,holding,quoted,leased,ready,running,done,failed,expired,cancelled" doc:"quoted: it can be accepted; later states are the job's"`
+	State                   string     `json:"state" enum:"queued,holding,quoted,leased,ready,running,done,failed,expired,cancelled,preempted" doc:"quoted: it can be accepted; later states are the job's"`
 	Host                    string     `json:"host,omitempty"`
 	Provider                string     `json:"provider,omitempty"`
 	Model                   string     `json:"model,omitempty"`

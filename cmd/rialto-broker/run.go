@@ -42,6 +42,7 @@ type runFlags struct {
 	feePPM         int64
 	allow          []string
 	leaseTTL       time.Duration
+	minRun, notice time.Duration
 	grant          string
 	logFormat      string
 	verbose        bool
@@ -76,6 +77,8 @@ func runCommand(state *string) *cobra.Command {
 	fl.Int64Var(&f.feePPM, "fee-ppm", 0, "the market's part of each bill, in millionths")
 	fl.StringSliceVar(&f.allow, "provider-allow", nil, "peer ids that may connect; all if not given")
 	fl.DurationVar(&f.leaseTTL, "lease-ttl", 0, "a lease that is not renewed for this long ends (default 45s)")
+	fl.DurationVar(&f.minRun, "min-run", 0, "an interruptible job that is ready is not displaced before it ran for this long (default 10m)")
+	fl.DurationVar(&f.notice, "notice", 0, "an interruptible job that is displaced may still run for this long (default 1m)")
 	fl.StringVar(&f.grant, "grant", "0", "dollars that a new account gets when it is created without --deposit, for development")
 	fl.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	fl.BoolVar(&f.verbose, "verbose", false, "log details too")
@@ -174,7 +177,8 @@ func (f *runFlags) run(ctx context.Context, stderr io.Writer) (err error) {
 	market, err := service.New(service.Config{
 		Key: key, Host: host, Store: ledger.Books{Store: store}, Grant: grant,
 		Market: broker.MarketConfig{
-			AllowSimulated: f.allowSimulated, FeePPM: f.feePPM, LeaseTTL: f.leaseTTL, NewIndex: func() broker.Index { return book.NewOffers() },
+			AllowSimulated: f.allowSimulated, FeePPM: f.feePPM, LeaseTTL: f.leaseTTL, MinRun: f.minRun, Notice: f.notice,
+			NewIndex: func() broker.Index { return book.NewOffers() },
 		},
 		Source: func() broker.BlockSource {
 			return broker.BlockSource{Peer: broker.PeerID(key.ID()), Addrs: host.Addrs()}

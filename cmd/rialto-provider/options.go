@@ -31,7 +31,7 @@ const (
 type options struct {
 	brokers, listen, simulate, advertise, registries []string
 
-	price, reservedPrice, reservedMin, name, region, state, linger, ports, runc, cache, memory, disk string
+	price, minBid, reservedPrice, reservedMin, name, region, state, linger, ports, runc, cache, memory, disk string
 
 	cpus       int
 	stopJobs   bool
@@ -45,6 +45,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.price, "price", "", "price of a GPU, such as 0.40/h")
 	f.StringVar(&o.reservedPrice, "reserved-price", "", "price of a GPU for jobs that commit to a term, such as 0.30/h; what of the term they do not use is paid all the same")
 	f.StringVar(&o.reservedMin, "reserved-min", "24h", "least term that earns --reserved-price, such as 24h or 7d")
+	f.StringVar(&o.minBid, "min-bid", "", "also take interruptible jobs that pay at least this, such as 0.15/h: whoever pays more displaces them")
 	f.StringVar(&o.name, "name", "", "name of this host on the market (default: its host name)")
 	f.StringVar(&o.region, "region", "", "country of this host, such as DE")
 	f.StringVar(&o.state, "state", defaultState, "folder for everything that the agent keeps")
@@ -71,6 +72,7 @@ type settings struct {
 	rate      pricing.Rate
 	reserved  pricing.Rate  // zero: none
 	term      time.Duration // the least that earns it
+	minBid    pricing.Rate  // zero: no interruptible jobs
 	name      string
 	region    string
 	state     string
@@ -115,6 +117,14 @@ func (o *options) parse() (settings, error) {
 		}
 		if s.term < time.Second || s.term > broker.MaxTerm {
 			return s, fmt.Errorf("--reserved-min %s: want 1s to %s", o.reservedMin, cli.FormatDuration(broker.MaxTerm))
+		}
+	}
+	if o.minBid != "" {
+		if s.minBid, err = pricing.ParseRate(o.minBid); err != nil {
+			return s, fmt.Errorf("--min-bid: %w", err)
+		}
+		if s.minBid <= 0 || s.minBid > s.rate {
+			return s, fmt.Errorf("--min-bid %v: want more than nothing and at most the price of %v", s.minBid, s.rate)
 		}
 	}
 	if s.name == "" {

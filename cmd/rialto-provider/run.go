@@ -171,7 +171,7 @@ func serve(ctx context.Context, o *options, s settings, stderr io.Writer) (err e
 	a, err = agent.New(agent.Config{
 		Key: key, Network: host, Inventory: inventory, Runtime: boxes, Images: library,
 		Tunnels: device.Opener{Userspace: o.userspace, Logger: log}, Journal: records,
-		Brokers: brokers, Host: s.name, Region: s.region, Rate: s.rate, ReservedRate: s.reserved, ReservedMin: s.term, CPUs: cpus, MemoryMiB: memory,
+		Brokers: brokers, Host: s.name, Region: s.region, Rate: s.rate, MinBid: s.minBid, ReservedRate: s.reserved, ReservedMin: s.term, CPUs: cpus, MemoryMiB: memory,
 		AdvertiseIPs: s.advertise, Ports: s.ports, Version: cli.Version(), Linger: s.linger, StopJobsOnExit: o.stopJobs, Clock: clock,
 		DrainFile:     filepath.Join(s.state, drainName),
 		DiskFree:      func() (uint64, error) { return diskFree(s.state) },

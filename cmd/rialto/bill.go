@@ -27,7 +27,8 @@ type bill struct {
 	Provider           string    `json:"provider"`
 	Model              string    `json:"model"`
 	GPUs               int       `json:"gpus"`
-	RateNanoUSDPerHour int64     `json:"rate_nanousd_per_hour"` // per GPU
+	RateNanoUSDPerHour int64     `json:"rate_nanousd_per_hour"`          // per GPU
+	BidNanoUSDPerHour  int64     `json:"bid_nanousd_per_hour,omitempty"` // of an interruptible job, per GPU
 	UsedMS             int64     `json:"used_ms"`
 	BilledMS           int64     `json:"billed_ms"`
 	CostNanoUSD        int64     `json:"cost_nanousd"`
@@ -165,11 +166,14 @@ func (m *market) bill(ctx context.Context, id broker.JobID) (bill, error) {
 	if err != nil {
 		return bill{}, err
 	}
-	r, err := checkReceipt(answer.Envelope, id, broker.PeerID(info.Broker), broker.PeerID(key.ID()), m.committed(id))
+	spec := m.signed(id)
+	r, err := checkReceipt(answer.Envelope, id, broker.PeerID(info.Broker), broker.PeerID(key.ID()), spec)
 	if err != nil {
 		return bill{}, fmt.Errorf("receipt of job %s: %w", id, err)
 	}
 	return bill{
+		BidNanoUSDPerHour: int64(spec.Bid),
+
 		Job: string(r.Job), Lease: string(r.Lease), Provider: string(r.Provider), Model: r.Model, GPUs: len(r.GPUs),
 		RateNanoUSDPerHour: int64(r.Rate), UsedMS: r.Used.Milliseconds(), BilledMS: r.Billed.Milliseconds(),
 		CostNanoUSD: int64(r.Cost), FeeNanoUSD: int64(r.Fee), ExitCode: r.ExitCode, Ended: r.Ended, Verified: true, billed: r.Billed,
@@ -177,21 +181,22 @@ func (m *market) bill(ctx context.Context, id broker.JobID) (bill, error) {
 	}, nil
 }
 
-// committed is the term that a job's customer signed, or the longest there is if the job was signed on another machine.
-func (m *market) committed(id broker.JobID) time.Duration {
+// signed is what a job's customer signed, as far as it bounds the bill; of a job that was signed on another machine, what
+// bounds nothing.
+func (m *market) signed(id broker.JobID) broker.JobSpec {
 	r, err := m.home.record(string(id))
 	if err != nil {
-		return broker.MaxTerm
+		return broker.JobSpec{Reserve: broker.MaxTerm}
 	}
 	spec, _, err := wire.OpenJobSpec(r.Envelope)
 	if err != nil {
-		return broker.MaxTerm
+		return broker.JobSpec{Reserve: broker.MaxTerm}
 	}
-	return spec.Reserve
+	return spec
 }
 
-// checkReceipt opens a receipt and believes only what is signed and adds up. The term is what its customer committed to.
-func checkReceipt(envelope []byte, job broker.JobID, market, customer broker.PeerID, term time.Duration) (broker.Receipt, error) {
+// checkReceipt opens a receipt and believes only what is signed, was signed for, and adds up.
+func checkReceipt(envelope []byte, job broker.JobID, market, customer broker.PeerID, spec broker.JobSpec) (broker.Receipt, error) {
 	r, signer, err := wire.OpenReceipt(envelope)
 	if err != nil {
 		return r, err
@@ -204,6 +209,7 @@ func checkReceipt(envelope []byte, job broker.JobID, market, customer broker.Pee
 	case r.Customer != customer:
 		return r, cli.Hint(fmt.Errorf("it is for customer %s", r.Customer), "this machine's key is %s; the job was signed elsewhere", customer)
 	}
+	limit, term := cmp.Or(spec.Bid, spec.MaxRate), spec.Reserve
 	most, err := costOf(r.Rate, len(r.GPUs), r.Billed+r.Unused)
 	used := pricing.Money(0)
 	if err == nil {
@@ -212,6 +218,8 @@ func checkReceipt(envelope []byte, job broker.JobID, market, customer broker.Pee
 	switch {
 	case err != nil:
 		return r, err
+	case limit > 0 && r.Rate > limit:
+		return r, fmt.Errorf("it charges %s, the job was signed for %s at most", r.Rate, limit)
 	case r.Cost > most:
 		return r, fmt.Errorf("it says %s, but %s of %d × %s is %s", r.Cost, r.Billed+r.Unused, len(r.GPUs), r.Rate, most)
 	case r.Cost-r.UnusedCost > used:
@@ -283,6 +291,9 @@ func writeBill(w io.Writer, b bill) error {
 			title = "served by"
 		}
 		fmt.Fprintf(w, "%-9s %s from %s\n", title, cli.FormatBytes(s.Bytes), s.who())
+	}
+	if b.BidNanoUSDPerHour > 0 {
+		fmt.Fprintf(w, "terms     interruptible, bid %s, paid %s\n", pricing.Rate(b.BidNanoUSDPerHour), pricing.Rate(b.RateNanoUSDPerHour))
 	}
 	fmt.Fprintf(w, "cost      %s\n", b.line())
 	_, err := fmt.Fprintf(w, "          %s: both signatures are right, and the cost adds up\n", cli.Paint(w, cli.Good, "checked"))

@@ -73,6 +73,7 @@ func TestCheckReceipt(t *testing.T) {
 			r.Report = report(provider, 10*time.Second, "l-bbbbbbbbbbbbbbbbbbbbbbbbbb")
 		}, "report is for lease"},
 		{"more than reported", market, func(r *broker.Receipt) { r.Report = report(provider, 8*time.Second, lease) }, "the provider reported 8s"},
+		{"a higher price than was signed", market, func(r *broker.Receipt) { r.Rate++ }, "signed for $0.40/h at most"},
 		{"no report", market, func(r *broker.Receipt) { r.Report = nil }, "the provider's report"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -82,7 +83,7 @@ func TestCheckReceipt(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = checkReceipt(envelope, job, broker.PeerID(market.ID()), broker.PeerID(customer.ID()), time.Minute)
+			_, err = checkReceipt(envelope, job, broker.PeerID(market.ID()), broker.PeerID(customer.ID()), broker.JobSpec{Reserve: time.Minute, MaxRate: 400_000_000})
 			if (err == nil) != (tt.want == "") || (err != nil && !strings.Contains(err.Error(), tt.want)) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"time"
@@ -29,6 +30,7 @@ func (a *app) orderCommand() *cobra.Command {
 		Example: "  rialto order '4x24GiB, EU, <= 0.35/GPU-h, <= 20 total, until Friday' ghcr.io/me/train:1 -- ./train\n" +
 			"  rialto order\n  rialto stop JOB",
 	}
+	spot := c.Flags().Bool("interruptible", false, "the limit is a bid: who bids more may displace the job; see rialto run --bid")
 	p := a.jsonFlag(c)
 	c.Args = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 {
@@ -52,7 +54,11 @@ func (a *app) orderCommand() *cobra.Command {
 			return cli.Hint(err, "a whole order: %s", `'4x24GiB, EU, <= 0.35/h, <= 20 total, until Friday'`)
 		}
 		a.say("order   %s", o.describe())
-		return a.run(c.Context(), &runFlags{request: o.request(), detach: true, out: p}, args[1:])
+		r := o.request()
+		if *spot {
+			r.bid, r.maxRate = r.maxRate, 0
+		}
+		return a.run(c.Context(), &runFlags{request: r, detach: true, out: p}, args[1:])
 	}
 	return c
 }
@@ -107,7 +113,7 @@ func (a *app) listOrders(c *cobra.Command, p *cli.Printer) error {
 			{Title: "JOB"}, {Title: "GPU"}, {Title: "LIMIT", Align: cli.Decimal}, {Title: "HELD", Align: cli.Decimal}, {Title: "UNTIL"}, {Title: "IMAGE", Shrink: true},
 		}}
 		for _, j := range standing {
-			t.Add(n.job(j), fmt.Sprintf("%d × %s", j.GPUCount, j.GPUModel), pricing.Rate(j.MaxRateNanoUSDPerHour).String(), pricing.Money(j.HeldNanoUSD).String(),
+			t.Add(n.job(j), fmt.Sprintf("%d × %s", j.GPUCount, j.GPUModel), pricing.Rate(cmp.Or(j.BidNanoUSDPerHour, j.MaxRateNanoUSDPerHour)).String(), pricing.Money(j.HeldNanoUSD).String(),
 				j.GoodUntil.Local().Format("Mon 2 Jan 15:04"), n.image(j))
 		}
 		return t.Write(w)

@@ -81,6 +81,9 @@ func writeJobs(w io.Writer, jobs []api.Job, n names, now time.Time) error {
 			state += ", reserved until " + moment(*j.ReservedUntil, now)
 		}
 		gpu := fmt.Sprintf("%d × %s", j.GPUCount, j.GPUModel)
+		if j.BidNanoUSDPerHour > 0 {
+			gpu += ", " + interruptible(j)
+		}
 		if j.Simulated {
 			gpu += " " + simulated
 		}
@@ -96,6 +99,15 @@ func moment(t, now time.Time) string {
 		return t.Format(time.TimeOnly)
 	}
 	return t.Format("Mon 2 Jan 15:04")
+}
+
+// interruptible says on which terms an interruptible job runs.
+func interruptible(j api.Job) string {
+	text := fmt.Sprintf("bid %s", pricing.Rate(j.BidNanoUSDPerHour))
+	if j.RateNanoUSDPerHour > 0 {
+		text += fmt.Sprintf(", pays %s", pricing.Rate(j.RateNanoUSDPerHour))
+	}
+	return text
 }
 
 // simulated marks what a real GPU would not be.
@@ -114,7 +126,7 @@ func stateTone(state string) cli.Tone {
 	switch word {
 	case broker.JobReady.String(), broker.JobRunning.String():
 		return cli.Good
-	case broker.JobFailed.String(), broker.JobExpired.String():
+	case broker.JobFailed.String(), broker.JobExpired.String(), broker.JobPreempted.String():
 		return cli.Bad
 	case broker.JobCancelled.String(), broker.JobDone.String():
 		if failed {

@@ -26,6 +26,7 @@ type request struct {
 	gpu      broker.GPURequest
 	gpuMiB   uint64
 	maxRate  pricing.Rate
+	bid      pricing.Rate // of an interruptible job; zero: on-demand
 	maxCost  pricing.Money
 	duration time.Duration
 	reserve  time.Duration // term that is committed to; zero: none
@@ -58,6 +59,7 @@ func newRequest(c *cobra.Command) *request {
 	f.Var(&value[broker.GPURequest]{to: &r.gpu, parse: parseGPU, kind: "MODEL[:N]", text: "any"}, "gpu", "GPU model and count, such as 'RTX 4090:2' or any:2")
 	f.Var(&value[uint64]{to: &r.gpuMiB, parse: cli.ParseMiB, kind: "size"}, "gpu-memory", "least memory of each GPU, such as 24GiB")
 	f.Var(&value[pricing.Rate]{to: &r.maxRate, parse: pricing.ParseRate, kind: "price"}, "max-price", "highest price of one GPU, such as 0.50/h")
+	f.Var(&value[pricing.Rate]{to: &r.bid, parse: pricing.ParseRate, kind: "price"}, "bid", "run interruptibly for at most this for one GPU, such as 0.20/h: it pays what clears the market, and who bids more may displace it")
 	f.Var(&value[pricing.Money]{to: &r.maxCost, parse: pricing.ParseMoney, kind: "dollars"}, "max-cost", "never pay more than this; kept aside while the job runs")
 	f.Var(&value[time.Duration]{to: &r.duration, parse: cli.ParseDuration, kind: "duration", text: "1h"}, "for", "end the job after running this long")
 	r.forFlag = f.Lookup("for")
@@ -91,6 +93,10 @@ func (r *request) check() error {
 		return cli.Hint(errors.New("--nodes and --reserve: a job of several hosts cannot be reserved"), "reserve each host by itself")
 	case r.reserve > r.duration && r.forFlag != nil && r.forFlag.Changed:
 		return cli.Hint(fmt.Errorf("--reserve %s is longer than --for %s", cli.FormatDuration(r.reserve), cli.FormatDuration(r.duration)), "leave --for away, or make it longer")
+	case r.bid > 0 && r.maxRate > 0:
+		return cli.Hint(errors.New("--bid and --max-price are two limits"), "the bid is the limit of an interruptible job")
+	case r.bid > 0 && r.nodes > 1:
+		return errors.New("--bid is for one host: one bid would end all nodes")
 	case r.nodes < 2 && r.sameRegion:
 		return errors.New("--same-region needs --nodes")
 	}
@@ -209,7 +215,7 @@ func (r *request) resolve(ctx context.Context, market *api.Client) error {
 func (r *request) query(digest string, mounts []broker.WeightsMount) api.Query {
 	q := api.Query{
 		Model: r.gpu.Model, Count: r.gpu.Count, MinGPUMemoryMiB: r.gpuMiB, MemoryMiB: r.memory, CPUs: r.cpus,
-		MaxRateNanoUSDPerHour: int64(r.maxRate), Region: r.region, Provider: r.provider, ImageDigest: digest,
+		MaxRateNanoUSDPerHour: int64(r.maxRate), BidNanoUSDPerHour: int64(r.bid), Region: r.region, Provider: r.provider, ImageDigest: digest,
 		Q: r.where, RunMS: r.duration.Milliseconds(), WaitRateNanoUSDPerHour: int64(r.waitRate),
 		ReserveMS: r.reserve.Milliseconds(),
 	}
@@ -239,7 +245,7 @@ func (r *request) spec(name string, image imageRef, mounts []broker.WeightsMount
 	return broker.JobSpec{
 		Image: name, Digest: image.digest, Root: image.root, Private: image.private, Command: command, Env: environment(r.env), Workdir: r.workdir,
 		GPU: gpu, MemoryMiB: r.memory, CPUs: r.cpus,
-		MaxRate: r.maxRate, MaxCost: r.maxCost, MaxDuration: r.duration,
+		MaxRate: r.maxRate, Bid: r.bid, MaxCost: r.maxCost, MaxDuration: r.duration,
 		Region: r.region, Provider: broker.PeerID(r.provider), Weights: mounts,
 		Where: r.where, Created: time.Now().UTC(), Nonce: rand.Text(), WaitRate: r.waitRate, Firm: r.firm, GoodUntil: r.until.UTC(),
 		Nodes: r.nodes, SameRegion: r.sameRegion, Reserve: r.reserve,

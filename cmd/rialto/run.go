@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -208,13 +209,13 @@ func (f *runFlags) specFor(ctx context.Context, m *market, args []string) (broke
 	}
 	if !f.until.IsZero() {
 		f.wait = true
-		if f.maxRate == 0 {
-			return broker.JobSpec{}, cli.Hint(errors.New("--until needs --max-price, because it takes offers that are not known yet"), "such as --max-price 0.50/h")
+		if f.limit() == 0 {
+			return broker.JobSpec{}, cli.Hint(errors.New("--until needs --max-price or --bid, because it takes offers that are not known yet"), "such as --max-price 0.50/h")
 		}
 	}
 	if f.wait && f.maxCost == 0 {
-		if f.maxRate == 0 {
-			return broker.JobSpec{}, errors.New("--wait needs --max-price or --max-cost, because it takes offers that are not known yet")
+		if f.limit() == 0 {
+			return broker.JobSpec{}, errors.New("--wait needs --max-price, --bid or --max-cost, because it takes offers that are not known yet")
 		}
 		if f.maxCost, err = f.dearest(); err != nil {
 			return broker.JobSpec{}, err
@@ -253,8 +254,11 @@ func (f *runFlags) specFor(ctx context.Context, m *market, args []string) (broke
 
 // dearest is what the job costs at the highest price that it takes.
 func (r *request) dearest() (pricing.Money, error) {
-	return r.costAt(r.maxRate)
+	return r.costAt(r.limit())
 }
+
+// limit is the highest price of one GPU that the request takes; zero: any.
+func (r *request) limit() pricing.Rate { return cmp.Or(r.bid, r.maxRate) }
 
 // costAt is what the job, with all its nodes, costs at a rate per GPU.
 func (r *request) costAt(rate pricing.Rate) (pricing.Money, error) {

@@ -70,6 +70,7 @@ type Config struct {
 	Rate         pricing.Rate // per GPU-hour
 	ReservedRate pricing.Rate // for jobs that commit to at least ReservedMin; zero: there is none
 	ReservedMin  time.Duration
+	MinBid       pricing.Rate // least price per GPU-hour of an interruptible job; zero: none is taken
 	CPUs         int          // whole cores per GPU, at least 1
 	MemoryMiB    uint64       // host memory per GPU, at least 1
 	AdvertiseIPs []netip.Addr // where customers reach our tunnels; empty: the network's addresses
@@ -114,6 +115,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("agent: negative price")
 	case c.ReservedRate != 0 && (c.ReservedRate < 0 || c.ReservedRate >= c.Rate || c.ReservedMin < time.Second || c.ReservedMin > broker.MaxTerm):
 		return c, fmt.Errorf("agent: a reserved price of %v from %v on: want less than %v, from 1s to %v on", c.ReservedRate, c.ReservedMin, c.Rate, broker.MaxTerm)
+	case c.MinBid < 0 || c.MinBid > c.Rate:
+		return c, fmt.Errorf("agent: the least bid of %v is above the price of %v", c.MinBid, c.Rate)
 	case c.Ports.First > c.Ports.Last:
 		return c, fmt.Errorf("agent: port range %d-%d is empty", c.Ports.First, c.Ports.Last)
 	}

@@ -329,6 +329,7 @@ func TestRefusals(t *testing.T) {
 			"rank":             {spec: func(s *broker.JobSpec) { s.Nodes = 2 }, hold: func(h *broker.Hold) { h.Rank = 2 }, want: "2 hosts"},
 			"price limit":      {spec: func(s *broker.JobSpec) { s.MaxRate = 1 }, want: "limit"},
 			"price":            {hold: func(h *broker.Hold) { h.Rate-- }, want: "price"},
+			"bid here":         {spec: func(s *broker.JobSpec) { s.Bid = rate }, want: "no interruptible jobs"},
 			"asked above":      {hold: func(h *broker.Hold) { h.Rate++ }, spec: func(s *broker.JobSpec) { s.MaxRate = rate }, want: "limit"},
 			"offer":            {hold: func(h *broker.Hold) { h.Offer = "o-none" }, want: "no such offer"},
 			"no spec":          {hold: func(h *broker.Hold) { h.Spec = []byte("x") }, want: "not valid"},

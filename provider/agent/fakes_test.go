@@ -81,6 +81,7 @@ type fakeBroker struct {
 	reports []broker.Report
 	traces  []broker.TraceReport
 	ttl     time.Duration // of renewals
+	notice  time.Duration // of renewals
 	down    bool          // takes no reports, no traces and no accusations
 	poisons []broker.PoisonReport
 	advice  *broker.Advice // answers offers; nil: nothing does
@@ -122,7 +123,7 @@ func (b *fakeBroker) serve(protocol string, request []byte) ([]byte, error) {
 			return nil, err
 		}
 		b.reports = append(b.reports, r)
-		return wire.SealRenewal(b.key, broker.Renewal{Lease: r.Lease, TTL: b.ttl, Seq: r.Seq})
+		return wire.SealRenewal(b.key, broker.Renewal{Lease: r.Lease, TTL: b.ttl, Seq: r.Seq, Preempt: b.notice})
 	case wire.ProtocolTrace:
 		if b.down {
 			return nil, errors.New("the broker is down")

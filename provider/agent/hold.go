@@ -193,7 +193,13 @@ func (a *Agent) checkOffer(hold broker.Hold, spec broker.JobSpec) error {
 		return refusal("too many holds at once")
 	case len(a.workloads) >= maxWorkloads:
 		return refusal("too many leases on this host")
-	case hold.Rate < price: // its owner may ask more at a broker
+	case spec.Bid > 0 && a.MinBid == 0:
+		return refusal("the host takes no interruptible jobs")
+	case spec.Bid > 0 && hold.Rate < a.MinBid:
+		return refusal(fmt.Sprintf("an interruptible job pays at least %v, not %v", a.MinBid, hold.Rate))
+	case spec.Bid > 0 && hold.Rate > spec.Bid:
+		return refusal("the price is above the customer's bid")
+	case spec.Bid == 0 && hold.Rate < price: // its owner may ask more at a broker
 		return refusal(fmt.Sprintf("the price is %v, not %v", price, hold.Rate))
 	case price < a.Rate && !spec.Pays(spec.Reserve, hold.Rate):
 		return refusal(fmt.Sprintf("the job's budget does not pay the %v that its customer commits to", spec.Reserve))

@@ -88,6 +88,7 @@ type fakeBox struct {
 	exit     provider.Exit
 	extended time.Duration
 	stopped  string
+	busy     bool // it hears that it should stop, and goes on
 }
 
 func (b *fakeBox) Netns() string { return "/run/netns/" + string(b.launch.Lease) }
@@ -132,10 +133,19 @@ func (b *fakeBox) Extend(_ context.Context, d time.Duration) error {
 	return nil
 }
 
-func (b *fakeBox) Stop(_ context.Context, _ time.Duration, reason string) error {
+func (b *fakeBox) Stop(_ context.Context, grace time.Duration, reason string) error {
 	b.mu.Lock()
 	b.stopped = reason
+	busy := b.busy
 	b.mu.Unlock()
+	if busy {
+		select {
+		case <-b.exited:
+			return nil
+		case <-time.After(grace):
+			b.finish(provider.Exit{Code: 137, Reason: "stopped"})
+		}
+	}
 	b.finish(provider.Exit{Code: 143, Reason: "stopped"})
 	return nil
 }

@@ -319,6 +319,12 @@ func (w *workload) renewed(ctx context.Context, sent time.Time, r provider.Recor
 	if r.State.Holding() && renewal.TTL == 0 {
 		w.end("the broker ended the lease")
 	}
+	if renewal.Preempt > 0 && r.State == provider.StateRunning {
+		select {
+		case w.notice <- max(time.Millisecond, renewal.Preempt-w.agent.Clock.now().Sub(sent)):
+		default: // it knows
+		}
+	}
 	ttl := min(renewal.TTL, maxLeaseTTL)
 	extended := false
 	if r.State.Holding() && ttl > 0 {

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -35,17 +34,18 @@ type workload struct {
 	hint    blockstore.Trace // what the broker says that it will read first; not kept for a next agent
 	log     *slog.Logger
 
-	answered  chan struct{} // closed when the hold has its answer, or will get none
-	confirmed chan struct{} // closed by the broker's confirmation
-	ending    chan struct{} // closed by end
-	phase     chan struct{} // the phase changed: report at once; capacity 1
-	progress  chan struct{} // something else changed: report soon; capacity 1
-	online    chan struct{} // the broker is back: retry at once; capacity 1
-	order     chan struct{} // capacity 1: whose turn it is to write the record
-	evicted   chan struct{} // its place among the lingering is needed; capacity 1
-	reported  chan struct{} // closed when the broker acknowledged the end
-	fetched   chan struct{} // closed when image and weights are here, or not used any more
-	gone      chan struct{} // closed when run is over
+	answered  chan struct{}      // closed when the hold has its answer, or will get none
+	confirmed chan struct{}      // closed by the broker's confirmation
+	ending    chan struct{}      // closed by end
+	phase     chan struct{}      // the phase changed: report at once; capacity 1
+	progress  chan struct{}      // something else changed: report soon; capacity 1
+	notice    chan time.Duration // another job displaces it, and it may still run for so long; capacity 1
+	online    chan struct{}      // the broker is back: retry at once; capacity 1
+	order     chan struct{}      // capacity 1: whose turn it is to write the record
+	evicted   chan struct{}      // its place among the lingering is needed; capacity 1
+	reported  chan struct{}      // closed when the broker acknowledged the end
+	fetched   chan struct{}      // closed when image and weights are here, or not used any more
+	gone      chan struct{}      // closed when run is over
 	uses      uses
 	keys      *keyring
 	refetched func() // closes fetched
@@ -68,7 +68,7 @@ func newWorkload(a *Agent, r provider.Record, spec broker.JobSpec, arrived time.
 		agent: a, lease: r.Lease, spec: spec, arrived: arrived, begun: arrived, rec: r, draft: r.Report, meterBase: r.Report.Used,
 		log:      a.Logger.With(slog.String("lease", string(r.Lease)), slog.String("job", string(r.Job))),
 		answered: make(chan struct{}), confirmed: make(chan struct{}), ending: make(chan struct{}),
-		phase: make(chan struct{}, 1), progress: make(chan struct{}, 1), online: make(chan struct{}, 1), order: make(chan struct{}, 1),
+		phase: make(chan struct{}, 1), progress: make(chan struct{}, 1), online: make(chan struct{}, 1), notice: make(chan time.Duration, 1), order: make(chan struct{}, 1),
 		evicted: make(chan struct{}, 1), reported: make(chan struct{}), fetched: make(chan struct{}),
 		gone: make(chan struct{}), keys: newKeyring(spec.PrivateRoots()),
 	}
@@ -353,53 +353,4 @@ func (w *workload) live(ctx, alive context.Context, s *site) outcome {
 	close(ended)
 	<-traced // before the image is released
 	return out
-}
-
-// wait returns how the started workload ended. When alive ends first, it stops the workload.
-func (w *workload) wait(ctx, alive context.Context, s *site) outcome {
-	exits := make(chan outcome, 1)
-	s.tasks.Go(func() {
-		exit, err := s.box.Wait(alive)
-		if err != nil {
-			err = fmt.Errorf("the sandbox was lost: %w", err)
-			exits <- broken(hostError{err})
-			return
-		}
-		exits <- outcome{phase: broker.PhaseExited, code: exit.Code, message: w.explain(exit)}
-	})
-	select {
-	case out := <-exits:
-		if alive.Err() == nil {
-			return out
-		}
-	case <-alive.Done():
-	}
-	if w.handed(ctx) {
-		return outcome{}
-	}
-	reason := w.endReason()
-	if reason == "" {
-		reason = "the provider's agent is stopping"
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.agent.Grace+teardown)
-	defer cancel()
-	if err := s.box.Stop(ctx, w.agent.Grace, reason); err != nil {
-		return broken(fmt.Errorf("%s; it did not stop: %w", reason, err))
-	}
-	exit, err := s.box.Wait(ctx)
-	if err != nil {
-		return broken(fmt.Errorf("%s; the sandbox was lost: %w", reason, err))
-	}
-	return outcome{phase: broker.PhaseExited, code: exit.Code, message: reason}
-}
-
-// explain says for people why a workload was ended; empty when it ended by itself.
-func (w *workload) explain(exit provider.Exit) string {
-	if exit.Reason != "deadline" {
-		return exit.Reason
-	}
-	if limit := w.record().MaxDuration; limit > 0 && w.used() >= limit-time.Second {
-		return "the job's maximum duration is over"
-	}
-	return "the lease lapsed: its broker did not renew it"
 }

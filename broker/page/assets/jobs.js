@@ -5,12 +5,12 @@ import { amount, bytes, count, lasting, percent, rate, usd, when } from './forma
 import { tier } from './words.js';
 import { logPanel } from './log.js';
 
-const over = new Set(['done', 'failed', 'expired', 'cancelled']);
+const over = new Set(['done', 'failed', 'expired', 'cancelled', 'preempted']);
 const ends = (s) => over.has(s);
 
 const states = {
   queued: 'waits for an offer', holding: 'a provider is asked for GPUs', quoted: 'a host holds GPUs at a price that it signed, until you accept', leased: 'GPUs are leased, the container starts', ready: 'the container runs', running: 'the container runs',
-  done: 'the container ended by itself', failed: 'it could not be run', expired: 'no offer came in time', cancelled: 'ended by the customer',
+  done: 'the container ended by itself', failed: 'it could not be run', expired: 'no offer came in time', cancelled: 'ended by the customer', preempted: 'displaced by a higher bid',
 };
 
 const state = (j) => chip(j.state, j.state === 'done' && j.exit_code ? `done, exit ${j.exit_code}` : j.state, states[j.state]);

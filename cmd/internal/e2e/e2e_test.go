@@ -94,7 +94,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := lab.NewWorld(context.Background(), lab.Config{Bin: bin, Work: work, Name: "e2e"})
+	l, err := lab.NewWorld(context.Background(), lab.Config{Bin: bin, Work: work, Name: "e2e", Broker: []string{"--min-run", "3s", "--notice", "20s"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,15 +45,18 @@ func NewWorld(ctx context.Context, cfg Config) (w *World, err error) {
 	if w.Registry, w.Ref, err = l.Registry(ctx, hosts["registry"]); err != nil {
 		return nil, err
 	}
-	if w.Market, err = l.Broker(ctx, hosts["broker"]); err != nil {
+	if w.Market, err = l.Broker(ctx, hosts["broker"], cfg.Broker...); err != nil {
 		return nil, err
 	}
-	for _, a := range []struct{ host, gpu, price string }{
-		{"alpha", "RTX 4090:2", "0.40/h"},
-		{"bravo", "RTX 4090:1", "0.45/h"},
-		{"charlie", "H100 SXM:1", "1.87/h"},
+	for _, a := range []struct {
+		host, gpu, price string
+		extra            []string
+	}{
+		{"alpha", "RTX 4090:2", "0.40/h", nil},
+		{"bravo", "RTX 4090:1", "0.45/h", nil},
+		{"charlie", "H100 SXM:1", "1.87/h", []string{"--min-bid", "0.60/h"}},
 	} {
-		agent, err := l.Agent(ctx, hosts[a.host], w.Market, AgentConfig{GPU: a.gpu, Price: a.price})
+		agent, err := l.Agent(ctx, hosts[a.host], w.Market, AgentConfig{GPU: a.gpu, Price: a.price, Extra: a.extra})
 		if err != nil {
 			return nil, err
 		}

@@ -28,6 +28,8 @@ type Config struct {
 	Cache string    // kept between runs: images; default: rialto-lab in the user's cache directory
 	Name  string    // short; tells labs on one machine apart; default "lab"
 	Log   io.Writer // what the programs print; default: discarded
+
+	Broker []string // more arguments of the broker's
 }
 
 func (c Config) cache() (string, error) {
