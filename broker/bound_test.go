@@ -58,7 +58,7 @@ func (c crowd) step(ev broker.Event) []broker.Effect {
 		case broker.SaveLease:
 			c.Leases[e.Lease.ID] = e.Lease
 			size += length(e.Lease) + len(e.Lease.Report)*4/3 // a receipt repeats it
-		case broker.SaveAccount, broker.Post:
+		case broker.SaveAccount, broker.Post, broker.SaveDerived:
 			size += length(e)
 		case broker.SendHold, broker.SendConfirm, broker.SendRelease, broker.SendRenewal, broker.SignReceipt:
 			continue

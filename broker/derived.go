@@ -20,7 +20,7 @@ type Derived interface{ derived() }
 
 type (
 	// Totals are the market's sums. A later one replaces it.
-	Totals struct {
+	Totals struct { //nolint:recvcheck // it is counted in place, and a value as an effect
 		World     pricing.Money
 		Fee       pricing.Money
 		Transfers uint64    // the number of the last

@@ -31,7 +31,8 @@ func TestQueueServesAsAFullScan(t *testing.T) {
 		s := twins{T: t, fast: world(t), slow: world(t), seen: &seen}
 		for _, name := range []string{"ann", "bob", "cid"} {
 			for _, ev := range []broker.Event{
-				broker.AccountOpened{Account: broker.AccountID(name), Name: name}, broker.KeyBound{Account: broker.AccountID(name), Key: broker.PeerID(name)},
+				broker.AccountOpened{Account: broker.AccountID(name), Name: name},
+				broker.KeyBound{Account: broker.AccountID(name), Key: broker.PeerID(name)},
 				broker.Deposited{Account: broker.AccountID(name), Amount: 20 * pricing.USD, Ref: name},
 			} {
 				s.step(ev)
@@ -80,6 +81,7 @@ func (s *twins) step(ev broker.Event) {
 			if e.Lease.Displacement.For != "" {
 				s.seen.displaced++
 			}
+		case broker.SaveAccount, broker.SaveJob, broker.SaveDerived, broker.Post, broker.SendConfirm, broker.SendRelease, broker.SendRenewal, broker.SignReceipt:
 		}
 	}
 	if err := s.fast.Market.CheckLosing(); err != nil {

@@ -88,6 +88,7 @@ func reprice(n int, ask pricing.Rate) []broker.Event {
 }
 
 func threadTime(b *testing.B) time.Duration {
+	b.Helper()
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
 		b.Fatal(err)

@@ -258,7 +258,7 @@ func (s *teller) step(ev broker.Event) {
 
 func (s *teller) tellEffect(e broker.Effect) {
 	switch e := e.(type) {
-	case broker.SaveAccount:
+	case broker.SaveAccount, broker.SaveDerived:
 	case broker.SaveJob:
 		s.say("job %s %v", e.Job.ID, e.Job.State)
 	case broker.SaveLease:

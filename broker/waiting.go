@@ -140,7 +140,7 @@ func (w *waiting) keys() []bidKey {
 func (j *Job) led() bool { return j.forming() && j.Member.Rank > 0 }
 
 // givesUp is when a job that waits gives up if nothing is written into its log until then.
-func (c *MarketConfig) givesUp(j *Job) time.Time {
+func (c MarketConfig) givesUp(j *Job) time.Time {
 	since := j.Accepted
 	if n := len(j.Log); n > 0 {
 		since = j.Log[n-1].Time // the line that says it waits

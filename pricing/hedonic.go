@@ -76,7 +76,7 @@ type Observation struct {
 	MemoryMiB int64
 }
 
-func (o *Observation) valid() bool {
+func (o Observation) valid() bool {
 	return o.Rate >= 1 && o.Rate <= MaxRate && o.GPUs >= 1 && o.GPUs <= MaxTradeGPUs && o.CPUs > 0 && o.MemoryMiB > 0
 }
 

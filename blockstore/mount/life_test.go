@@ -58,7 +58,7 @@ func TestProbeAfterOneThatWasKilled(t *testing.T) {
 	dir := t.TempDir()
 	t.Cleanup(func() { nothingLeft(t, dir) })
 	for range 60 {
-		victim := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$") //nolint:noctx // killed below
+		victim := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$")
 		victim.Env = append(os.Environ(), dirOfVictim+"="+dir)
 		if err := victim.Start(); err != nil {
 			t.Fatal(err)

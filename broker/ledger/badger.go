@@ -131,7 +131,7 @@ func openBadger(c Config, still bool) (*badger.DB, error) {
 		WithValueLogFileSize(64 << 20).
 		WithDetectConflicts(false). // one writer
 		WithBlockCacheSize(32 << 20).
-		WithMetricsEnabled(false). // expvar metrics are global
+		WithMetricsEnabled(false).                         // expvar metrics are global
 		WithChecksumVerificationMode(options.OnBlockRead). // not of all tables at each start: that reads the whole database
 		WithNumCompactors(2)
 	if still {

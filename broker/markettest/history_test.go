@@ -105,7 +105,7 @@ func (h *history) step(ev broker.Event) (broker.Renewal, bool) {
 			h.mail = append(h.mail, e)
 		case broker.SendRenewal:
 			renewal, renewed = e.Renewal, true
-		case broker.SaveAccount, broker.SaveJob, broker.SaveLease, broker.Post:
+		case broker.SaveAccount, broker.SaveJob, broker.SaveLease, broker.SaveDerived, broker.Post:
 		}
 	}
 	return renewal, renewed
@@ -275,7 +275,7 @@ func (h *history) carry(e broker.Effect, fate string) {
 		if lost == "" {
 			h.step(broker.ReceiptSigned{Lease: e.Receipt.Lease, Envelope: []byte("receipt")})
 		}
-	case broker.SaveAccount, broker.SaveJob, broker.SaveLease, broker.Post, broker.SendRenewal:
+	case broker.SaveAccount, broker.SaveJob, broker.SaveLease, broker.SaveDerived, broker.Post, broker.SendRenewal:
 	}
 }
 

@@ -128,6 +128,7 @@ var _ broker.Past = past{}
 func (p past) Job(_ context.Context, id broker.JobID) (broker.Job, error) {
 	return remembered(p.w.Jobs, id)
 }
+
 func (p past) Lease(_ context.Context, id broker.LeaseID) (broker.Lease, error) {
 	return remembered(p.w.Leases, id)
 }

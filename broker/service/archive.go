@@ -62,7 +62,7 @@ func (s *Service) recount(ctx context.Context, st broker.State) error {
 	begun := time.Now()
 	if err := s.c.Store.Recount(ctx, st); err != nil {
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the market ends
 		}
 		return fmt.Errorf("balances at the start: %w", err)
 	}
