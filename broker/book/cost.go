@@ -156,6 +156,7 @@ func (j *Job) plan(model uint16, gpus uint8) plan {
 func (j *Job) bound(p *plan, c *cell) {
 	z := zone{
 		down: c.highest[Down], disk: c.highest[DiskBandwidth], score: c.highest[Score], downPrice: c.lowest[DownPrice],
+		fetch: c.lowest[Fetch],
 	}
 	if j.Load > 0 {
 		p.load = j.Load / megabyte / min(most(DiskBandwidth, z.disk), most(PCIe, c.highest[PCIe]))
@@ -185,26 +186,51 @@ func (j *Job) least(p *plan, z zone) (l least) {
 	return l
 }
 
+// receive returns what receiving the job's bytes costs on a slot whose GPUs cost price…upTo, as far as it follows from its
+// [Fetch]: at least perFetch·Fetch + rest.
+//
+// A byte costs traffic, and t times the rent for as long as it takes, where t is the share of that time which is billed and
+// what waiting is worth. Fetch has t = 1. With a smaller one, a byte costs at least t·Fetch and 1 − t of the traffic; with a
+// larger one, Fetch and t − 1 times the rent meanwhile.
+func (j *Job) receive(p *plan, l least, price, upTo float64) (perFetch, rest float64) {
+	t := j.Before * j.BilledStart
+	if upTo > 0 {
+		t += j.Before * j.Waiting / (upTo * p.gpus / hour)
+	}
+	if t <= 1 {
+		return t * j.Bytes / 1e9, (1 - t) * l.traffic
+	}
+	return j.Bytes / 1e9, (t - 1) * price * p.gpus / hour * l.fetch / j.Before
+}
+
 // late returns what starting and ending so late costs: seconds and hours.
 func (j *Job) late(start, run float64) float64 {
 	return j.Waiting*start + j.Lateness*max(0, start+run*hour-j.Deadline)
 }
 
 // limit makes the program that passes all slots of a leaf that may cost less than the k-th best, and reports false if
-// there can be none: none costs less per GPU-hour than price. Each attribute is given all the room that the least of all
-// others leaves.
-func (j *Job) limit(out *program, p *plan, z zone, price, best float64, c *census) bool {
+// there can be none: none costs less per GPU-hour than price, or more than upTo. Each attribute is given all the room that
+// the least of all others leaves.
+func (j *Job) limit(out *program, p *plan, z zone, price, upTo, best float64, c *census) bool {
 	out.steps = out.steps[:0]
 	l := j.least(p, z)
 	start := j.Setup + l.fetch + p.load
 	rent := price * p.gpus
 	// What is left when everything is the least that it can be:
 	room := best - rent*(l.run+j.BilledStart*start/hour) - l.traffic - j.late(start, l.run) + slack*best
+	// A second of start costs:
+	second := rent*j.BilledStart/hour + j.Waiting
+	apart := room // likewise, if the least of each attribute is all that is known of the bytes
+	bytes := j.Bytes > 0 && j.first()
+	var perFetch, rest, all float64
+	if bytes {
+		perFetch, rest = j.receive(p, l, price, upTo)
+		all = l.traffic + second*l.fetch
+		room -= max(0, (1-slack)*(perFetch*float64(scales[Fetch].least(z.fetch))+rest)-all)
+	}
 	if room < 0 {
 		return false
 	}
-	// A second of start costs:
-	second := rent*j.BilledStart/hour + j.Waiting
 	if !(room > 0) || math.IsInf(room, 0) {
 		return true
 	}
@@ -213,11 +239,14 @@ func (j *Job) limit(out *program, p *plan, z zone, price, best float64, c *censu
 			out.atLeast(a, uint32(min(v, Unbounded)), c)
 		}
 	}
-	if j.Bytes > 0 && j.first() {
-		rate := (1 - slack) * j.Before * j.Bytes / (l.fetch + room/second)
+	if bytes {
+		rate := (1 - slack) * j.Before * j.Bytes / (l.fetch + apart/second)
 		atLeast(Down, rate/mbit)
 		atLeast(DiskBandwidth, rate/megabyte)
-		out.atMost(DownPrice, uint32(min((1+slack)*(l.traffic+room)/(perByte*j.Bytes), Unbounded)), c)
+		out.atMost(DownPrice, uint32(min((1+slack)*(l.traffic+apart)/(perByte*j.Bytes), Unbounded)), c)
+		if perFetch > 0 {
+			out.atMost(Fetch, uint32(min((1+slack)*max(0, all+apart-rest)/perFetch, Unbounded)), c)
+		}
 	}
 	if j.Load > 0 {
 		rate := (1 - slack) * j.Load / (p.load + room/second)

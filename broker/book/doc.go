@@ -17,7 +17,8 @@
 // b" implies "level at least level(b)". A comparison of all slots of a leaf with a constant is then one AND or OR per
 // plane (BitWeaving/V, Li and Patel, SIGMOD 2013). Levels admit too many and never too few; whatever they admit is
 // checked on its record. The directory also has each leaf's zone: the best levels in it of what a job's cost depends on
-// most.
+// most. One of these numbers is no attribute but follows from several, [Fetch]: no slot of a leaf is likely to be the best in
+// both traffic and speed, and what it costs to receive a job's bytes is the two together.
 //
 // A search merges the leaves of all ladders that it may need by a lower bound of what their slots cost, and ends when
 // the lowest bound left is no better than the k-th best found. When it ranks by a job's cost, the k-th best also limits

@@ -49,6 +49,8 @@ func TestDrain(t *testing.T) {
 func TestLimits(t *testing.T) {
 	day := &Job{Work: 86_400, Median: []float64{100}}
 	fetch := &Job{Work: 600, Bytes: 2e10, Before: 1, BilledStart: 1}
+	wait := &Job{Work: 600, Bytes: 2e10, Before: 1, BilledStart: 1, Waiting: 1e5}
+	partly := &Job{Work: 600, Bytes: 2e10, Before: 0.5, BilledStart: 0.5, Waiting: 1e4}
 	load := &Job{Work: 600, Load: 2e11, Waiting: 1e5}
 	for _, c := range []struct {
 		name  string
@@ -61,6 +63,10 @@ func TestLimits(t *testing.T) {
 		{"down", fetch, 700, 1, func(r *Record, v uint16) { r.Down = v }},
 		{"disk, to fetch", fetch, 90, 1, func(r *Record, v uint16) { r.DiskBandwidth = v }},
 		{"price of traffic", fetch, 900, -1, func(r *Record, v uint16) { r.DownPrice = v }},
+		{"down, when waiting is dear", wait, 700, 1, func(r *Record, v uint16) { r.Down = v }},
+		{"price of traffic, when waiting is dear", wait, 900, -1, func(r *Record, v uint16) { r.DownPrice = v }},
+		{"down, for a part", partly, 700, 1, func(r *Record, v uint16) { r.Down = v }},
+		{"price of traffic, for a part", partly, 900, -1, func(r *Record, v uint16) { r.DownPrice = v }},
 		{"disk, to load", load, 1000, 1, func(r *Record, v uint16) { r.DiskBandwidth = v }},
 		{"PCIe", load, 1000, 1, func(r *Record, v uint16) { r.PCIe = v }},
 	} {

@@ -198,7 +198,7 @@ func (x *Index) replace(s Slot, st status, r, to *Record) error {
 		x.census.count(r, -1)
 		*r = *to
 		x.census.count(r, 1)
-		if diff := (row{was[0] ^ is[0], was[1] ^ is[1]}); diff != (row{}) {
+		if diff := (row{was[0] ^ is[0], was[1] ^ is[1], was[2] ^ is[2]}); diff != (row{}) {
 			x.cells.of(r.Model, r.GPUs).widen(r)
 			x.flip(s, r, diff)
 		}

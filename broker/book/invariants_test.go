@@ -87,18 +87,18 @@ func column(lf any, i int) (r row) {
 
 func equalRows(a, b row, lf any) bool {
 	if _, ok := lf.(*narrow); ok {
-		b[1] &= 1<<(narrowRows-64) - 1
+		b[1], b[2] = b[1]&(1<<(narrowRows-64)-1), 0
 	}
 	return a == b
 }
 
 func zoneOf(x *Index, slots []Slot) (z zone) {
-	z.downPrice = maxLevel
+	z.downPrice, z.fetch = maxLevel, maxLevel
 	for _, s := range slots {
 		r := x.pages.record(s)
 		level := func(a Attribute) uint8 { return uint8(scales[a].level(r.Value(a))) }
 		z.down, z.disk = max(z.down, level(Down)), max(z.disk, level(DiskBandwidth))
-		z.score, z.downPrice = max(z.score, level(Score)), min(z.downPrice, level(DownPrice))
+		z.score, z.downPrice, z.fetch = max(z.score, level(Score)), min(z.downPrice, level(DownPrice)), min(z.fetch, level(Fetch))
 	}
 	return z
 }

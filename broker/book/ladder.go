@@ -19,7 +19,7 @@ type entry struct {
 // zone is the best of some attributes in a leaf, or of more: what a job costs there at least follows from it.
 type zone struct {
 	down, disk, score uint8 // highest levels
-	downPrice         uint8 // lowest level
+	downPrice, fetch  uint8 // lowest levels
 }
 
 // ladder is the slots of one kind in order of (price, slot). Its leaves are in a tree that many ladders share.

@@ -96,6 +96,7 @@ func (l *wide) zone(n int) zone {
 	return zone{
 		down: l.extreme(Down, all, 0), disk: l.extreme(DiskBandwidth, all, 0), score: l.extreme(Score, all, 0),
 		downPrice: ^l.extreme(DownPrice, all, ^uint64(0)) & (1<<scales[DownPrice].bits - 1),
+		fetch:     ^l.extreme(Fetch, all, ^uint64(0)) & (1<<scales[Fetch].bits - 1),
 	}
 }
 
@@ -118,6 +119,7 @@ func (l *narrow) zone(n int) zone {
 	return zone{
 		down: l.extreme(Down, all, 0), disk: l.extreme(DiskBandwidth, all, 0), score: l.extreme(Score, all, 0),
 		downPrice: ^l.extreme(DownPrice, all, ^uint64(0)) & (1<<scales[DownPrice].bits - 1),
+		fetch:     ^l.extreme(Fetch, all, ^uint64(0)) & (1<<scales[Fetch].bits - 1),
 	}
 }
 

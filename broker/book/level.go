@@ -15,7 +15,7 @@ type scale struct {
 const (
 	siteBits    = 4
 	regionBits  = 8
-	numberRows  = 6 + 7 + 7 + 6 + 6 + 7 + 6 + 6 + 7 + 5 + 6 + 6 + 6 + 7 + 6
+	numberRows  = 6 + 7 + 7 + 6 + 6 + 7 + 6 + 6 + 7 + 5 + 6 + 6 + 6 + 7 + 6 + 7
 	siteRow     = numberRows
 	flagRow     = siteRow + siteBits
 	regionRow   = flagRow + flagCount
@@ -60,6 +60,8 @@ func scaleOf(a Attribute) scale {
 		return scale{81, 7, 3, 0}
 	case DownPrice:
 		return scale{88, 6, 2, 0}
+	case Fetch: // $0.000016 to $1.07 per GB
+		return scale{94, 7, 3, 96}
 	case UpPrice, StoragePrice, Hazard: // without planes: only records are asked
 		return scale{plane: numberRows}
 	case attributes:
@@ -111,14 +113,14 @@ func (s scale) most(l uint8) uint32 {
 }
 
 // row is a record as the bits of the planes, without its site level.
-type row [2]uint64
+type row [3]uint64
 
 func (r *row) bit(plane int) uint64 { return r[plane>>6] >> (plane & 63) & 1 }
 
 func (r *row) put(plane int, v uint64) {
 	r[plane>>6] |= v << (plane & 63)
-	if over := plane&63 + 8 - 64; over > 0 { // v has at most 8 bits, or is at a multiple of 64
-		r[1] |= v >> (8 - over)
+	if over := plane&63 + 8 - 64; over > 0 { // v has at most 8 bits
+		r[plane>>6+1] |= v >> (8 - over)
 	}
 }
 

@@ -50,8 +50,9 @@ const (
 	Ports                          // ports that can be opened
 	Hours                          // whole hours that the offer will stand
 	Score                          // benchmark, in the caller's unit
-	DownPrice                      // these as in the record
-	UpPrice
+	DownPrice                      // as in the record
+	Fetch                          // nanodollars to receive a GB: traffic, and the GPUs meanwhile. It follows from the others
+	UpPrice                        // these as in the record
 	StoragePrice
 	Hazard
 	attributes
@@ -135,6 +136,8 @@ func (r *Record) Value(a Attribute) uint32 {
 		return uint32(r.Hours)
 	case Score:
 		return uint32(r.Score)
+	case Fetch:
+		return uint32(min(perGB(r.DownPrice)+r.rent()*1e9/r.rate(), Unbounded))
 	case DownPrice:
 		return uint32(r.DownPrice)
 	case UpPrice:
@@ -146,6 +149,17 @@ func (r *Record) Value(a Attribute) uint32 {
 	case attributes:
 	}
 	return 0
+}
+
+// perGB returns a traffic price in nanodollars.
+func perGB(price uint16) float64 { return 1e4 * float64(price) }
+
+// rent returns what the slot costs per second, in nanodollars.
+func (r *Record) rent() float64 { return float64(r.Price) * float64(r.GPUs) / hour }
+
+// rate returns how many bytes per second the slot can receive and keep. What is not known counts as the least.
+func (r *Record) rate() float64 {
+	return min(mbit*float64(max(r.Down, 1)), megabyte*float64(max(r.DiskBandwidth, 1)))
 }
 
 // key orders offers: by price, then by slot, so that no two are equal.

@@ -1,6 +1,7 @@
 package book
 
 import (
+	"math"
 	"math/bits"
 	"slices"
 
@@ -29,7 +30,11 @@ func (t *top) first(c *cursor, e *entry) (p *program, maybe bool) {
 		return nil, true
 	}
 	w := t.walk
-	if !t.job.limit(&w.limits, &c.plan, e.zone, float64(e.first.price), t.hits[t.k-1].Cost, &w.x.census) {
+	upTo := math.Inf(1)
+	if c.i < len(c.dir) { // already at the next leaf
+		upTo = float64(c.dir[c.i].first.price)
+	}
+	if !t.job.limit(&w.limits, &c.plan, e.zone, float64(e.first.price), upTo, t.hits[t.k-1].Cost, &w.x.census) {
 		return nil, false
 	}
 	return &w.limits, true
