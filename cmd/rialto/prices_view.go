@@ -58,9 +58,9 @@ func writePrices(w io.Writer, prices api.Prices, f pricesFlags, trends map[strin
 		{Title: "QUALITY", Tone: qualityTone},
 		{Title: "BEST ASK", Align: cli.Decimal},
 		{Title: "8 GPUS", Align: cli.Decimal},
-		{Title: "64 GPUS", Align: cli.Decimal},
+		{Title: "64 GPUS", Align: cli.Decimal, Drop: true},
 		{Title: "FREE", Align: cli.Right, Tone: freeTone},
-		{Title: "TRADES", Align: cli.Right},
+		{Title: "TRADES", Align: cli.Right, Drop: true},
 		{Title: "LAST DAY"},
 	}}
 	if f.gpus > 0 {
@@ -87,7 +87,7 @@ func writePrices(w io.Writer, prices api.Prices, f pricesFlags, trends map[strin
 	if err := t.Write(w); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "Dollars per GPU-hour; 8, 64: the average of so many. Trades: those of 24 h that count. %s UTC.\n", prices.AsOf.UTC().Format(time.DateTime))
+	_, err := fmt.Fprintf(w, "Dollars per GPU-hour; 8, 64: the average of so many. %s UTC.\nTrades: those of 24 h that count.\n", prices.AsOf.UTC().Format(time.DateTime))
 	return err
 }
 

@@ -101,12 +101,12 @@ func writeExpected(w io.Writer, o api.Offer, r *request) error {
 	t := cli.Table{Columns: []cli.Column{{Title: "EXPECTED"}, {Title: "COST", Align: cli.Decimal}, {Title: "WHAT IT IS", Shrink: true}}}
 	ready := cli.FormatDuration(time.Duration(o.ReadyMS) * time.Millisecond)
 	if o.MissBytes == nil {
-		ready += " and what the image takes, which is not known"
+		ready += ", plus fetching the image"
 	}
 	c := o.Expected
 	t.Add("run", micros(c.RunNanoUSD), cli.FormatDuration(r.duration)+" at the price")
 	t.Add("start", micros(c.StartNanoUSD), "ready in "+ready+"; not billed")
-	t.Add("failure", micros(c.FailureNanoUSD), fmt.Sprintf("work that may have to be done again: %.2f%% of hours pass without failure", float64(o.ReliabilityPPM)/1e4))
+	t.Add("failure", micros(c.FailureNanoUSD), fmt.Sprintf("redoing lost work: %.2f%% of hours pass without failure", float64(o.ReliabilityPPM)/1e4))
 	if c.WaitingNanoUSD > 0 {
 		t.Add("waiting", micros(c.WaitingNanoUSD), "until it is ready, at "+r.waitRate.String())
 	}

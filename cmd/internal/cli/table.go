@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/charmbracelet/lipgloss"
@@ -28,6 +29,8 @@ type Column struct {
 	Tone func(text string) Tone
 	// Shrink lets long cells be cut on a terminal that is too narrow for the table.
 	Shrink bool
+	// Drop lets the column be left out, and named below the table, on a terminal that is too narrow: the last such first.
+	Drop bool
 }
 
 // Table is rows for a person. Cells are single lines; control characters in them are replaced,
@@ -42,11 +45,38 @@ func (t *Table) Add(cells ...string) { t.Rows = append(t.Rows, cells) }
 
 // Write prints the table. An empty table prints only its header.
 func (t *Table) Write(w io.Writer) error {
-	paint := newTones(w)
-	rows := t.aligned()
 	if width := Width(w); width > 0 {
-		t.shrink(rows, width)
+		return t.fit(w, width)
 	}
+	return t.write(w, t.aligned())
+}
+
+// fit prints the table on a terminal of some width.
+func (t *Table) fit(w io.Writer, width int) error {
+	narrow := Table{Columns: slices.Clone(t.Columns)}
+	rows := t.aligned()
+	var dropped []string
+	for j := len(narrow.Columns) - 1; j >= 0; j-- {
+		if _, total := narrow.widths(rows); total <= width || !narrow.Columns[j].Drop {
+			continue
+		}
+		dropped = append(dropped, narrow.Columns[j].Title)
+		narrow.Columns = slices.Delete(narrow.Columns, j, j+1)
+		for i := range rows {
+			rows[i] = slices.Delete(rows[i], j, j+1)
+		}
+	}
+	narrow.shrink(rows, width)
+	if err := narrow.write(w, rows); err != nil || len(dropped) == 0 {
+		return err
+	}
+	slices.Reverse(dropped)
+	_, err := fmt.Fprintln(w, Paint(w, Dim, "No room for "+strings.Join(dropped, ", ")+"."))
+	return err
+}
+
+func (t *Table) write(w io.Writer, rows [][]string) error {
+	paint := newTones(w)
 	headers := make([]string, len(t.Columns))
 	for i, c := range t.Columns {
 		headers[i] = c.Title
@@ -127,9 +157,9 @@ const (
 	leastCell = 8
 )
 
-// shrink cuts the cells of columns that allow it, from the left column on, until the table fits.
-func (t *Table) shrink(rows [][]string, width int) {
-	widths, total := make([]int, len(t.Columns)), gap*(len(t.Columns)-1)
+// widths returns how wide columns and table are.
+func (t *Table) widths(rows [][]string) (widths []int, total int) {
+	widths, total = make([]int, len(t.Columns)), gap*(len(t.Columns)-1)
 	for j, c := range t.Columns {
 		widths[j] = lipgloss.Width(c.Title)
 		for _, row := range rows {
@@ -137,6 +167,12 @@ func (t *Table) shrink(rows [][]string, width int) {
 		}
 		total += widths[j]
 	}
+	return widths, total
+}
+
+// shrink cuts the cells of columns that allow it, from the left column on, until the table fits.
+func (t *Table) shrink(rows [][]string, width int) {
+	widths, total := t.widths(rows)
 	for j, c := range t.Columns {
 		if !c.Shrink || total <= width {
 			continue

@@ -28,6 +28,48 @@ L4           1  12
 	}
 }
 
+// TestTableThatIsTooWide leaves columns out, the last first, and only then cuts cells.
+func TestTableThatIsTooWide(t *testing.T) {
+	table := Table{Columns: []Column{{Title: "IMAGE", Shrink: true}, {Title: "FREE", Align: Right, Drop: true}, {Title: "HOST"}, {Title: "TRADES", Align: Right, Drop: true}}}
+	table.Add("registry/python", "2", "attic", "7")
+	for width, want := range map[int]string{
+		36: `
+IMAGE            FREE  HOST   TRADES
+────────────────────────────────────
+registry/python     2  attic       7
+`,
+		35: `
+IMAGE            FREE  HOST
+────────────────────────────
+registry/python     2  attic
+No room for TRADES.
+`,
+		27: `
+IMAGE            HOST
+──────────────────────
+registry/python  attic
+No room for FREE, TRADES.
+`,
+		16: `
+IMAGE      HOST
+────────────────
+…y/python  attic
+No room for FREE, TRADES.
+`,
+	} {
+		var out strings.Builder
+		if err := table.fit(&out, width); err != nil {
+			t.Fatal(err)
+		}
+		if got := "\n" + out.String(); got != want {
+			t.Errorf("at %d got:%s\nwant:%s", width, got, want)
+		}
+	}
+	if got := len(table.Columns); got != 4 {
+		t.Errorf("the table has %d columns left", got)
+	}
+}
+
 func TestPrinterJSON(t *testing.T) {
 	var out strings.Builder
 	v := map[string]int{"free": 2}
