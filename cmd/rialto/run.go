@@ -99,13 +99,13 @@ func imageAndCommand(c *cobra.Command, args []string) error {
 
 func (a *app) run(ctx context.Context, f *runFlags, args []string) error {
 	if f.detach && len(f.publish) > 0 {
-		return cli.Hint(errors.New("--publish needs the command to stay, --detach makes it leave"), "use `rialto forward JOB %s` later", f.publish[0])
+		return cli.Hint(errors.New("--publish needs the command to stay, --detach makes it leave"), "use `rialto forward JOB %s` later", f.publish[0].arg())
 	}
 	if err := f.check(); err != nil {
 		return err
 	}
 	if f.nodes > 0 && len(f.publish) > 0 {
-		return cli.Hint(errors.New("--publish leads to one container, --nodes starts several"), "use `rialto forward --node K JOB %s` later", f.publish[0])
+		return cli.Hint(errors.New("--publish leads to one container, --nodes starts several"), "use `rialto forward --node K JOB %s` later", f.publish[0].arg())
 	}
 	m, err := a.connect()
 	if err != nil {

@@ -114,6 +114,14 @@ type forward struct {
 
 func (f forward) String() string { return fmt.Sprintf("%s → %d", f.local, f.remote) }
 
+// arg is what parseForward reads as f.
+func (f forward) arg() string {
+	if f.local.Addr() == netip.AddrFrom4([4]byte{127, 0, 0, 1}) {
+		return fmt.Sprintf("%d:%d", f.local.Port(), f.remote)
+	}
+	return fmt.Sprintf("%s:%d", f.local, f.remote)
+}
+
 // parseForward reads REMOTE, LOCAL:REMOTE or ADDRESS:LOCAL:REMOTE. Without an address only this
 // machine can connect; local port 0 takes a free one.
 func parseForward(s string) (forward, error) {

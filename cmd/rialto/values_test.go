@@ -74,3 +74,13 @@ func FuzzParseGPU(f *testing.F) {
 		}
 	})
 }
+
+// TestForwardArg: what a hint says can be typed.
+func TestForwardArg(t *testing.T) {
+	for _, s := range []string{"8080:80", "0.0.0.0:8080:80", "[::1]:8080:80"} {
+		f, err := parseForward(s)
+		if err != nil || f.arg() != s {
+			t.Errorf("%s: %q, %v", s, f.arg(), err)
+		}
+	}
+}
