@@ -56,11 +56,11 @@ func (t *Table) fit(w io.Writer, width int) error {
 	narrow := Table{Columns: slices.Clone(t.Columns)}
 	rows := t.aligned()
 	var dropped []string
-	for j := len(narrow.Columns) - 1; j >= 0; j-- {
-		if _, total := narrow.widths(rows); total <= width || !narrow.Columns[j].Drop {
+	for j, c := range slices.Backward(t.Columns) {
+		if _, total := narrow.widths(rows); total <= width || !c.Drop {
 			continue
 		}
-		dropped = append(dropped, narrow.Columns[j].Title)
+		dropped = append(dropped, c.Title)
 		narrow.Columns = slices.Delete(narrow.Columns, j, j+1)
 		for i := range rows {
 			rows[i] = slices.Delete(rows[i], j, j+1)
