@@ -82,6 +82,7 @@ type (
 		Ready     time.Time    `json:",omitzero"`
 		Ended     time.Time
 		Billed    time.Duration `json:",omitzero"`
+		Rest      bool          `json:",omitzero"` // it ran in what was left of a reservation, which had paid
 	}
 )
 
@@ -154,7 +155,7 @@ func (t *turn) tape(l *Lease) Ending {
 	return Ending{
 		At: t.now, Lease: l.ID, Customer: j.Spec.Customer, Job: j.State, Last: j.Lease == l.ID,
 		Provider: l.Provider, Model: l.Model, Term: l.PriceTerm(), Region: l.Region, Level: l.Level, Simulated: l.Simulated, CPUs: l.CPUs, MemoryMiB: l.MemoryMiB,
-		GPUs: len(l.GPUs), Rate: l.Rate, Granted: l.Granted, Ready: l.Ready, Ended: l.Ended, Billed: l.Billed,
+		GPUs: len(l.GPUs), Rate: l.Rate, Granted: l.Granted, Ready: l.Ready, Ended: l.Ended, Billed: l.Billed, Rest: l.Rest != "",
 	}
 }
 
@@ -231,7 +232,7 @@ func (m *Market) isOpen(j *Job) bool {
 			return true
 		}
 		for id := range o.Leases() {
-			if l := m.leases[id]; l != nil && !l.Over() {
+			if l := m.leases[id]; l != nil && (!l.Over() || mapHas(m.rests, id)) {
 				return true
 			}
 		}

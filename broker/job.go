@@ -152,6 +152,9 @@ type Lease struct {
 	Term         time.Duration `json:",omitzero"` // of a reservation, see [JobSpec.Reserve]; zero: on demand
 	Unused       time.Duration `json:",omitzero"` // what of it was left when its customer ended it, and is owed
 	UnusedCost   pricing.Money `json:",omitzero"` // what of Cost that is
+	Rest         LeaseID       `json:",omitzero"` // of the reservation whose rest it uses
+	RestUntil    time.Time     `json:",omitzero"` // when that ends
+	Covered      time.Duration `json:",omitzero"` // what of Billed that has paid
 	Bid          pricing.Rate  `json:",omitzero"` // of an interruptible job, per GPU-hour; zero: on-demand
 	Displacement Displacement  `json:",omitzero"`
 }

@@ -157,6 +157,7 @@ func (t *turn) release(l *Lease, reason string) {
 	t.touchLease(l)
 	if l.State == LeaseHolding {
 		t.unask(l)
+		t.giveBack(l)
 		t.hearFrom(l.Provider)
 	}
 	l.State = LeaseEnding
@@ -195,7 +196,8 @@ func (t *turn) end(l *Lease) {
 	if l.State == LeaseHolding {
 		t.unask(l)
 	}
-	if l.State != LeaseEnded {
+	before := l.State
+	if before != LeaseEnded {
 		t.observe(l)
 		if len(l.GPUs) == 0 {
 			t.over = append(t.over, l)
@@ -207,6 +209,10 @@ func (t *turn) end(l *Lease) {
 	}
 	for _, g := range l.GPUs {
 		delete(t.leased, g.UUID)
+	}
+	t.giveBack(l)
+	if before != LeaseEnded {
+		t.leave(l)
 	}
 	t.inherit(l)
 	t.relist(l.Provider)
@@ -257,6 +263,7 @@ func (t *turn) tick() {
 	if t.full() {
 		return
 	}
+	t.tickRests()
 	maps.DeleteFunc(t.distrusted, func(_ PeerID, until time.Time) bool { return !t.now.Before(until) })
 	for _, p := range sortedKeys(t.pardons) {
 		t.forgive(p)

@@ -122,6 +122,9 @@ type Market struct {
 	index    Index               // of offers at their rates on demand
 	reserved Index               // of those that have one, at their reserved rates
 
+	rests map[LeaseID]LeaseID // of reservations, and who uses it; empty: nobody
+	kept  map[offerKey]int    // GPUs that nobody but their accounts gets
+
 	distrusted map[PeerID]time.Time // not named as sources of blocks until then; not saved
 }
 
@@ -179,6 +182,9 @@ func NewMarket(cfg MarketConfig) (*Market, error) {
 		holders:   map[string][]*Offer{},
 		index:     cfg.NewIndex(),
 		reserved:  cfg.NewIndex(),
+
+		rests: map[LeaseID]LeaseID{},
+		kept:  map[offerKey]int{},
 
 		distrusted: map[PeerID]time.Time{},
 	}, nil
@@ -271,6 +277,7 @@ type turn struct {
 	changed       bool    // offers or free GPUs: queued jobs may find a place
 	accepted      []JobID // by this step
 	heirs         []JobID // for whom the leases that ended in this step were displaced
+	lent          *Lease  // the rest that the job which is being placed may use
 	ending        JobID   // gang whose members are being stopped
 	size          int     // of what is to be saved, roughly
 	past          Recalled

@@ -178,11 +178,13 @@ func (t *turn) until(l *Lease) time.Time {
 
 // meter adds corroborated time to the bill.
 func (t *turn) meter(l *Lease, j *Job, seen time.Duration) {
+	before := l.Billed
 	l.Billed = min(l.Billed+seen, t.limit(l, j))
+	l.Covered += t.covered(l, l.Billed-before)
 	if l.Ready.IsZero() { // it came and went between two reports
 		l.Ready = t.until(l).Add(-l.Billed)
 	}
-	l.Cost = t.costOf(l, l.Billed)
+	l.Cost = t.costOf(l, l.Billed-l.Covered)
 }
 
 // renew answers a report. A replay gets only what is left, because the provider counts from when it asked.

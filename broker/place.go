@@ -119,6 +119,8 @@ func (t *turn) submit(ev Submitted) error {
 		}
 		return nil
 	}
+	t.lend(a.ID, spec)
+	defer t.reclaim(spec)
 	free, busy := t.fitting(&query, spec.Firm == 0 && !spec.standing()) // a quote does not wait
 	offered := spec.limit()                                             // of a standing order, whether there is an offer or not
 	if !spec.standing() {
@@ -181,6 +183,8 @@ func (t *turn) place(j *Job) {
 		t.placeMember(j)
 		return
 	}
+	t.lend(j.Account, &j.Spec)
+	defer t.reclaim(&j.Spec)
 	query := j.Spec.query()
 	t.placeAmong(j, &query, j.Tried, nil)
 }
@@ -258,6 +262,7 @@ func (t *turn) ask(j *Job, o *Offer) {
 	t.leases[l.ID] = l
 	t.live[l.ID] = struct{}{}
 	t.asked[offerKey{l.Provider, l.Offer}] += j.Spec.GPU.Count
+	t.take(l)
 	t.relist(l.Provider)
 	simulated := ""
 	if l.Simulated {
@@ -357,6 +362,9 @@ func (t *turn) finish(j *Job, l *Lease, state JobState, reason string) {
 	}
 	if l != nil {
 		text = append(text, fmt.Sprintf("%v for %v", l.Cost, l.Billed.Round(time.Millisecond)))
+		if l.Covered > 0 {
+			text = append(text, fmt.Sprintf("a reservation has paid %v of it", l.Covered.Round(time.Millisecond)))
+		}
 		if l.Unused > 0 {
 			text = append(text, fmt.Sprintf("%v of it for the unused %v of the reservation", l.UnusedCost, l.Unused.Round(time.Millisecond)))
 		}

@@ -36,6 +36,7 @@ func (m *Market) StepSlowly(now time.Time, ev Event) ([]Effect, error) {
 
 func (t *turn) tickSlowly() {
 	t.tickLeases()
+	t.tickRests()
 	for _, p := range sortedKeys(t.pardons) {
 		t.forgive(p)
 	}

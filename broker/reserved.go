@@ -93,7 +93,7 @@ func (t *turn) owe(l *Lease) {
 	}
 	l.Unused = max(0, end.Sub(t.until(l)))
 	used := l.Cost
-	l.Cost = t.costOf(l, l.Billed+l.Unused)
+	l.Cost = t.costOf(l, l.Billed+l.Unused) // a reservation uses no other's rest
 	l.UnusedCost = l.Cost - used
 }
 

@@ -50,6 +50,7 @@ func (m *Market) Restore(s State) error {
 			return fmt.Errorf("restore: %w", err)
 		}
 	}
+	m.restoreRests()
 	for i := range jobs {
 		if err := m.whole(&jobs[i]); err != nil {
 			return fmt.Errorf("restore: %w", err)
@@ -184,7 +185,7 @@ func (m *Market) Audit() error {
 	if !maps.Equal(taken, m.leased) {
 		return &InvariantError{Rule: "GPUs: the index of leased GPUs is wrong"}
 	}
-	return cmp.Or(m.auditSlots(), m.auditQuotes(), m.auditGangs(), m.auditShops(), m.auditSpots(), m.auditQueue())
+	return cmp.Or(m.auditSlots(), m.auditQuotes(), m.auditGangs(), m.auditRests(), m.auditShops(), m.auditSpots(), m.auditQueue())
 }
 
 func mapHas[K comparable, V any](m map[K]V, k K) bool {

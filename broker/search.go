@@ -333,9 +333,9 @@ func (m *Market) isFree(o *Offer, g *GPU) bool {
 	return !leased && !g.Busy && g.UnusableCause == "" && slices.Contains(o.Free, g.UUID)
 }
 
-// available counts the free GPUs of an offer that no unanswered hold asks for.
+// available counts the free GPUs of an offer that no unanswered hold asks for and no rest of a reservation keeps.
 func (m *Market) available(o *Offer) int {
-	n := -m.asked[keyOf(o)]
+	n := -m.asked[keyOf(o)] - m.kept[keyOf(o)]
 	for i := range o.GPUs {
 		if m.isFree(o, &o.GPUs[i]) {
 			n++

@@ -71,7 +71,8 @@ type (
 
 		ReserveMS     int64      `json:"reserve_ms,omitempty" doc:"term that the customer commits to where that earns a reserved rate"`
 		ReservedUntil *time.Time `json:"reserved_until,omitempty" doc:"end of the term of a job that became ready at a reserved rate: what is left of it when the customer or the container ends it is billed"`
-		UnusedNanoUSD int64      `json:"unused_nanousd,omitempty" doc:"what of the cost that is"`
+		UnusedNanoUSD int64      `json:"unused_nanousd,omitempty" doc:"what of the cost that is. Until the term's end as many GPUs stay kept for the account: a job that names the provider uses them"`
+		CoveredMS     int64      `json:"covered_ms,omitempty" doc:"what of billed_ms such a job did not have to pay"`
 	}
 	// Gang is a job that several hosts run at once.
 	Gang struct {
@@ -257,7 +258,7 @@ func jobOf(j broker.Job, l broker.Lease) Job {
 		MaxDurationMS: j.Spec.MaxDuration.Milliseconds(), MaxRateNanoUSDPerHour: int64(j.Spec.MaxRate), GoodUntil: stamp(j.Spec.GoodUntil),
 		BidNanoUSDPerHour: int64(j.Spec.Bid), RateNanoUSDPerHour: int64(l.Rate),
 		Gang: string(j.Member.Gang), Rank: j.Member.Rank, Nodes: j.Spec.Nodes,
-		ReserveMS: j.Spec.Reserve.Milliseconds(), ReservedUntil: stamp(l.Until()), UnusedNanoUSD: int64(l.UnusedCost),
+		ReserveMS: j.Spec.Reserve.Milliseconds(), ReservedUntil: stamp(l.Until()), UnusedNanoUSD: int64(l.UnusedCost), CoveredMS: l.Covered.Milliseconds(),
 	}
 	if j.State == broker.JobDone {
 		out.ExitCode = new(j.ExitCode)

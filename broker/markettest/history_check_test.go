@@ -1,8 +1,10 @@
 package markettest_test
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"pgregory.net/rapid"
@@ -32,6 +34,7 @@ func (h *history) check(t *rapid.T) {
 	}
 	h.checkMoney(t)
 	h.checkGPUs(t)
+	h.checkKept(t)
 	h.checkQueue(t)
 	h.checkSaved(t)
 }
@@ -96,7 +99,7 @@ func (h *history) checkQueue(t *rapid.T) {
 		return
 	}
 	for _, j := range waiting {
-		found, err := h.world.Market.Search(broker.Query{GPU: j.Spec.GPU, MaxRate: j.Spec.MaxRate, Bid: j.Spec.Bid, Reserve: j.Spec.Reserve})
+		found, err := h.world.Market.Search(broker.Query{GPU: j.Spec.GPU, Provider: j.Spec.Provider, MaxRate: j.Spec.MaxRate, Bid: j.Spec.Bid, Reserve: j.Spec.Reserve})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -214,9 +217,10 @@ func (h *history) checkTerm(t *rapid.T, l *broker.Lease, until time.Time) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want, err := all.Cost(l.Billed + l.Unused); err != nil || l.Cost != want || l.Cost > h.most[j.ID] {
-		t.Fatalf("lease %s: %v for %v and %v unused at %v, %v held: %v", l.ID, l.Cost, l.Billed, l.Unused, all, h.most[j.ID], err)
+	if want, err := all.Cost(l.Billed - l.Covered + l.Unused); err != nil || l.Cost != want || l.Cost > h.most[j.ID] {
+		t.Fatalf("lease %s: %v for %v, %v of it covered, and %v unused at %v, %v held: %v", l.ID, l.Cost, l.Billed, l.Covered, l.Unused, all, h.most[j.ID], err)
 	}
+	h.checkRest(t, l)
 	last := h.said[l.ID][l.Seq]
 	theirs := j.State == broker.JobCancelled || j.State == broker.JobDone && last.Message == ""
 	want := time.Duration(0)
@@ -225,6 +229,60 @@ func (h *history) checkTerm(t *rapid.T, l *broker.Lease, until time.Time) {
 	}
 	if l.Unused != want || want == 0 && l.UnusedCost != 0 {
 		t.Fatalf("lease %s: %v unused for %v, want %v: job %+v, said %+v", l.ID, l.Unused, l.UnusedCost, want, j.Log, last)
+	}
+}
+
+// checkRest wants that of a lease that uses the rest of a reservation all time before its end is covered, and none after.
+func (h *history) checkRest(t *rapid.T, l *broker.Lease) {
+	if l.Rest == "" {
+		if l.Covered != 0 {
+			t.Fatalf("lease %s: %v are covered by nothing", l.ID, l.Covered)
+		}
+		return
+	}
+	r := h.world.Leases[l.Rest]
+	end := r.Ready.Add(r.Term)
+	switch {
+	case r.Unused == 0 || r.Account != l.Account || r.Provider != l.Provider || len(r.GPUs) < len(l.GPUs):
+		t.Fatalf("lease %s uses what %s left: %+v", l.ID, r.ID, r)
+	case l.Covered > l.Billed || !l.Ready.IsZero() && l.Covered > max(0, end.Sub(l.Ready)):
+		t.Fatalf("lease %s: %v of %v are covered between %v and %v", l.ID, l.Covered, l.Billed, l.Ready, end)
+	case !l.Renewed.After(end) && l.Covered != l.Billed:
+		t.Fatalf("lease %s: %v of %v are covered until %v, of a rest until %v", l.ID, l.Covered, l.Billed, l.Renewed, end)
+	}
+}
+
+// checkKept wants that what is left of a reservation is leased to nobody else.
+func (h *history) checkKept(t *rapid.T) {
+	taken := map[broker.PeerID]int{}
+	for id, l := range h.world.Leases {
+		if l.State != broker.LeaseEnded {
+			taken[l.Provider] += len(l.GPUs)
+		}
+		if l.State != broker.LeaseEnded || l.Unused == 0 || !h.world.Now.Before(l.Until()) {
+			continue
+		}
+		idle := len(l.GPUs)
+		for _, user := range h.world.Leases {
+			if user.Rest == id && (user.State == broker.LeaseHolding || user.State != broker.LeaseEnded && len(user.GPUs) > 0) {
+				idle -= h.world.Jobs[user.Job].Spec.GPU.Count
+			}
+		}
+		if idle < 0 {
+			t.Fatalf("lease %s: jobs use more than its %d GPUs", id, len(l.GPUs))
+		}
+		taken[l.Provider] += idle
+	}
+	for _, a := range h.agents {
+		if n := taken[broker.PeerID(a.host)]; n > len(a.uuids) {
+			var all []string
+			for id, l := range h.world.Leases {
+				if l.Provider == broker.PeerID(a.host) && (l.State != broker.LeaseEnded || l.Unused > 0) {
+					all = append(all, fmt.Sprintf("%s of %s: state %d, GPUs %v, uses %q, unused %v until %v", id, l.Job, l.State, l.GPUs, l.Rest, l.Unused, l.Until()))
+				}
+			}
+			t.Fatalf("%s: %d GPUs are leased or kept, it has %d: %s", a.host, n, len(a.uuids), strings.Join(all, "; "))
+		}
 	}
 }
 

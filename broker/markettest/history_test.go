@@ -47,7 +47,7 @@ func FuzzHistories(f *testing.F) { f.Fuzz(rapid.MakeFuzz(live)) }
 func live(t *rapid.T) {
 	h := begin(t)
 	actions := map[string]func(*rapid.T){
-		"submit": h.submit, "deliver": h.deliver, "flow": h.flow, "advance": h.advance, "report": h.report,
+		"submit": h.submit, "use": h.use, "deliver": h.deliver, "flow": h.flow, "advance": h.advance, "report": h.report,
 		"pass": h.pass, "cancel": h.cancel, "accept": h.accept, "limit": h.limit, "connect": h.connect, "restart": h.restart, "crash": h.crash, "forge": h.forge,
 	}
 	// What usually happens is more likely than faults, so that jobs get far.
@@ -120,51 +120,6 @@ func (h *history) reconnect() {
 
 func (h *history) agent(id broker.PeerID) *agent {
 	return h.agents[slices.IndexFunc(h.agents, func(a *agent) bool { return a.host == string(id) })]
-}
-
-func (h *history) submit(t *rapid.T) {
-	customer := rapid.SampledFrom([]string{"ann", "bob"}).Draw(t, "customer")
-	id := broker.JobID(fmt.Sprintf("j%d", len(h.jobs)))
-	spec := markettest.Spec(customer, string(id))
-	spec.GPU.Count = rapid.IntRange(1, 3).Draw(t, "gpus")
-	spec.MaxDuration = time.Duration(rapid.IntRange(1, 600).Draw(t, "seconds")) * time.Second
-	if rapid.Bool().Draw(t, "budget") {
-		spec.MaxCost = pricing.Money(rapid.Int64Range(1, 100_000_000).Draw(t, "cost"))
-	}
-	if rapid.Bool().Draw(t, "capped") {
-		spec.MaxRate = pricing.Rate(rapid.Int64Range(1, 600_000_000).Draw(t, "rate"))
-	}
-	if rapid.Bool().Draw(t, "quote") {
-		spec.Firm = time.Duration(rapid.IntRange(1, 60).Draw(t, "firm")) * time.Second
-	}
-	if rapid.Bool().Draw(t, "stands") {
-		spec.GoodUntil = spec.Created.Add(time.Duration(rapid.IntRange(1, 600).Draw(t, "until")) * time.Second)
-	}
-	if rapid.Bool().Draw(t, "reserve") {
-		spec.Reserve = time.Duration(rapid.Int64Range(int64(time.Second), int64(spec.MaxDuration)).Draw(t, "term"))
-	}
-	if rapid.Bool().Draw(t, "gang") && spec.Reserve == 0 {
-		spec.Nodes, spec.Firm = rapid.IntRange(2, 3).Draw(t, "nodes"), 0
-	}
-	if rapid.Bool().Draw(t, "bids") {
-		spec.Bid = pricing.Rate(rapid.Int64Range(1, 600_000_000).Draw(t, "bid"))
-		spec.MaxRate, spec.Firm, spec.Nodes, spec.Reserve = 0, 0, 0, 0
-	}
-	for rank := range max(1, spec.Nodes) {
-		h.jobs = append(h.jobs, broker.MemberID(id, rank))
-	}
-	h.step(broker.Submitted{Job: id, Account: broker.AccountID(customer), Spec: spec, Envelope: []byte("spec")})
-}
-
-// limit sets what a customer may spend. What is held and charged may be more already, but not become more.
-func (h *history) limit(t *rapid.T) {
-	limit := rapid.Custom(func(t *rapid.T) pricing.Money {
-		return pricing.Money(rapid.SampledFrom([]int64{0, 0, 1_000_000, 50_000_000, 500_000_000}).Draw(t, "limit"))
-	})
-	h.step(broker.LimitsSet{
-		Account: broker.AccountID(rapid.SampledFrom([]string{"ann", "bob", "nobody"}).Draw(t, "customer")),
-		Limits:  broker.Limits{Job: limit.Draw(t, "job"), Day: limit.Draw(t, "day"), Total: limit.Draw(t, "total")},
-	})
 }
 
 func (h *history) cancel(t *rapid.T) {

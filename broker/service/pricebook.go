@@ -87,8 +87,11 @@ func tierOf(l broker.Level, simulated bool) string {
 	return l.String()
 }
 
-// cellsTraded are the cells of a lease.
+// cellsTraded are the cells of a lease. One in the rest of a reservation is no trade: that was one.
 func cellsTraded(l *broker.Ending) []pricing.Cell {
+	if l.Rest {
+		return nil
+	}
 	return cellsOf(l.Model, l.Term, tierOf(l.Level, l.Simulated), l.Region)
 }
 

@@ -61,6 +61,11 @@ func TestReservedPricesAreApart(t *testing.T) {
 		At: time.Unix(300, 0), Lease: "l", Model: "T4", Term: pricing.Reserved, Rate: 30 * cent, Billed: time.Hour, GPUs: 1, Level: broker.LevelNVML,
 		Granted: time.Unix(1, 0), Ready: time.Unix(2, 0), Job: broker.JobDone, Last: true, Customer: "c",
 	})
+	// A job in what is left of the term is no trade of its own.
+	b.ended(&broker.Ending{
+		At: time.Unix(301, 0), Lease: "m", Model: "T4", Term: pricing.OnDemand, Rate: 40 * cent, Billed: time.Hour, GPUs: 1, Level: broker.LevelNVML,
+		Granted: time.Unix(1, 0), Ready: time.Unix(2, 0), Job: broker.JobDone, Last: true, Customer: "c", Rest: true,
+	})
 	for term, want := range map[pricing.Term]struct {
 		best   pricing.Rate
 		gpus   int

@@ -267,7 +267,11 @@ func (b *bill) line() string {
 	line := func(d time.Duration, cost int64) string {
 		return fmt.Sprintf("%s × %s × %d %s = %s", cli.FormatDuration(d), pricing.Rate(b.RateNanoUSDPerHour), b.GPUs, gpus, pricing.Money(cost))
 	}
-	if b.unused == 0 {
+	whole, err := costOf(pricing.Rate(b.RateNanoUSDPerHour), b.GPUs, b.billed)
+	switch {
+	case b.unused == 0 && err == nil && int64(whole) > b.CostNanoUSD:
+		return fmt.Sprintf("%s, of which %s are to be paid, fee included: a reservation has paid the rest", line(b.billed, int64(whole)), pricing.Money(b.CostNanoUSD))
+	case b.unused == 0:
 		return line(b.billed, b.CostNanoUSD) + ", fee included"
 	}
 	return fmt.Sprintf("%s, and unused reservation %s: %s in all, fee included", line(b.billed, b.CostNanoUSD-b.UnusedCostNanoUSD),

@@ -41,7 +41,7 @@ func (a *app) psCommand() *cobra.Command {
 				shown = append(shown, j)
 			}
 		}
-		return p.Print(api.Jobs{Jobs: shown}, func(w io.Writer) error {
+		err = p.Print(api.Jobs{Jobs: shown}, func(w io.Writer) error {
 			switch {
 			case len(jobs) == 0:
 				_, err := fmt.Fprintln(w, "No jobs yet; `rialto run --help` shows how to start one.")
@@ -52,8 +52,26 @@ func (a *app) psCommand() *cobra.Command {
 			}
 			return writeJobs(w, shown, newNames(jobs, *whole), time.Now())
 		})
+		if err != nil || p.JSON {
+			return err
+		}
+		return writeRests(c.OutOrStdout(), jobs, time.Now())
 	}
 	return c
+}
+
+// writeRests says which GPUs are paid for and not used.
+func writeRests(w io.Writer, jobs []api.Job, now time.Time) error {
+	for i := range jobs {
+		j := &jobs[i]
+		if until, ok := restOf(j, now); ok {
+			if _, err := fmt.Fprintf(w, "Reserved until %s on %s, and not used by %s any more: `rialto run --on %s IMAGE` does.\n",
+				moment(until, now), cli.Clean(j.Host), j.ID, j.ID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func writeJobs(w io.Writer, jobs []api.Job, n names, now time.Time) error {

@@ -29,6 +29,8 @@ type runFlags struct {
 	wait    bool
 	quiet   bool
 	key     string
+	on      string // job in what is left of whose reservation it runs; empty: none
+	given   func(flag string) bool
 	accepts string // id of the firm quote to accept; empty: none
 	out     *cli.Printer
 }
@@ -44,9 +46,9 @@ func (a *app) runCommand() *cobra.Command {
 			"With --reserve you commit to a term, from when the container is ready, and hosts that have a lower price for so\n" +
 			"long (`rialto offers` shows it) take that for the whole job. The term is kept aside in advance. If you stop the job or\n" +
 			"its container exits before it is over, the rest is paid all the same, as a line of the bill of its own; nothing of it\n" +
-			"when the host fails, drains or vanishes. So Ctrl-C leaves a reserved job running. A container that should outlive its\n" +
-			"programs may run sleep, and rialto exec the programs. Hosts without such a price take the job on demand, with no\n" +
-			"commitment, if that costs less; --where 'reserved_price!=null' wants the others.\n" +
+			"when the host fails, drains or vanishes. So Ctrl-C leaves a reserved job running, and the GPUs of one that has ended\n" +
+			"stay kept for you until its term is over: --on JOB runs the next in them, for nothing. Hosts without such a price take\n" +
+			"the job on demand, with no commitment, if that costs less; --where 'reserved_price!=null' wants the others.\n" +
 			"Keys of private images and weights go from this machine to the leased host, through the job's tunnel; with\n" +
 			"--detach the command stays until that host has them.\n" +
 			"With --nodes, all hosts start or none does, and nothing is paid for waiting. Each line of output begins with the\n" +
@@ -57,12 +59,13 @@ func (a *app) runCommand() *cobra.Command {
 			"  rialto run --gpu 'RTX 4090:2' --max-price 0.50/h --for 30m ghcr.io/me/train:1\n" +
 			"  rialto run -p 8080:80 --weights llama:/models ghcr.io/me/serve:1\n" +
 			"  rialto run local/mine\n" +
-			"  rialto run -d --reserve 7d --gpu 'RTX 4090' ghcr.io/me/work:1 -- sleep infinity\n" +
+			"  rialto run -d --reserve 7d --gpu 'RTX 4090' ghcr.io/me/work:1 \n  rialto run --on j-4k2qxy ghcr.io/me/work:2\n" +
 			"  rialto run --nodes 2 --gpu 'RTX 4090' ghcr.io/me/sweep:1\n" +
 			"  rialto run -d --gpu-memory 24GiB ghcr.io/me/batch:1 -- ./batch --all",
 	}
-	r := &runFlags{request: newRequest(c)}
+	r := &runFlags{request: newRequest(c), given: c.Flags().Changed}
 	f := c.Flags()
+	f.StringVar(&r.on, "on", "", "run in what is left of the reservation of this job, which has ended; nothing more is paid until its term is over")
 	f.VarP(&list[forward]{to: &r.publish, parse: parseForward, kind: "LOCAL:REMOTE"}, "publish", "p", "lead a local port to one in the container (may be repeated)")
 	f.BoolVarP(&r.detach, "detach", "d", false, "print the job's id and leave; follow later with rialto logs -f")
 	f.BoolVar(&r.wait, "wait", false, "wait for a matching offer if there is none now")
@@ -113,6 +116,11 @@ func (a *app) run(ctx context.Context, f *runFlags, args []string) error {
 	}
 	if !m.known {
 		return cli.Hint(fmt.Errorf("no account for the broker at %s on this machine", m.url), welcome)
+	}
+	if f.on != "" {
+		if err := f.useRest(ctx, m, time.Now()); err != nil {
+			return err
+		}
 	}
 	follower := newFollower(a, m, f)
 	defer follower.view.close()

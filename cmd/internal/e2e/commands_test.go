@@ -28,6 +28,7 @@ func (w *world) commands() map[string]command {
 		"interrupt": w.interrupt,
 		"await":     w.await,
 		"until":     w.until,
+		"keep":      w.keep,
 		"crash":     func(ts *testscript.TestScript, _ bool, args []string) { w.proc(ts, args).Kill() },
 		"halt":      func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(w.proc(ts, args).Stop()) },
 		"boot":      w.boot,
@@ -133,6 +134,21 @@ func (w *world) until(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
+}
+
+func (w *world) keep(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 4 || args[2] != "rialto" {
+		ts.Fatalf("usage: keep NAME PATTERN rialto ARGS…")
+	}
+	want, err := regexp.Compile(args[1])
+	ts.Check(err)
+	out, err := w.Customer.Rialto(context.Background(), args[3:]...).Output()
+	ts.Check(err)
+	found := want.FindSubmatch(out)
+	if len(found) != 2 {
+		ts.Fatalf("no %q in\n%s", args[1], out)
+	}
+	ts.Setenv(args[0], string(found[1]))
 }
 
 func (w *world) agent(ts *testscript.TestScript, name string) *lab.Agent {

@@ -23,6 +23,7 @@
 //	output PATTERN PATH BODY asks for an instance's output and fetches it until it matches
 //	vastai ARGS…             Vast's own command line, with the key in KEY; what it prints is in the file "answer"
 //	owner HOST               makes a key for the owner of a host; it is in KEY
+//	keep NAME PATTERN rialto ARGS…  keeps the first match of the group in PATTERN in the variable NAME
 //	take NAME KEY            keeps what the answer says of KEY in the variable NAME
 package e2e
 
