@@ -20,7 +20,7 @@ type Derived interface{ derived() }
 
 type (
 	// Totals are the market's sums. A later one replaces it.
-	Totals struct { //nolint:recvcheck // it is counted in place, and a value as an effect
+	Totals struct {
 		World     pricing.Money
 		Fee       pricing.Money
 		Transfers uint64    // the number of the last
@@ -240,8 +240,8 @@ func (m *Market) isOpen(j *Job) bool {
 	return false
 }
 
-// count counts a job that has ended.
-func (c *Totals) count(s JobState) {
+// with counts a job that has ended.
+func (c Totals) with(s JobState) Totals {
 	switch s {
 	case JobDone:
 		c.Done++
@@ -255,6 +255,7 @@ func (c *Totals) count(s JobState) {
 		c.Preempted++
 	case JobQueued, JobHolding, JobLeased, JobReady, JobRunning, JobQuoted:
 	}
+	return c
 }
 
 // AuditPast asserts that what is derived follows from all jobs and leases that ever were.
@@ -264,7 +265,7 @@ func (m *Market) AuditPast(jobs map[JobID]Job, leases map[LeaseID]Lease) error {
 	}
 	var ended Totals
 	for _, j := range jobs { // the order does not matter
-		ended.count(j.State)
+		ended = ended.with(j.State)
 		if _, kept := m.jobs[j.ID]; !kept && !j.State.Terminal() {
 			return &InvariantError{Rule: fmt.Sprintf("job %s: %v, and forgotten", j.ID, j.State)}
 		}

@@ -61,9 +61,6 @@ func (a *archive) take() broker.Archived {
 func (s *Service) recount(ctx context.Context, st broker.State) error {
 	begun := time.Now()
 	if err := s.c.Store.Recount(ctx, st); err != nil {
-		if ctx.Err() != nil {
-			return nil //nolint:nilerr // the market ends
-		}
 		return fmt.Errorf("balances at the start: %w", err)
 	}
 	s.c.Logger.Info("balances recounted", "transfers", st.Totals.Transfers, "took", time.Since(begun))

@@ -239,7 +239,7 @@ func (s *Service) Run(ctx context.Context) error {
 	close(s.opened)
 	wrong := make(chan error, 1)
 	s.sending.Go(func() {
-		if err := s.recount(sendCtx, state); err != nil {
+		if err := s.recount(sendCtx, state); err != nil && sendCtx.Err() == nil {
 			wrong <- err
 			cancel()
 		}
