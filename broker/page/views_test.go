@@ -41,6 +41,7 @@ func (b *browser) model(t *testing.T) {
 	if got := eval[string](b, `document.querySelector("main h1").innerText`); !strings.HasPrefix(got, "H100 SXM") {
 		t.Errorf("heading %q", got)
 	}
+	b.awaitText("To raise it by 1%, one operator would have to trade $")
 	width := func() int {
 		return eval[int](b, `(({ from, to }) => Math.round((to - from) / 60000))(document.querySelector(".plot").dataset)`)
 	}

@@ -44,6 +44,7 @@ function page(name, cell, step, signal) {
   const book = h('div');
   const list = h('div');
   const outlook = h('div');
+  const wash = h('p.note');
   let drawn = '';
 
   async function drawHistory() {
@@ -127,6 +128,15 @@ function page(name, cell, step, signal) {
     } catch { /* a cell without a price has no forecast */ }
   }
 
+  // What it would take to move the index: only a firm one rests on leases that could be made up.
+  async function drawWash() {
+    try {
+      const w = await get(`/v1/prices/${encodeURIComponent(cell)}/wash`, {}, signal);
+      const by = (n) => (n > 0n ? amount(n, 2) : 'more than any');
+      swap(wash, w.quality === 'firm' && ['To raise it by 1%, one operator would have to trade ', by(w.one_operator_nanousd), ' with himself, three ', by(w.three_operators_nanousd), `. Concentration of operators (HHI): ${count(w.hhi)} of 10,000.`]);
+    } catch { /* nothing was printed yet */ }
+  }
+
   function update(kinds) {
     const r = live.row(cell);
     if (!r) return;
@@ -145,6 +155,7 @@ function page(name, cell, step, signal) {
       drawHistory();
     }
     if (first) drawOutlook();
+    if (first) drawWash();
     if (first || kinds.has('depth') || kinds.has('offer')) {
       drawBook();
       drawOffers();
@@ -155,7 +166,7 @@ function page(name, cell, step, signal) {
   const receipt = h('p.note', 'Index and receipt: ', h('code', `rialto prices verify '${cell}'`), ' computes the newest print again from the leases behind it; the receipt itself is at ',
     h('a', { href: `${session.broker}/v1/prices/${encodeURIComponent(cell)}/receipt` }, 'the API'), '.');
   return {
-    nodes: [h('h1', name, terms[r.term] && `, ${terms[r.term]}`, ' ', tier(r.tier)), cells, facts, h('h2', 'Price'), steps, history, outlook, book, h('h2', 'On offer'), list, receipt],
+    nodes: [h('h1', name, terms[r.term] && `, ${terms[r.term]}`, ' ', tier(r.tier)), cells, facts, h('h2', 'Price'), steps, history, outlook, book, h('h2', 'On offer'), list, receipt, wash],
     update,
   };
 }
