@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
 	"slices"
@@ -47,7 +48,7 @@ func TestBest(t *testing.T) {
 			if o.Rate > 1 && few("reserved", 2) == 0 {
 				o.ReservedRate, o.ReservedMin = max(1, o.Rate-1-base/100*pricing.Rate(few("cheaper", 6))), time.Duration(1+few("term", 2))*time.Hour
 			}
-			o.Region = rapid.SampledFrom([]string{"", "US", "DE"}).Draw(t, "region")
+			o.Region = rapid.SampledFrom([]string{"", "US", "DE", "FR"}).Draw(t, "region")
 			model, memory := rapid.SampledFrom([]string{"RTX 4090", "H200"}).Draw(t, "model"), uint64(24<<10*rapid.IntRange(1, 2).Draw(t, "memory"))
 			for g := range rapid.IntRange(1, 4).Draw(t, "gpus") {
 				gpu := GPU{UUID: fmt.Sprintf("%d.%d", i, g), Model: model, MemoryMiB: memory}
@@ -114,8 +115,57 @@ func TestBest(t *testing.T) {
 				t.Fatalf("free %v: found %s, the scan finds %s", free, names(got), names(want))
 			}
 		}
+		spec := &JobSpec{GPU: q.GPU, Nodes: 2 + few("nodes", 3), SameRegion: few("one region", 1) == 1}
+		free := apartSlowly(spec, all.free)
+		if got := m.apart(spec, &q, tried, false); !slices.Equal(names(got), names(free)) {
+			t.Fatalf("a gang gets %s, the scan finds %s", names(got), names(free))
+		}
+		if free == nil {
+			free = apartSlowly(spec, slices.Concat(all.free, all.busy))
+		}
+		if got := m.apart(spec, &q, tried, true); !slices.Equal(names(got), names(free)) {
+			t.Fatalf("a gang that may wait gets %s, the scan finds %s", names(got), names(free))
+		}
 		turnPages(t, m, q)
 	})
+}
+
+// A region that is full is not the cheapest as long as another may become it: those as good as the best come in any order.
+func TestApartWaitsForTheCheapest(t *testing.T) {
+	var all []candidate
+	for i, c := range []struct {
+		region string
+		cost   pricing.Money
+	}{{"US", 1009}, {"US", 1008}, {"US", 1009}, {"DE", 1001}, {"DE", 1000}, {"US", 1020}, {"SE", 1020}, {"SE", 1020}} {
+		all = append(all, candidate{offer: &Offer{Provider: PeerID(fmt.Sprint("p", i)), Region: c.region}, cost: Cost{Total: c.cost}})
+	}
+	looked := 0
+	a := apart{nodes: 2, sameRegion: true, regions: map[string]*region{}}
+	a.choose(func(yield func(candidate) bool) {
+		for _, c := range all {
+			if looked++; !yield(c) {
+				return
+			}
+		}
+	})
+	if got, want := names(a.cheapest.nodes), names(all[3:5]); !slices.Equal(got, want) || looked != 6 {
+		t.Errorf("got %s after %d offers, want %s after 6", got, looked, want)
+	}
+}
+
+// apartSlowly chooses a gang's hosts from all candidates.
+func apartSlowly(s *JobSpec, among []candidate) []candidate {
+	groups := Apart(among, s.Nodes, s.SameRegion, func(c candidate) (PeerID, string) { return c.offer.Provider, c.offer.Region })
+	if len(groups) == 0 {
+		return nil
+	}
+	total := func(nodes []candidate) (sum pricing.Money) {
+		for _, c := range nodes {
+			sum += c.cost.Total
+		}
+		return sum
+	}
+	return slices.MinFunc(groups, func(a, b []candidate) int { return cmp.Compare(total(a), total(b)) })
 }
 
 // turnPages reads a search page by page, briefly and explained: the pages are the same.

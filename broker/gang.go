@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -79,15 +78,11 @@ func (t *turn) submitGang(ev Submitted, a *Account, query Query) error {
 			return fmt.Errorf("%w: the id %s is taken", ErrConflict, id)
 		}
 	}
-	found := t.search(query, nil)
 	offered := spec.MaxRate
 	if !spec.standing() {
-		nodes := spec.apart(found.free)
+		nodes := t.apart(spec, &query, nil, true)
 		if nodes == nil {
-			nodes = spec.apart(slices.Concat(found.free, found.busy))
-		}
-		if nodes == nil {
-			return t.tooFew(spec, query, found)
+			return t.tooFew(spec, query)
 		}
 		for _, c := range nodes { // whoever gets the dearest host, the money for it is there
 			offered = max(offered, c.offer.Rate)
@@ -129,7 +124,8 @@ func (t *turn) submitGang(ev Submitted, a *Account, query Query) error {
 }
 
 // tooFew explains why a gang finds no place, now or later.
-func (t *turn) tooFew(spec *JobSpec, query Query, found found) error {
+func (t *turn) tooFew(spec *JobSpec, query Query) error {
+	found := t.search(query, nil)
 	all := slices.Concat(found.free, found.busy)
 	if len(all) == 0 {
 		t.explain(&query, &found)
@@ -151,65 +147,29 @@ func hosts(all []candidate) int {
 	return len(seen)
 }
 
-// apart chooses, of candidates that come best first, one on each of as many hosts as a gang wants: the best ones, or those
-// of the region where they cost least together. Nil: there are too few.
-func (s *JobSpec) apart(among []candidate) []candidate {
-	groups := Apart(among, s.Nodes, s.SameRegion, func(c candidate) (PeerID, string) { return c.offer.Provider, c.offer.Region })
-	if len(groups) == 0 {
-		return nil
-	}
-	total := func(nodes []candidate) (sum pricing.Money) {
-		for _, c := range nodes {
-			sum += c.cost.Total
-		}
-		return sum
-	}
-	return slices.MinFunc(groups, func(a, b []candidate) int { return cmp.Compare(total(a), total(b)) })
-}
-
-// Apart chooses, of offers that come best first, the best one of each of n hosts: once, or once for each region that has so
-// many, the one that is full first coming first. Hosts that do not say where they are share no region.
-func Apart[T any](among []T, n int, sameRegion bool, place func(T) (host PeerID, region string)) [][]T {
-	groups := map[string][]T{}
-	var full [][]T
-	for _, o := range among {
-		host, region := place(o)
-		switch {
-		case !sameRegion:
-			region = ""
-		case region == "":
-			continue
-		}
-		g := groups[region]
-		if len(g) == n || slices.ContainsFunc(g, func(other T) bool { p, _ := place(other); return p == host }) {
-			continue
-		}
-		g = append(g, o)
-		if groups[region] = g; len(g) == n {
-			full = append(full, g)
-		}
-	}
-	return full
-}
-
 // gather asks as many hosts as a gang wants, all in this step, or none: then the gang waits.
 func (t *turn) gather(first *Job) {
-	members := t.members(first)
-	found := t.search(first.Spec.query(), first.Tried)
-	nodes := first.Spec.apart(found.free)
-	why := fmt.Sprintf("%d hosts can take it now, %d are wanted at once", hosts(found.free), first.Spec.Nodes)
-	switch {
-	case nodes != nil && t.coversAll(members, nodes):
+	members, query := t.members(first), first.Spec.query()
+	nodes := t.apart(&first.Spec, &query, first.Tried, false)
+	if nodes != nil && t.coversAll(members, nodes) {
 		for i, j := range members {
 			t.ask(j, nodes[i].offer)
 		}
 		return
-	case nodes != nil:
-		why = fmt.Sprintf("the money on hold does not cover the %d hosts that can take it", len(nodes))
-	case len(found.free) == 0:
-		why = (&NoOfferError{Search: found.Search}).Error()
 	}
-	t.waitFor(first, why)
+	if first.saidWhy() {
+		return
+	}
+	if nodes != nil {
+		t.waitFor(first, fmt.Sprintf("the money on hold does not cover the %d hosts that can take it", len(nodes)))
+		return
+	}
+	found := t.search(query, first.Tried)
+	if len(found.free) == 0 {
+		t.waitFor(first, (&NoOfferError{Search: found.Search}).Error())
+		return
+	}
+	t.waitFor(first, fmt.Sprintf("%d hosts can take it now, %d are wanted at once", hosts(found.free), first.Spec.Nodes))
 }
 
 // coversAll makes sure that the holds of a gang's members are enough for their hosts, of all or of none.

@@ -189,3 +189,36 @@ func BenchmarkSearch(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkGang asks eight of many hosts at once, and lets them go.
+func BenchmarkGang(b *testing.B) {
+	for _, offers := range []int{1000, 10_000} {
+		for _, sameRegion := range []bool{false, true} {
+			b.Run(fmt.Sprintf("offers=%d/same_region=%v", offers, sameRegion), func(b *testing.B) {
+				w := market(b, 0)
+				for i := range offers {
+					o := markettest.Offer(fmt.Sprintf("host%05d", i), "RTX 4090", 1, pricing.Rate(200_000_000+400_000_000/offers*i))
+					o.Region = []string{"DE", "FR", "US", "SE", "NO"}[i%5]
+					set := broker.OfferSet{Boot: "boot", Seq: 1, Offers: []broker.Offer{o}}
+					if _, err := w.Market.Step(w.Now, broker.OffersPosted{Provider: o.Provider, Set: set}); err != nil {
+						b.Fatal(err)
+					}
+				}
+				n := 0
+				for b.Loop() {
+					n++
+					id := broker.JobID(fmt.Sprintf("j%d", n))
+					spec := markettest.Spec("ann", string(id))
+					spec.Nodes, spec.SameRegion = 8, sameRegion
+					for _, ev := range []broker.Event{
+						broker.Submitted{Job: id, Account: "ann", Spec: spec, Envelope: []byte("spec")}, broker.CancelRequested{Job: id},
+					} {
+						if _, err := w.Market.Step(w.Now, ev); err != nil {
+							b.Fatal(err)
+						}
+					}
+				}
+			})
+		}
+	}
+}
