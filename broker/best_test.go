@@ -126,6 +126,7 @@ func TestBest(t *testing.T) {
 		if got := m.apart(spec, &q, tried, true); !slices.Equal(names(got), names(free)) {
 			t.Fatalf("a gang that may wait gets %s, the scan finds %s", names(got), names(free))
 		}
+		surveyed(t, m, q)
 		turnPages(t, m, q)
 	})
 }

@@ -189,9 +189,9 @@ func TestSpread(t *testing.T) {
 	first := map[string]int{}
 	for i := range jobs {
 		q := Query{GPU: GPURequest{Model: AnyModel, Count: 1}, lottery: fmt.Sprint("customer nonce", i)}
-		all := m.rank(&q, offers)
+		all := ranked(m, &q, offers)
 		first[all[0].offer.Host]++
-		if again := m.rank(&q, offers); !slices.EqualFunc(all, again, func(a, b candidate) bool { return a.offer == b.offer }) {
+		if again := ranked(m, &q, offers); !slices.EqualFunc(all, again, func(a, b candidate) bool { return a.offer == b.offer }) {
 			t.Fatal("equal jobs, other orders")
 		}
 		if len(all) != 4 || all[3].offer.Host != "dear" {
@@ -211,7 +211,7 @@ func TestSpread(t *testing.T) {
 		others := 0
 		for i := range 100 {
 			q := Query{GPU: GPURequest{Model: AnyModel, Count: 1}, Image: "image", lottery: fmt.Sprint(i)}
-			if m.rank(&q, offers)[0].offer != offers[0] {
+			if ranked(m, &q, offers)[0].offer != offers[0] {
 				others++
 			}
 		}

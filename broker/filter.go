@@ -272,23 +272,6 @@ func (p Predicate) gauge() func(listing) int64 {
 	}
 }
 
-// nearest says what the nearest of the offers that fail has, such as "$0.40/h on alpha"; nothing if none is nearer
-// than another.
-func (p Predicate) nearest(m *Market, q *Query, missed []*Offer) string {
-	best, least := listing{}, int64(math.MaxInt64)
-	far := p.gauge()
-	for _, o := range missed {
-		l := m.listing(q, o)
-		if n := far(l); n < least {
-			best, least = l, n
-		}
-	}
-	if best.Offer == nil {
-		return ""
-	}
-	return p.shown(best) + " on " + best.Host
-}
-
 // shown is what an offer has, for people.
 func (p Predicate) shown(l listing) string {
 	v, known := l.read(p.field.id)

@@ -128,8 +128,7 @@ func (t *turn) tooFew(spec *JobSpec, query Query) error {
 	found := t.search(query, nil)
 	all := slices.Concat(found.free, found.busy)
 	if len(all) == 0 {
-		t.explain(&query, &found)
-		return &NoOfferError{Search: found.Search}
+		return t.noOffer(query)
 	}
 	where := ""
 	if spec.SameRegion {

@@ -129,9 +129,7 @@ func (t *turn) submit(ev Submitted) error {
 			best = &free[0]
 		}
 		if best == nil {
-			found := t.search(query, nil)
-			t.explain(&query, &found)
-			return refuse(&NoOfferError{Search: found.Search})
+			return refuse(t.noOffer(query))
 		}
 		offered = query.rateOf(best.offer)
 		if term := spec.termOn(best.offer); !spec.Pays(term, offered) {

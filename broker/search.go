@@ -87,20 +87,12 @@ func (m *Market) Offers() []Offer {
 // Search explains which offers match a query, cheapest expected cost first unless it says otherwise; see [Cost]. Among
 // equals the lower rate wins, then who holds the image, then who holds more weights. The error is a [*FieldError].
 func (m *Market) Search(q Query) (Search, error) {
-	q, err := m.complete(q)
+	s, err := m.Survey(q)
 	if err != nil {
 		return Search{}, err
 	}
-	if s, ok, err := m.brief(&q); ok || err != nil {
-		return s, err
-	}
-	f := m.search(q, nil)
-	f.AsOf = m.clock
-	m.explain(&q, &f)
-	if err := m.page(&q, &f); err != nil {
-		return Search{}, err
-	}
-	return f.Search, nil
+	s.Look(len(m.offers))
+	return s.Search()
 }
 
 // page cuts the matches that a query asks for out of all.
@@ -237,31 +229,20 @@ type candidate struct {
 
 func (m *Market) listing(q *Query, o *Offer) listing { return listing{Offer: o, market: m, query: q} }
 
-// search applies the predicates one after the other, so that each offer is eliminated by exactly one.
-// Offers of the providers in tried are passed over.
+// search asks all offers. Those of the providers in tried are passed over.
 func (m *Market) search(q Query, tried []PeerID) found {
-	q.needs = m.needsOf(&q)
-	f := found{Search: Search{Offers: len(m.offers)}}
-	left := m.offers
-	if len(tried) > 0 {
-		var missed []*Offer
-		left, missed = split(left, func(o *Offer) bool { return !slices.Contains(tried, o.Provider) })
-		f.note("provider not tried yet", len(missed), "")
-	}
-	for _, p := range m.predicates(&q) {
-		left = f.apply(m, &q, p, left)
-	}
-	enough := q.freeNow()
-	free, busy := split(left, func(o *Offer) bool { return enough.keeps(m.listing(&q, o)) })
-	f.note(enough.String(), len(busy), enough.nearest(m, &q, busy))
-	f.free, f.busy = m.rank(&q, free), m.rank(&q, busy)
-	return f
+	s := m.survey(q, tried, false)
+	s.Look(len(m.offers))
+	return s.found()
 }
 
-func (f *found) apply(m *Market, q *Query, p Predicate, offers []*Offer) (left []*Offer) {
-	left, missed := split(offers, func(o *Offer) bool { return p.keeps(m.listing(q, o)) })
-	f.note(p.String(), len(missed), p.nearest(m, q, missed))
-	return left
+// noOffer explains why no offer matches.
+func (m *Market) noOffer(q Query) error {
+	s := m.survey(q, nil, true)
+	s.Look(len(m.offers))
+	f := s.found()
+	s.explain(&f)
+	return &NoOfferError{Search: f.Search}
 }
 
 func (s *Search) note(predicate string, missed int, nearest string) {
@@ -271,15 +252,9 @@ func (s *Search) note(predicate string, missed int, nearest string) {
 	}
 }
 
-// rank orders offers by expected cost, then by rate, then by what they hold already, then by provider and id; a job's
-// are spread.
-func (m *Market) rank(q *Query, offers []*Offer) []candidate {
-	out := make([]candidate, 0, len(offers))
-	for _, o := range offers {
-		if c, ok := m.candidate(q, o); ok {
-			out = append(out, c)
-		}
-	}
+// ordered orders candidates, which come by provider and id, by expected cost, then by rate, then by what they hold already;
+// a job's are spread.
+func (m *Market) ordered(q *Query, out []candidate) []candidate {
 	// What is sorted is small and has no pointers: a market of many offers sorts them for each job.
 	places := make([]standing, len(out))
 	for i := range out {
@@ -352,16 +327,4 @@ func gpuMemory(o *Offer) uint64 {
 		least = min(least, g.MemoryMiB)
 	}
 	return least
-}
-
-// split parts offers by a condition and keeps their order.
-func split(offers []*Offer, keep func(*Offer) bool) (kept, missed []*Offer) {
-	for _, o := range offers {
-		if keep(o) {
-			kept = append(kept, o)
-		} else {
-			missed = append(missed, o)
-		}
-	}
-	return kept, missed
 }

@@ -229,9 +229,19 @@ func (s *Service) Ahead(ids ...broker.JobID) []int {
 	return n
 }
 
-// Search explains which offers match.
-func (s *Service) Search(_ context.Context, q broker.Query) (broker.Search, error) {
-	return read(s, func(m *broker.Market) (broker.Search, error) { return m.Search(q) })
+// searchPart is how many offers a search asks before it lets the writer go on: some hundred microseconds.
+const searchPart = 256
+
+// Search explains which offers match. It asks them in parts, see [broker.Survey].
+func (s *Service) Search(ctx context.Context, q broker.Query) (broker.Search, error) {
+	survey, err := read(s, func(m *broker.Market) (*broker.Survey, error) { return m.Survey(q) })
+	for done := false; err == nil && !done; {
+		done, err = read(s, func(*broker.Market) (bool, error) { return survey.Look(searchPart), ctx.Err() })
+	}
+	if err != nil {
+		return broker.Search{}, err
+	}
+	return read(s, func(*broker.Market) (broker.Search, error) { return survey.Search() })
 }
 
 // Quote prices a job on the offer that it would get now.
