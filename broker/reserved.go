@@ -15,7 +15,8 @@ import (
 // The term begins at ready, and the job's hold covers it up front. If the workload exits by itself or its customer stops it
 // before the term is over, the rest of the term is owed, too, as a part of its own of the bill. It is not owed where the
 // fault may be another's: of a lease that never became ready, that its provider lost or ended or fell silent in, also if
-// the customer wanted it stopped by then. The provider's signed report of the exit is what the rest is billed upon.
+// the customer wanted it stopped by then. The provider's signed report of the exit is what the rest is billed upon. What is billed
+// so is the customer's to use: see [JobSpec.takesRest].
 
 // MaxTerm is the longest term that a host may ask for.
 const MaxTerm = maxDuration

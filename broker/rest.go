@@ -24,6 +24,9 @@ func (s *JobSpec) takesRest(l *Lease) bool {
 // lend makes the GPUs of an idle rest of the account free for a job that is being placed, until reclaim: of several, that
 // which lasts longest.
 func (t *turn) lend(account AccountID, spec *JobSpec) {
+	if spec.Provider == "" {
+		return // as most are: it takes none
+	}
 	for _, id := range sortedKeys(t.rests) {
 		l := t.leases[id]
 		usable := t.rests[id] == "" && l.Account == account && t.now.Before(l.Until()) && spec.takesRest(l)

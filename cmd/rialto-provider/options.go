@@ -43,7 +43,7 @@ type options struct {
 func (o *options) register(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.brokers, "broker", nil, "a broker to offer to: its https:// address, or a multiaddr that ends in /p2p/ID (repeatable)")
 	f.StringVar(&o.price, "price", "", "price of a GPU, such as 0.40/h")
-	f.StringVar(&o.reservedPrice, "reserved-price", "", "price of a GPU for jobs that commit to a term, such as 0.30/h; what of the term they do not use is paid all the same")
+	f.StringVar(&o.reservedPrice, "reserved-price", "", "price of a GPU for jobs that commit to a term, such as 0.30/h; what of the term they do not use is paid all the same, and kept for them")
 	f.StringVar(&o.reservedMin, "reserved-min", "24h", "least term that earns --reserved-price, such as 24h or 7d")
 	f.StringVar(&o.minBid, "min-bid", "", "also take interruptible jobs that pay at least this, such as 0.15/h: whoever pays more displaces them")
 	f.StringVar(&o.name, "name", "", "name of this host on the market (default: its host name)")
