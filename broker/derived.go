@@ -83,6 +83,9 @@ type (
 		Ended     time.Time
 		Billed    time.Duration `json:",omitzero"`
 		Rest      bool          `json:",omitzero"` // it ran in what was left of a reservation, which had paid
+
+		Bid       pricing.Rate `json:",omitzero"` // of an interruptible job, per GPU-hour
+		Displaced pricing.Rate `json:",omitzero"` // what displaced it bid or paid
 	}
 )
 
@@ -152,7 +155,13 @@ func (t *turn) derive() []Effect {
 
 func (t *turn) tape(l *Lease) Ending {
 	j := t.jobs[l.Job]
+	displaced := l.Displacement.Rate
+	if j.State != JobPreempted {
+		displaced = 0 // it had ended before
+	}
 	return Ending{
+		Bid: l.Bid, Displaced: displaced,
+
 		At: t.now, Lease: l.ID, Customer: j.Spec.Customer, Job: j.State, Last: j.Lease == l.ID,
 		Provider: l.Provider, Model: l.Model, Term: l.PriceTerm(), Region: l.Region, Level: l.Level, Simulated: l.Simulated, CPUs: l.CPUs, MemoryMiB: l.MemoryMiB,
 		GPUs: len(l.GPUs), Rate: l.Rate, Granted: l.Granted, Ready: l.Ready, Ended: l.Ended, Billed: l.Billed, Rest: l.Rest != "",

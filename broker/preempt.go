@@ -28,9 +28,6 @@ type Claim struct {
 func (c Claim) on(o *Offer) bool { return c.Provider == o.Provider && c.Offer == o.ID }
 
 const (
-	// displaceNum over displaceDen is how many times a bid must be what it displaces: with less, two that bid in turns
-	// would throw each other out for a tick.
-	displaceNum, displaceDen = 11, 10
 	// preemptSlack is how much longer than its notice the market waits for a workload's end before it releases the lease.
 	preemptSlack = 5 * time.Second
 )
@@ -87,7 +84,7 @@ type room struct {
 func (t *turn) rooms(j *Job, q *Query, avoid []PeerID) []room {
 	held := map[offerKey][]*Lease{}
 	for _, id := range sortedKeys(t.spots) {
-		if l := t.leases[id]; t.displaceable(l) && l.Bid*displaceNum/displaceDen <= cmp.Or(j.Spec.Bid, maxRate) {
+		if l := t.leases[id]; t.displaceable(l) && pricing.Displaces(cmp.Or(j.Spec.Bid, maxRate), l.Bid) {
 			held[offerKey{l.Provider, l.Offer}] = append(held[offerKey{l.Provider, l.Offer}], l)
 		}
 	}
@@ -125,7 +122,7 @@ func (t *turn) ripe(l *Lease) bool { return !l.Ready.IsZero() && t.now.Sub(l.Rea
 func (r *room) choose(now time.Time, leases []*Lease, want, free int) bool {
 	slices.SortFunc(leases, func(a, b *Lease) int { return surplus(now, a, b) })
 	for _, l := range leases {
-		if free < want && l.Bid*displaceNum <= r.rate*displaceDen {
+		if free < want && pricing.Displaces(r.rate, l.Bid) {
 			r.victims = append(r.victims, l)
 			free += len(l.GPUs)
 		}
@@ -202,7 +199,7 @@ func (t *turn) ripen(l *Lease) {
 	}
 	t.spots[l.ID] = true
 	for id, w := range t.queue.jobs {
-		if bid := w.Spec.Bid; bid == 0 || bid*displaceDen >= l.Bid*displaceNum {
+		if bid := w.Spec.Bid; bid == 0 || pricing.Displaces(bid, l.Bid) {
 			t.stale[id] = struct{}{}
 			t.changed = true
 		}

@@ -15,6 +15,7 @@ type Ask struct {
 	Region    string
 	Rate      pricing.Rate // per GPU-hour
 	Reserved  pricing.Rate // likewise, for who commits to a term; zero: there is none
+	MinBid    pricing.Rate // likewise, of an interruptible job at least; zero: none is taken
 	GPUs      int
 	Free      int // that can be leased now
 	CPUs      int // per GPU
@@ -28,7 +29,7 @@ func (m *Market) Asks() []Ask {
 	out := make([]Ask, len(m.offers))
 	for i, o := range m.offers {
 		out[i] = Ask{
-			Provider: o.Provider, Model: o.GPUs[0].Model, Region: o.Region, Rate: o.Rate, Reserved: o.ReservedRate, GPUs: len(o.GPUs), Free: m.available(o),
+			Provider: o.Provider, Model: o.GPUs[0].Model, Region: o.Region, Rate: o.Rate, Reserved: o.ReservedRate, MinBid: o.MinBid, GPUs: len(o.GPUs), Free: m.available(o),
 			CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Level: o.Level(), Simulated: o.Simulated(),
 		}
 	}
@@ -50,7 +51,7 @@ func (m *Market) Bids() []Bid {
 	var out []Bid
 	for _, w := range m.queue.byID {
 		s := &w.Spec
-		if s.MaxRate == 0 { // also one that is interruptible: its bid is of another term
+		if s.MaxRate == 0 { // also one that is interruptible: who saw its bid could ask just less than it
 			continue
 		}
 		b := Bid{Model: s.GPU.Model, MemoryMiB: s.GPU.MinMemoryMiB, Rate: s.MaxRate, GPUs: s.GPU.Count, Term: termOf(s.Bid, s.Reserve)}
@@ -115,8 +116,12 @@ type PriceRow struct {
 	Hedonic    pricing.Hedonic
 	Fix        PriceFix
 
-	Asks      []pricing.Ask   // cheapest first; operators are pseudonyms
-	Bids      []pricing.Level // of jobs that wait for an offer, the highest first; who waits is not told
+	Asks []pricing.Ask   // cheapest first; operators are pseudonyms
+	Bids []pricing.Level // of jobs that wait for an offer, the highest first; who waits is not told
+	// Of an interruptible cell: what the newest of its leases that run pays, and the ones that ended lately, as they came.
+	Clearing pricing.Rate
+	Runs     []pricing.SpotRun
+
 	Offers    int
 	Providers int
 	FreeGPUs  int

@@ -3,6 +3,8 @@ package broker
 import (
 	"cmp"
 	"fmt"
+	"slices"
+	"time"
 
 	"rialto/pricing"
 )
@@ -102,6 +104,27 @@ func (p *places) Visit(l *Listed) {
 	if p.fits(l) {
 		p.n += l.Free / p.q.GPU.Count
 	}
+}
+
+// Spot is an interruptible lease that is not over, as far as prices are concerned.
+type Spot struct {
+	Model     string
+	Region    string
+	Level     Level
+	Simulated bool
+	Rate      pricing.Rate // per GPU-hour
+	Granted   time.Time
+}
+
+// Spots returns the interruptible leases that were granted and are not over, in the order in which they were granted.
+func (m *Market) Spots() []Spot {
+	out := make([]Spot, 0, len(m.spots))
+	for _, id := range sortedKeys(m.spots) {
+		l := m.leases[id]
+		out = append(out, Spot{Model: l.Model, Region: l.Region, Level: l.Level, Simulated: l.Simulated, Rate: l.Rate, Granted: l.Granted})
+	}
+	slices.SortStableFunc(out, func(a, b Spot) int { return a.Granted.Compare(b.Granted) })
+	return out
 }
 
 // auditSpots asserts that the interruptible leases are known, and that no on-demand one is displaced.

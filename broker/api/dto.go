@@ -31,6 +31,8 @@ type (
 		CostNanoUSD        int64  `json:"cost_nanousd" doc:"for the whole duration"`
 		HoldNanoUSD        int64  `json:"hold_nanousd" doc:"what would be kept aside"`
 		Search             Offers `json:"search"`
+
+		Survival1h *Survival `json:"survival_1h,omitempty" doc:"of a bid: how likely its lease is not displaced within an hour; missing: on-demand, or not known"`
 	}
 
 	// SubmitRequest carries a signed job spec.

@@ -52,7 +52,13 @@ func (s *Server) routeMarket() {
 		if err != nil {
 			return nil, s.fail(ctx, err)
 		}
+		var board *broker.PriceBoard
+		if query.Bid > 0 {
+			board, _ = s.c.Market.Prices(ctx) // a broker that has just begun knows none yet
+		}
 		return &answer[Quote]{Quote{
+			Survival1h: survivalOf(board, &q.Best.Offer, query.Bid),
+
 			Best: offerOf(q.Best), RateNanoUSDPerHour: int64(q.Best.Rate), CostNanoUSD: int64(q.Cost),
 			HoldNanoUSD: int64(q.Hold), Search: offersOf(q.Search),
 		}}, nil

@@ -45,6 +45,7 @@ type priceCell struct {
 	recent     []recentPrint // firm ones of the last hour
 	fix        broker.PriceFix
 	offer      cellOffer
+	spotCell
 }
 
 type recentPrint struct {
@@ -156,6 +157,7 @@ func (b *priceBook) ended(l *broker.Ending) []broker.PriceEvent {
 		}
 		c.total++
 		c.take(t)
+		c.ran(l)
 		public := t
 		public.Provider, public.Operator, public.Customer = "", "", ""
 		events = append(events, broker.PriceEvent{Kind: broker.PriceTrade, Cell: cell, Trade: public, Trades: c.total})
@@ -200,6 +202,9 @@ func (b *priceBook) offered(asks []broker.Ask, bids []broker.Bid) []broker.Price
 		add(&asks[i], pricing.OnDemand, asks[i].Rate)
 		if asks[i].Reserved > 0 {
 			add(&asks[i], pricing.Reserved, asks[i].Reserved)
+		}
+		if asks[i].MinBid > 0 {
+			add(&asks[i], pricing.Interruptible, asks[i].MinBid)
 		}
 	}
 	for cell, o := range now {

@@ -169,11 +169,12 @@ func (p *prices) step(ctx context.Context) error {
 	type reading struct {
 		asks []broker.Ask
 		bids []broker.Bid
+		spot []broker.Spot
 		now  time.Time
 	}
 	// When the writer answers, all leases that were settled before now are shown.
 	read, err := ask(ctx, p.s, 0, func(_ context.Context, b *batch) (reading, error) {
-		return reading{b.s.market.Asks(), b.s.market.Bids(), b.now}, nil
+		return reading{b.s.market.Asks(), b.s.market.Bids(), b.s.market.Spots(), b.now}, nil
 	})
 	if err != nil {
 		return err
@@ -184,7 +185,7 @@ func (p *prices) step(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	events := append(before, p.update(func(b *priceBook) []broker.PriceEvent { return b.offered(read.asks, read.bids) })...)
+	events := append(before, p.update(func(b *priceBook) []broker.PriceEvent { return append(b.offered(read.asks, read.bids), b.cleared(read.spot)...) })...)
 	printed, err := p.print(ctx, at)
 	events = append(events, printed...)
 	after, late := p.take(ctx, time.Time{})
@@ -339,7 +340,7 @@ func (b *priceBook) row(cell pricing.Cell, now time.Time) broker.PriceRow {
 	if c.last.At == 0 {
 		r.Print = pricing.Print{Cell: cell, Quality: pricing.Stale}
 	}
-	r.Bids = c.offer.bids
+	r.Bids, r.Clearing, r.Runs = c.offer.bids, c.clearing, c.runs
 	_, r.Asks = b.names.hide(now.Unix(), cell, nil, c.offer.asks)
 	return r
 }

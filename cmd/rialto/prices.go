@@ -24,6 +24,7 @@ type pricesFlags struct {
 	tier     string
 	gpus     int
 	reserved bool
+	spot     bool
 	depth    bool
 	history  bool
 	step     string
@@ -49,10 +50,12 @@ func (a *app) pricesCommand() *cobra.Command {
 	fl.StringVar(&f.tier, "tier", "", "simulated, claimed or nvml; all if not given")
 	fl.IntVar(&f.gpus, "gpus", 0, "price so many GPUs at once, too")
 	fl.BoolVar(&f.reserved, "reserved", false, "for who commits to a term, see rialto run --reserve; unless given, on demand")
+	fl.BoolVar(&f.spot, "interruptible", false, "for who bids, see rialto run --bid: what clears, and how likely a bid lasts; unless given, on demand")
 	fl.BoolVar(&f.depth, "depth", false, "show the GPUs on offer by price")
 	fl.BoolVar(&f.history, "history", false, "show how prices moved")
 	f.series(c)
 	c.MarkFlagsMutuallyExclusive("depth", "history")
+	c.MarkFlagsMutuallyExclusive("reserved", "interruptible")
 	p := a.jsonFlag(c)
 	c.ValidArgsFunction = a.completeModels
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -83,6 +86,9 @@ func (a *app) pricesCommand() *cobra.Command {
 			return explain(err)
 		}
 		return p.Print(prices, func(w io.Writer) error {
+			if f.spot {
+				return writeSpotPrices(w, prices)
+			}
 			return writePrices(w, prices, f, a.trends(c.Context(), m, prices.Prices))
 		})
 	}
@@ -101,6 +107,9 @@ func (f *pricesFlags) query(args []string) (api.PriceQuery, error) {
 	q := api.PriceQuery{Term: string(pricing.OnDemand), Region: f.region, Tier: f.tier, GPUs: f.gpus}
 	if f.reserved {
 		q.Term = string(pricing.Reserved)
+	}
+	if f.spot {
+		q.Term = string(pricing.Interruptible)
 	}
 	if len(args) > 0 {
 		q.Model = args[0]

@@ -79,6 +79,7 @@ func writeQuote(w io.Writer, q api.Quote, r *request) error {
 	if b.Reserved {
 		fmt.Fprintf(w, "Reserved for %s at this price, from when it is ready: what you do not use of it is paid all the same.\n\n", termText(r.reserve))
 	}
+	writeSurvival(w, q, r)
 	if err := writeExpected(w, b, r); err != nil {
 		return err
 	}
