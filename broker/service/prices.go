@@ -185,7 +185,9 @@ func (p *prices) step(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	events := append(before, p.update(func(b *priceBook) []broker.PriceEvent { return append(b.offered(read.asks, read.bids), b.cleared(read.spot)...) })...)
+	events := append(before, p.update(func(b *priceBook) []broker.PriceEvent {
+		return append(b.offered(read.asks, read.bids), b.cleared(read.spot)...)
+	})...)
 	printed, err := p.print(ctx, at)
 	events = append(events, printed...)
 	after, late := p.take(ctx, time.Time{})

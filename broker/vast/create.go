@@ -31,6 +31,7 @@ const (
 // wish is what a client wants to run.
 type wish struct {
 	image   string
+	bid     *big.Rat // dollars an hour for all GPUs; nil: on demand
 	args    []string // behind the image's entrypoint, or behind entry
 	entry   string   // replaces it
 	script  string   // of an instance that stays up
@@ -145,7 +146,7 @@ func readWish(r *reader) wish {
 		r.fail("image", "missing: which image?")
 	}
 	if n, ok := r.rational("price"); ok {
-		r.fail("price", fmt.Sprintf("a bid of $%s/h: there are no interruptible instances on this market, and nothing was started; without a price the instance is on-demand, at the price that the offer shows", n.FloatString(4)))
+		w.bid = n
 	}
 	if n, ok := r.rational("disk"); ok {
 		w.disk = n
@@ -264,6 +265,14 @@ func (s *Server) start(ctx context.Context, account broker.AccountID, id int64, 
 	if err := w.fits(&o); err != nil {
 		return nil, err
 	}
+	terms := broker.JobSpec{MaxRate: o.Rate}
+	kind := "on-demand"
+	if w.bid != nil {
+		if terms, err = w.bids(&o, count); err != nil {
+			return nil, err
+		}
+		kind, total = "interruptible", terms.Bid*pricing.Rate(count)
+	}
 	a, err := s.c.Market.Account(ctx, account)
 	if err != nil {
 		return nil, err
@@ -278,7 +287,7 @@ func (s *Server) start(ctx context.Context, account broker.AccountID, id int64, 
 	}
 	order := Order{Account: account, Tag: t.encode(), Spec: broker.JobSpec{
 		Image: w.image, Env: w.env, GPU: broker.GPURequest{Model: o.GPUs[0].Model, Count: count}, Where: "id=" + string(o.ID),
-		Provider: o.Provider, MaxRate: o.Rate, MaxCost: hold, MaxDuration: s.c.Term,
+		Provider: o.Provider, MaxRate: terms.MaxRate, Bid: terms.Bid, MaxCost: hold, MaxDuration: s.c.Term,
 	}}
 	order.Spec.Command, order.Append = w.command()
 	job, err := s.c.Custodian.Start(ctx, order)
@@ -291,8 +300,8 @@ func (s *Server) start(ctx context.Context, account broker.AccountID, id int64, 
 	return row{
 		{"success", true},
 		{"new_contract", instanceID(job.ID)},
-		{"type", "on-demand"},
-		{"is_bid", false},
+		{"type", kind},
+		{"is_bid", w.bid != nil},
 		{"dph_base", dollars(int64(total))},
 		{"dph_total", dollars(int64(total))},
 		{"num_gpus", int64(count)},
@@ -315,6 +324,9 @@ func diskText(n *big.Rat) json.Number {
 // notes are what a client should know of an instance that it might not expect.
 func (w *wish) notes() []string {
 	out := []string{custodyNote}
+	if w.bid != nil {
+		out = append(out, "interruptible: it pays what clears the market, at most the bid, and may be displaced by a higher one after a notice")
+	}
 	if w.stays {
 		out = append(out, sshNote)
 	}
@@ -325,6 +337,23 @@ const (
 	custodyNote = "the broker holds this account's key: it signed the job and is the end of its tunnel"
 	sshNote     = "no ssh server: the onstart script runs and the container stays up; vastai logs shows what it prints"
 )
+
+// bids is what a bid for all GPUs makes of a job, rounded down to what each may cost.
+func (w *wish) bids(o *broker.Offer, count int) (broker.JobSpec, error) {
+	all := new(big.Rat).Mul(w.bid, big.NewRat(int64(pricing.USD), int64(count)))
+	nanos := new(big.Int).Quo(all.Num(), all.Denom())
+	if nanos.Sign() <= 0 || !nanos.IsInt64() {
+		return broker.JobSpec{}, invalid("price", w.bid.FloatString(4)+": want dollars an hour, more than none")
+	}
+	each := pricing.Rate(nanos.Int64())
+	switch least := pricing.Money(o.MinBid) * pricing.Money(count); {
+	case o.MinBid == 0:
+		return broker.JobSpec{}, invalid("price", "the offer is on-demand only, and nothing was started: search with type bid, or leave the price away")
+	case each < o.MinBid:
+		return broker.JobSpec{}, invalid("price", fmt.Sprintf("$%s/h is less than the least bid of %v/h, and nothing was started", w.bid.FloatString(4), least))
+	}
+	return broker.JobSpec{Bid: each}, nil
+}
 
 // fits refuses an offer that has less than is wanted.
 func (w *wish) fits(o *broker.Offer) error {

@@ -184,7 +184,7 @@ func (s *Server) filterValues(c *call) (any, error) {
 func (i *instance) row(now time.Time) row {
 	j, l := &i.job, &i.lease
 	n := int64(j.Spec.GPU.Count)
-	rate := cmp.Or(l.Rate, j.Spec.MaxRate)
+	rate := cmp.Or(l.Rate, j.Spec.MaxRate, j.Spec.Bid)
 	total, err := rate.MulInt(n)
 	if err != nil {
 		total = 0
@@ -241,7 +241,7 @@ func (i *instance) row(now time.Time) row {
 		{"uptime_mins", i.minutes()},
 		{"dph_base", price},
 		{"dph_total", price},
-		{"is_bid", false},
+		{"is_bid", j.Spec.Bid > 0},
 		{"min_bid", price},
 		{"storage_cost", int64(0)},
 		{"inet_up_cost", int64(0)},

@@ -69,7 +69,7 @@ func (s *Server) machineRows(ctx context.Context, provider broker.PeerID) ([]row
 			{"listed", !ask.Unlisted},
 			{"listed_gpu_cost", listed(ask, o.Rate)},
 			{"agent_gpu_cost", dollars(int64(o.Rate))}, // ours: the agent's own, below which nothing is listed
-			{"min_bid_price", nil},
+			{"min_bid_price", leastBid(o)},
 			{"credit_discount_max", nil},
 			{"listed_inet_up_cost", int64(0)},
 			{"listed_inet_down_cost", int64(0)},
@@ -112,7 +112,7 @@ func (s *Server) listMachine(c *call) (any, error) {
 	for _, key := range []string{"price_disk", "price_inetu", "price_inetd", "vol_size", "vol_price"} {
 		r.absent(key, "this market charges for GPUs alone")
 	}
-	r.absent("price_min_bid", "there are no bids on this market")
+	r.absent("price_min_bid", "the least bid is the agent's own: start it with rialto-provider run --min-bid")
 	r.absent("credit_discount_max", "there are no reserved instances on this market")
 	for _, key := range []string{"end_date", "duration"} {
 		r.absent(key, "an offer lasts as long as its host is connected: unlist the machine to end it")
@@ -152,6 +152,14 @@ func nanodollars(price *big.Rat) (pricing.Rate, error) {
 		return 0, invalid("price_gpu", price.FloatString(12)+": want dollars with at most nine decimals")
 	}
 	return pricing.Rate(n.Num().Int64()), nil
+}
+
+// leastBid is what an owner takes for one GPU at least; null: no bids.
+func leastBid(o *broker.Offer) any {
+	if o.MinBid == 0 {
+		return nil
+	}
+	return dollars(int64(o.MinBid))
 }
 
 // unlistMachine answers DELETE /machines/{id}/asks/. Leases go on.

@@ -60,7 +60,11 @@ func (s *Server) find(ctx context.Context, q query) (found, error) {
 	}
 	for i := 0; i < len(sizes); i++ {
 		n := sizes[i]
-		got, err := s.c.Market.Search(ctx, broker.Query{GPU: broker.GPURequest{Model: broker.AnyModel, Count: n}, Where: q.where})
+		want := broker.Query{GPU: broker.GPURequest{Model: broker.AnyModel, Count: n}, Where: q.where}
+		if q.bids {
+			want.Bid = anyBid
+		}
+		got, err := s.c.Market.Search(ctx, want)
 		if f, ok := errors.AsType[*broker.FieldError](err); ok && f.Field == "num_gpus" && q.where.Has("num_gpus") {
 			continue // the query wants another number
 		}
@@ -81,7 +85,7 @@ func (s *Server) find(ctx context.Context, q query) (found, error) {
 				if all && whole > n && !slices.Contains(sizes, whole) {
 					sizes = append(sizes, whole)
 				}
-				if r := offerRow(m, n, rentable); q.shows(n, whole) && q.own(r) {
+				if r := offerRow(m, n, rentable, q.bids); q.shows(n, whole) && q.own(r) {
 					out.rows = append(out.rows, r)
 				}
 			}
@@ -94,8 +98,11 @@ func (s *Server) find(ctx context.Context, q query) (found, error) {
 // maxGPUs is the most GPUs of one job.
 const maxGPUs = 16
 
-// offerRow is an offer rented with a number of GPUs.
-func offerRow(m *broker.Match, count int, rentable bool) row {
+// anyBid reaches every offer that takes bids.
+const anyBid = pricing.MaxRate / 100
+
+// offerRow is an offer rented with a number of GPUs, on demand or for a bid.
+func offerRow(m *broker.Match, count int, rentable, bids bool) row {
 	o := &m.Offer
 	gpu := &o.GPUs[0]
 	memory, verified := gpu.MemoryMiB, true
@@ -106,6 +113,10 @@ func offerRow(m *broker.Match, count int, rentable bool) row {
 	n := int64(count)
 	id, host := offerID(o, count), hostID(o.Provider)
 	price := dollars(int64(m.Rate))
+	least := price // nothing less rents it
+	if o.MinBid > 0 {
+		least = dollars(int64(o.MinBid) * n)
+	}
 	var discounted any // for who commits to a term; null: there is none
 	if o.ReservedRate > 0 {
 		discounted = dollars(int64(o.ReservedRate) * n)
@@ -167,8 +178,8 @@ func offerRow(m *broker.Match, count int, rentable bool) row {
 		{"public_ipaddr", nil},
 		{"dph_base", price},
 		{"dph_total", price},
-		{"min_bid", price}, // nothing less rents it
-		{"is_bid", false},
+		{"min_bid", least},
+		{"is_bid", bids},
 		{"discounted_dph_total", discounted},
 		{"credit_discount_max", nil},
 		{"vram_costperhour", nil},

@@ -106,8 +106,9 @@ func TestSearchRefuses(t *testing.T) {
 		body string
 		want []string
 	}{
-		"a bid (trap 10)":                  {`{"type":"bid"}`, []string{"type", "interruptible"}},
-		"a bid, other word (trap 10)":      {`{"type":"interruptible"}`, []string{"type"}},
+		"a bid by the price on demand":     {`{"type":"bid","dph_total":{"lte":1}}`, []string{"dph_total", "least bid"}},
+		"a least bid":                      {`{"min_bid":{"lte":1}}`, []string{"min_bid", "type bid"}},
+		"no kind":                          {`{"type":"bit"}`, []string{"type", "bid"}},
 		"reserved":                         {`{"type":"reserved"}`, []string{"type", "reserved"}},
 		"what nobody measures (trap 13)":   {`{"inet_down":{"gt":128}}`, []string{"inet_down", "evidence"}},
 		"what dstack wants (trap 13)":      {`{"direct_port_count":{"gte":1}}`, []string{"direct_port_count"}},
@@ -227,7 +228,7 @@ func TestUnrouted(t *testing.T) {
 	w.refused("", "GET", "/api/v0/bundles/", "", 405, "POST")
 	w.refused("", "GET", "/api/v7/bundles/", "", 404)
 	w.refused("", "GET", "/api/", "", 404)
-	w.refused(w.token, "PUT", "/api/v0/instances/bid_price/1/", `{"client_id":"me","price":1}`, 501, "bids")
+	w.refused(w.token, "PUT", "/api/v0/instances/bid_price/1/", `{"client_id":"me","price":1}`, 501, "bid")
 	w.refused(w.token, "PUT", "/api/v0/instances/reboot/1/", `{}`, 501)
 	if r := w.call("", "GET", "/v1/market", ""); r.status != 200 {
 		t.Errorf("the market's own API beside it: status %d", r.status)

@@ -12,6 +12,7 @@ import (
 
 // query is a search as a client of Vast asks for it.
 type query struct {
+	bids    bool // for interruptible instances
 	where   broker.Filter
 	ids     []idFilter // on Vast's ids, which only this package knows
 	order   []sorting
@@ -125,8 +126,12 @@ func isSetting(key string) bool {
 
 // settings reads what is no filter.
 func (q *query) settings(r *reader) error {
-	if err := onDemand(r.text("type", 64)); err != nil {
+	bids, err := interruptible(r.text("type", 64))
+	if err != nil {
 		return err
+	}
+	if q.bids = q.bids || bids; q.bids && (q.where.Has("total_price") || q.where.Has("price")) {
+		return invalid("dph_total", "an interruptible search compares no price on demand: its offers come by their least bid, the lowest first")
 	}
 	if n := r.count("limit", 1<<31); n > 0 {
 		q.limit = int(n)
@@ -149,17 +154,17 @@ func (q *query) settings(r *reader) error {
 	return r.err
 }
 
-// onDemand refuses kinds of renting that this market does not have.
-func onDemand(kind string) error {
+// interruptible reports whether a kind of renting is for bids, and refuses those that this market does not have.
+func interruptible(kind string) (bool, error) {
 	switch kind {
 	case "", "on-demand", "ondemand":
-		return nil
+		return false, nil
 	case "bid", "interruptible":
-		return invalid("type", "there are no interruptible instances on this market: every offer is on-demand, at the price that it shows")
+		return true, nil
 	case "reserved":
-		return invalid("type", "reserved instances are not rented through this API: `rialto run --reserve` rents them, at the discounted price that offers show")
+		return false, invalid("type", "reserved instances are not rented through this API: `rialto run --reserve` rents them, at the discounted price that offers show")
 	}
-	return &broker.FieldError{Field: "type", Problem: clipped(kind) + ": want on-demand", Nearest: broker.Nearest(kind, []string{"on-demand"})}
+	return false, &broker.FieldError{Field: "type", Problem: clipped(kind) + ": want on-demand or bid", Nearest: broker.Nearest(kind, []string{"on-demand", "bid", "interruptible"})}
 }
 
 // readOrder reads [["dph_total","asc"],["score","desc"]]. By score is as the market ranks: cheapest first.
@@ -200,7 +205,7 @@ func isFree(key string) bool {
 func columns() []string {
 	var out []string
 	m := broker.Match{Offer: broker.Offer{GPUs: make([]broker.GPU, 1)}}
-	for _, c := range offerRow(&m, 1, true) {
+	for _, c := range offerRow(&m, 1, true, false) {
 		out = append(out, c.key)
 	}
 	return out
@@ -326,6 +331,8 @@ func (q *query) predicate(key string, op member) error {
 // native is a field of Vast's that the market's language has under another name, or with other values.
 func native(key string, raw json.RawMessage) (string, json.RawMessage, error) {
 	switch key {
+	case "min_bid":
+		return key, nil, invalid(key, "it is that of all GPUs of an offer, and the market compares that of one: search with type bid, whose offers come by it")
 	case "cpu_cores":
 		return "cpus", raw, nil // an offer shows no more of its host than a job gets
 	case "verification":

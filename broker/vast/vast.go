@@ -179,13 +179,13 @@ func New(c Config) (*Server, error) {
 // absent are calls of Vast's that make no sense on this market, and why.
 func absent() map[string]string {
 	return map[string]string{
-		"PUT /v0/instances/bid_price/{id}":       "there are no bids on this market: an instance has the price that it was created with",
+		"PUT /v0/instances/bid_price/{id}":       "a bid is signed with its job and cannot be changed: destroy the instance and create another with the price that you bid",
 		"PUT /v0/instances/prepay/{id}":          "there are no reserved instances on this market",
 		"PUT /v0/instances/reboot/{id}":          "there are no paused containers on this market: destroy the instance and create another",
 		"PUT /v0/instances/recycle/{id}":         "there are no paused containers on this market: destroy the instance and create another",
 		"PUT /v0/instances/update_template/{id}": "an instance is a signed job and cannot be changed: destroy it and create another",
 		"POST /v0/instances/take_snapshot/{id}":  "this market takes no snapshots",
-		"PUT /v0/machines/{id}/minbid":           "there are no bids on this market",
+		"PUT /v0/machines/{id}/minbid":           "the least bid is the agent's own: start it with rialto-provider run --min-bid",
 		"PUT /v0/machines/create_bids":           "there are no default jobs on this market",
 		"PUT /v0/machines/{id}/dnotify":          "there are no maintenance windows on this market: drain the host with rialto-provider drain",
 		"PUT /v0/machines/defrag_offers":         "offers of this market can be rented in parts, so that there is nothing to defragment",

@@ -177,6 +177,10 @@ func writeOffers(w io.Writer, offers api.Offers) error {
 	if reserved {
 		t.Columns = append(t.Columns, cli.Column{Title: "RESERVED"})
 	}
+	bids := slices.ContainsFunc(shown, func(o api.Offer) bool { return o.MinBidNanoUSDPerHour > 0 })
+	if bids {
+		t.Columns = append(t.Columns, cli.Column{Title: "LEAST BID", Align: cli.Decimal})
+	}
 	held := slices.ContainsFunc(shown, func(o api.Offer) bool { return o.HasImage })
 	if held {
 		t.Columns = append(t.Columns, cli.Column{Title: "IMAGE", Tone: func(string) cli.Tone { return cli.Good }})
@@ -202,6 +206,9 @@ func writeOffers(w io.Writer, offers api.Offers) error {
 		}
 		if reserved {
 			row = append(row, reservedText(o))
+		}
+		if bids {
+			row = append(row, priceText(o.MinBidNanoUSDPerHour))
 		}
 		if held {
 			row = append(row, map[bool]string{true: "on host"}[o.HasImage])
