@@ -338,23 +338,6 @@ const (
 	sshNote     = "no ssh server: the onstart script runs and the container stays up; vastai logs shows what it prints"
 )
 
-// bids is what a bid for all GPUs makes of a job, rounded down to what each may cost.
-func (w *wish) bids(o *broker.Offer, count int) (broker.JobSpec, error) {
-	all := new(big.Rat).Mul(w.bid, big.NewRat(int64(pricing.USD), int64(count)))
-	nanos := new(big.Int).Quo(all.Num(), all.Denom())
-	if nanos.Sign() <= 0 || !nanos.IsInt64() {
-		return broker.JobSpec{}, invalid("price", w.bid.FloatString(4)+": want dollars an hour, more than none")
-	}
-	each := pricing.Rate(nanos.Int64())
-	switch least := pricing.Money(o.MinBid) * pricing.Money(count); {
-	case o.MinBid == 0:
-		return broker.JobSpec{}, invalid("price", "the offer is on-demand only, and nothing was started: search with type bid, or leave the price away")
-	case each < o.MinBid:
-		return broker.JobSpec{}, invalid("price", fmt.Sprintf("$%s/h is less than the least bid of %v/h, and nothing was started", w.bid.FloatString(4), least))
-	}
-	return broker.JobSpec{Bid: each}, nil
-}
-
 // fits refuses an offer that has less than is wanted.
 func (w *wish) fits(o *broker.Offer) error {
 	if w.disk == nil {
@@ -366,25 +349,6 @@ func (w *wish) fits(o *broker.Offer) error {
 		return invalid("disk", fmt.Sprintf("%s GB: a job on this offer has %v GB, and nothing was started; search for disk_space>=%s", w.disk.FloatString(1), gigabytes(o.DiskMiB), w.disk.FloatString(0)))
 	}
 	return nil
-}
-
-// hold is the money to keep aside for an instance, and for how long it runs on it: the whole term, or what the account has.
-func (s *Server) hold(a broker.Account, total pricing.Rate) (pricing.Money, time.Duration, error) {
-	whole, err := total.Cost(s.c.Term)
-	if err != nil {
-		return 0, 0, fmt.Errorf("price of %v: %w", s.c.Term, err)
-	}
-	if whole <= a.Available {
-		return whole, s.c.Term, nil
-	}
-	run, err := total.Buys(a.Available)
-	if err != nil {
-		return 0, 0, fmt.Errorf("what %v buys: %w", a.Available, err)
-	}
-	if run < leastRun {
-		return 0, 0, &refusal{Status: http.StatusPaymentRequired, Code: "insufficient_credit", Msg: fmt.Sprintf("the account has %v, which is less than %v of this offer at %v", a.Available, leastRun, total)}
-	}
-	return a.Available, run, nil
 }
 
 // taken waits until the host has granted the GPUs. If it does not, the job is cancelled and the error says why.

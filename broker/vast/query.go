@@ -154,19 +154,6 @@ func (q *query) settings(r *reader) error {
 	return r.err
 }
 
-// interruptible reports whether a kind of renting is for bids, and refuses those that this market does not have.
-func interruptible(kind string) (bool, error) {
-	switch kind {
-	case "", "on-demand", "ondemand":
-		return false, nil
-	case "bid", "interruptible":
-		return true, nil
-	case "reserved":
-		return false, invalid("type", "reserved instances are not rented through this API: `rialto run --reserve` rents them, at the discounted price that offers show")
-	}
-	return false, &broker.FieldError{Field: "type", Problem: clipped(kind) + ": want on-demand or bid", Nearest: broker.Nearest(kind, []string{"on-demand", "bid", "interruptible"})}
-}
-
 // readOrder reads [["dph_total","asc"],["score","desc"]]. By score is as the market ranks: cheapest first.
 func readOrder(raw json.RawMessage) ([]sorting, error) {
 	var pairs [][]string
