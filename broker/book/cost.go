@@ -136,6 +136,9 @@ const (
 	mbit     = 1e6 / 8 // bytes
 	megabyte = 1e6
 	perByte  = 1e4 / 1e9 // nanodollars, for a unit of DownPrice or UpPrice
+	// leastFetch is the part of its [Fetch] that a GB must cost a job, so that the attributes which Fetch follows from need
+	// not be asked, too: they would tell few more apart.
+	leastFetch = 0.25
 	// slack covers the rounding of a cost against that of its bound.
 	slack = 1e-9
 )
@@ -240,10 +243,12 @@ func (j *Job) limit(out *program, p *plan, z zone, price, upTo, best float64, c 
 		}
 	}
 	if bytes {
-		rate := (1 - slack) * j.Before * j.Bytes / (l.fetch + apart/second)
-		atLeast(Down, rate/mbit)
-		atLeast(DiskBandwidth, rate/megabyte)
-		out.atMost(DownPrice, uint32(min((1+slack)*(l.traffic+apart)/(perByte*j.Bytes), Unbounded)), c)
+		if perFetch < leastFetch*j.Bytes/1e9 {
+			rate := (1 - slack) * j.Before * j.Bytes / (l.fetch + apart/second)
+			atLeast(Down, rate/mbit)
+			atLeast(DiskBandwidth, rate/megabyte)
+			out.atMost(DownPrice, uint32(min((1+slack)*(l.traffic+apart)/(perByte*j.Bytes), Unbounded)), c)
+		}
 		if perFetch > 0 {
 			out.atMost(Fetch, uint32(min((1+slack)*max(0, all+apart-rest)/perFetch, Unbounded)), c)
 		}

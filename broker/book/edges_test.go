@@ -51,6 +51,7 @@ func TestLimits(t *testing.T) {
 	fetch := &Job{Work: 600, Bytes: 2e10, Before: 1, BilledStart: 1}
 	wait := &Job{Work: 600, Bytes: 2e10, Before: 1, BilledStart: 1, Waiting: 1e5}
 	partly := &Job{Work: 600, Bytes: 2e10, Before: 0.5, BilledStart: 0.5, Waiting: 1e4}
+	hardly := &Job{Work: 600, Bytes: 2e10, Before: 0.3, BilledStart: 0.3, Waiting: 1e3}
 	load := &Job{Work: 600, Load: 2e11, Waiting: 1e5}
 	for _, c := range []struct {
 		name  string
@@ -67,6 +68,9 @@ func TestLimits(t *testing.T) {
 		{"price of traffic, when waiting is dear", wait, 900, -1, func(r *Record, v uint16) { r.DownPrice = v }},
 		{"down, for a part", partly, 700, 1, func(r *Record, v uint16) { r.Down = v }},
 		{"price of traffic, for a part", partly, 900, -1, func(r *Record, v uint16) { r.DownPrice = v }},
+		{"down, for little", hardly, 700, 1, func(r *Record, v uint16) { r.Down = v }},
+		{"disk, for little", hardly, 90, 1, func(r *Record, v uint16) { r.DiskBandwidth = v }},
+		{"price of traffic, for little", hardly, 900, -1, func(r *Record, v uint16) { r.DownPrice = v }},
 		{"disk, to load", load, 1000, 1, func(r *Record, v uint16) { r.DiskBandwidth = v }},
 		{"PCIe", load, 1000, 1, func(r *Record, v uint16) { r.PCIe = v }},
 	} {
