@@ -198,16 +198,10 @@ func (m *Market) asks(w *waiting) finder {
 
 // suits reports whether one of the offers would serve a job now.
 func (m *Market) suits(w *waiting, offers []*Listed) bool {
-	var f *finder
-	for _, l := range offers {
-		if !w.mayTake(l) { // most are told apart by this
-			continue
-		}
-		if f == nil {
-			f = new(m.asks(w))
-		}
-		if f.fits(l) {
-			return true
+	for i, l := range offers {
+		if w.mayTake(l) { // most are told apart by this
+			f := m.asks(w)
+			return slices.ContainsFunc(offers[i:], f.fits)
 		}
 	}
 	return false

@@ -95,3 +95,34 @@ func threadTime(b *testing.B) time.Duration {
 	}
 	return time.Duration(ts.Nano())
 }
+
+// BenchmarkAhead tells a page of jobs, and one job, how many of ten thousand are served before them.
+func BenchmarkAhead(b *testing.B) {
+	const standing, accounts = 10_000, 20
+	w := marketAt(b, 1, func(int) pricing.Rate { return 400_000_000 })
+	var ids []broker.JobID
+	for i := range standing {
+		name, id := fmt.Sprint("customer ", i%accounts), fmt.Sprint("s", i)
+		if i < accounts {
+			if err := w.Open(name, 1_000_000*pricing.USD); err != nil {
+				b.Fatal(err)
+			}
+		}
+		spec := markettest.Spec(name, id)
+		spec.MaxRate, spec.GoodUntil = 100_000_000, spec.Created.Add(24*time.Hour)
+		ids = append(ids, broker.JobID(id))
+		if _, err := w.Market.Step(w.Now, broker.Submitted{Job: ids[i], Account: broker.AccountID(name), Spec: spec, Envelope: []byte("spec")}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for _, page := range []int{1, 500} {
+		b.Run(fmt.Sprint("page=", page), func(b *testing.B) {
+			runtime.LockOSThread()
+			start := threadTime(b)
+			for b.Loop() {
+				w.Market.Ahead(ids[:page]...)
+			}
+			b.ReportMetric(float64((threadTime(b)-start).Nanoseconds())/float64(b.N), "cpu-ns/page")
+		})
+	}
+}
