@@ -77,6 +77,7 @@ type Badger struct {
 	head    *headFile
 	journal *journal
 	overlay *overlay
+	before  snapshot
 
 	mu         sync.Mutex // the writer's, held across a commit: there is one writer
 	epoch      uint64

@@ -35,6 +35,11 @@ func (s *Badger) value(key string) (v []byte, err error) {
 	if v, ok := s.overlay.get(key); ok {
 		return bytes.Clone(v), nil
 	}
+	s.before.mu.RLock()
+	defer s.before.mu.RUnlock()
+	if s.before.txn != nil {
+		return read(s.before.txn, key)
+	}
 	err = s.db.View(func(txn *badger.Txn) error {
 		v, err = read(txn, key)
 		return err

@@ -3,6 +3,7 @@ package ledger
 import (
 	"encoding/binary"
 	"slices"
+	"sync"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/google/btree"
@@ -16,11 +17,13 @@ func (s *Badger) beginCheckpoint() error {
 	if err := s.journal.rotate(); err != nil {
 		return err
 	}
+	s.before.open(s.db)
 	frozen := s.overlay.freeze()
 	head := slices.Concat(binary.BigEndian.AppendUint64(nil, s.seq), s.sum[:])
 	s.checkpoint = make(chan error, 1)
 	go func(ended chan<- error) { // Close waits for it
 		err := s.save(frozen, head)
+		s.before.close()
 		if err == nil {
 			s.overlay.thawed()
 		}
@@ -39,7 +42,28 @@ func (s *Badger) endCheckpoint() error {
 	return err
 }
 
-// saveBytes bounds a transaction of a checkpoint, because reads wait for one that is being committed: some milliseconds.
+// snapshot is the database as it was before the checkpoint under way, for who reads a key that is not in the overlay: a
+// transaction that begins meanwhile waits until what is being committed is, and the writer reads for each batch. It ends
+// before the overlay lets go of what was frozen.
+type snapshot struct {
+	mu  sync.RWMutex
+	txn *badger.Txn // for reading, which several may do at once; nil: no checkpoint is under way
+}
+
+func (b *snapshot) open(db *badger.DB) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.txn = db.NewTransaction(false)
+}
+
+func (b *snapshot) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.txn.Discard()
+	b.txn = nil
+}
+
+// saveBytes bounds a transaction of a checkpoint: scans that begin wait for one that is being committed, some milliseconds.
 const saveBytes = 1 << 20
 
 // save writes what was frozen to the database, and last the head up to which the database then has everything.
