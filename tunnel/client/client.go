@@ -16,9 +16,11 @@ import (
 )
 
 const (
-	// dialPatience is how long a connection attempt may hang before the session is suspected: one lost SYN
-	// is sent again after a second.
+	// dialPatience is how long a connection attempt may hang, and how old its session must be, before the session is
+	// suspected: one lost SYN is sent again after a second.
 	dialPatience = 2 * time.Second
+	// dialPace is how often that is looked at from then on: a session that began after the attempt is younger than it.
+	dialPace = dialPatience / 8
 	// rekeyPause is the least time between two new sessions: WireGuard's own pause between handshakes.
 	rekeyPause = 5 * time.Second
 )
@@ -59,9 +61,22 @@ func (c *Client) Handshake(ctx context.Context) error { return c.end.Handshake(c
 // DialContext connects to a TCP port on the job's address, "[fd52:…::1]:80". An attempt that hangs starts a
 // new session, in case the provider's end was restarted; connections that are open stay so.
 func (c *Client) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	patience := time.AfterFunc(dialPatience, c.suspect)
-	defer patience.Stop()
+	dialling, done := context.WithCancel(ctx)
+	defer done()
+	go c.watch(dialling) // ends with the attempt
 	return c.end.DialContext(ctx, network, address)
+}
+
+// watch suspects the session for as long as an attempt hangs.
+func (c *Client) watch(dialling context.Context) {
+	for wait := dialPatience; ; wait = dialPace {
+		select {
+		case <-time.After(wait):
+			c.suspect()
+		case <-dialling.Done():
+			return
+		}
+	}
 }
 
 func (c *Client) suspect() {

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -127,9 +129,8 @@ func TestProviderComesLater(t *testing.T) {
 	}
 }
 
-// lossy carries datagrams to a port and back, but none of the answers to the first initiation, which
-// would leave the copies of that initiation to be dropped as replays.
-func lossy(t *testing.T, to netip.AddrPort) (at netip.AddrPort, initiations func() int) {
+// lossy carries datagrams to a port and back, but loses some until there is a second initiation.
+func lossy(t *testing.T, to netip.AddrPort, loses func(datagram []byte, answer bool) bool) (at netip.AddrPort, initiations func() int) {
 	t.Helper()
 	front, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -154,8 +155,11 @@ func lossy(t *testing.T, to netip.AddrPort) (at netip.AddrPort, initiations func
 			if customer = from; buf[0] == 1 && !slices.Contains(seen, string(buf[:n])) {
 				seen = append(seen, string(buf[:n]))
 			}
+			drop := len(seen) < 2 && loses(buf[:n], false)
 			mu.Unlock()
-			_, _ = back.Write(buf[:n])
+			if !drop {
+				_, _ = back.Write(buf[:n])
+			}
 		}
 	})
 	wait.Go(func() {
@@ -166,7 +170,7 @@ func lossy(t *testing.T, to netip.AddrPort) (at netip.AddrPort, initiations func
 				return
 			}
 			mu.Lock()
-			to, drop := customer, len(seen) < 2
+			to, drop := customer, len(seen) < 2 && loses(buf[:n], true)
 			mu.Unlock()
 			if !drop {
 				_, _ = front.WriteToUDPAddrPort(buf[:n], to)
@@ -185,9 +189,11 @@ func lossy(t *testing.T, to netip.AddrPort) (at netip.AddrPort, initiations func
 	}
 }
 
+// Without the answers to the first initiation, its copies are dropped as replays.
 func TestLostAnswer(t *testing.T) {
 	plan, job, customer := tunneltest.Configs(t, t.Name())
-	endpoint, initiations := lossy(t, tunneltest.Loopback(t, far(t, userspace.Config{Tunnel: job})))
+	answers := func(_ []byte, answer bool) bool { return answer }
+	endpoint, initiations := lossy(t, tunneltest.Loopback(t, far(t, userspace.Config{Tunnel: job})), answers)
 	customer.Peer.Endpoint = endpoint
 	c := openClient(t, Config{Tunnel: customer})
 	tunneltest.Handshake(t, c)
@@ -200,6 +206,23 @@ func TestLostAnswer(t *testing.T) {
 	}
 	defer conn.Close()
 	echo(t, conn, "after a loss")
+}
+
+// A session that begins with a connection attempt and carries nothing is replaced while the attempt waits.
+func TestFirstSessionIsDead(t *testing.T) {
+	plan, job, customer := tunneltest.Configs(t, t.Name())
+	const transport = 4
+	data := func(datagram []byte, _ bool) bool { return datagram[0] == transport }
+	customer.Peer.Endpoint, _ = lossy(t, tunneltest.Loopback(t, far(t, userspace.Config{Tunnel: job})), data)
+	c := openClient(t, Config{Tunnel: customer})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	conn, err := c.DialContext(ctx, "tcp", netip.AddrPortFrom(plan.Job, 7).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	echo(t, conn, "in the second session")
 }
 
 func TestDialOnlyTheJob(t *testing.T) {
