@@ -54,7 +54,7 @@ require (
 require (
 	github.com/cyphar/filepath-securejoin v0.7.0 // indirect
 	github.com/opencontainers/image-spec v1.1.1 // indirect
-	github.com/quic-go/quic-go v0.64.1 // indirect
+	github.com/quic-go/quic-go v0.64.1
 	golang.org/x/time v0.16.0
 )
 

@@ -14,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/quic-go/quic-go"
 
 	"rialto/p2p/identity"
 )
@@ -187,10 +188,23 @@ func (h *Host) request(ctx context.Context, to identity.ID, protocolName string,
 	}
 	ctx, cancel := context.WithTimeout(ctx, h.config.HandlerTimeout+2*h.config.IOTimeout)
 	defer cancel()
-	s, err := h.open(ctx, p, protocolName)
-	if err != nil {
-		return nil, err
+	for {
+		s, err := h.open(ctx, p, protocolName)
+		if err != nil {
+			return nil, err
+		}
+		answer, err := exchange(ctx, s, request)
+		if _, reset := errors.AsType[*quic.StatelessResetError](err); !reset {
+			return answer, err
+		}
+		// The peer's process crashed that had this connection, and its next one has not seen the request. There may be a
+		// newer connection to that, and there is no use in waiting until QUIC gives the old one up.
+		_ = s.Conn().Close()
 	}
+}
+
+// exchange writes a request and reads its answer.
+func exchange(ctx context.Context, s network.Stream, request []byte) ([]byte, error) {
 	stop := context.AfterFunc(ctx, func() { _ = s.Reset() }) // ends both ends' reads and writes
 	defer stop()
 
@@ -218,7 +232,7 @@ func (h *Host) request(ctx context.Context, to identity.ID, protocolName string,
 	_ = s.Close() // the answer is here, nothing depends on how the stream ends
 	<-written
 	if status == statusError {
-		return nil, &RemoteError{Peer: to, Protocol: protocolName, Message: cleanError(string(answer))}
+		return nil, &RemoteError{Peer: identity.ID(s.Conn().RemotePeer().String()), Protocol: string(s.Protocol()), Message: cleanError(string(answer))}
 	}
 	return answer, nil
 }
