@@ -27,7 +27,8 @@
 // would match without it, and which offers fail exactly one, with the predicate that would admit them. What nobody says
 // of an offer satisfies nothing; what nobody measures cannot be asked for. Nothing is dropped in silence.
 //
-// Everything is kept in memory, ended jobs and leases too: the ledger is for restarts and readers.
+// What is open is kept in memory. What is over is forgotten once it is durable, and recalled from the ledger when an event
+// names it ([Past], [Market.Recall]); what follows from all that ever was is saved with it ([Derived]).
 package broker
 
 import (
