@@ -58,13 +58,10 @@ func (a *apart) choose(best iter.Seq[candidate]) {
 	}
 }
 
-// add takes an offer if its host is not among those of its region yet. Hosts that do not say where they are share none.
+// add takes an offer if its host is not among those of its region yet.
 func (a *apart) add(c candidate) {
-	name := c.offer.Region
-	switch {
-	case !a.sameRegion:
-		name = ""
-	case name == "":
+	name, ok := groupOf(c.offer.Region, a.sameRegion)
+	if !ok {
 		return
 	}
 	r := a.regions[name]
@@ -94,25 +91,31 @@ func (a *apart) settled() bool {
 	return true
 }
 
+// groupOf names what a host is chosen with: all, or those of its region. Hosts that do not say where they are share none.
+func groupOf(region string, sameRegion bool) (name string, ok bool) {
+	if !sameRegion {
+		return "", true
+	}
+	return region, region != ""
+}
+
 // Apart chooses, of offers that come best first, the best one of each of n hosts: once, or once for each region that has so
-// many, the one that is full first coming first. Hosts that do not say where they are share no region.
+// many, the one that is full first coming first.
 func Apart[T any](among []T, n int, sameRegion bool, place func(T) (host PeerID, region string)) [][]T {
 	groups := map[string][]T{}
 	var full [][]T
 	for _, o := range among {
 		host, region := place(o)
-		switch {
-		case !sameRegion:
-			region = ""
-		case region == "":
+		name, ok := groupOf(region, sameRegion)
+		if !ok {
 			continue
 		}
-		g := groups[region]
+		g := groups[name]
 		if len(g) == n || slices.ContainsFunc(g, func(other T) bool { p, _ := place(other); return p == host }) {
 			continue
 		}
 		g = append(g, o)
-		if groups[region] = g; len(g) == n {
+		if groups[name] = g; len(g) == n {
 			full = append(full, g)
 		}
 	}

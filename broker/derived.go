@@ -249,8 +249,8 @@ func (m *Market) isOpen(j *Job) bool {
 	return false
 }
 
-// with counts a job that has ended.
-func (c Totals) with(s JobState) Totals {
+// With counts a job, if it has ended.
+func (c Totals) With(s JobState) Totals {
 	switch s {
 	case JobDone:
 		c.Done++
@@ -267,6 +267,11 @@ func (c Totals) with(s JobState) Totals {
 	return c
 }
 
+// Jobs is how many jobs have ended, without the rest.
+func (c Totals) Jobs() Totals {
+	return Totals{Done: c.Done, Failed: c.Failed, Expired: c.Expired, Cancelled: c.Cancelled, Preempted: c.Preempted}
+}
+
 // AuditPast asserts that what is derived follows from all jobs and leases that ever were.
 func (m *Market) AuditPast(jobs map[JobID]Job, leases map[LeaseID]Lease) error {
 	again := Market{
@@ -274,7 +279,7 @@ func (m *Market) AuditPast(jobs map[JobID]Job, leases map[LeaseID]Lease) error {
 	}
 	var ended Totals
 	for _, j := range jobs { // the order does not matter
-		ended = ended.with(j.State)
+		ended = ended.With(j.State)
 		if _, kept := m.jobs[j.ID]; !kept && !j.State.Terminal() {
 			return &InvariantError{Rule: fmt.Sprintf("job %s: %v, and forgotten", j.ID, j.State)}
 		}
@@ -294,7 +299,6 @@ func (m *Market) AuditPast(jobs map[JobID]Job, leases map[LeaseID]Lease) error {
 			again.starts.learn(&l, &j.Spec)
 		}
 	}
-	c := m.totals
 	switch {
 	case !maps.EqualFunc(again.fills, m.fills, slices.Equal):
 		return &InvariantError{Rule: "leases: how providers answered holds does not follow from them"}
@@ -302,8 +306,8 @@ func (m *Market) AuditPast(jobs map[JobID]Job, leases map[LeaseID]Lease) error {
 		return &InvariantError{Rule: "leases: what was seen of a provider does not follow from them"}
 	case !maps.Equal(again.epochs, m.epochs):
 		return &InvariantError{Rule: "leases: the epochs of GPUs do not follow from them"}
-	case ended != Totals{Done: c.Done, Failed: c.Failed, Expired: c.Expired, Cancelled: c.Cancelled, Preempted: c.Preempted}:
-		return &InvariantError{Rule: fmt.Sprintf("jobs: %+v have ended, counted %+v", ended, c)}
+	case ended != m.totals.Jobs():
+		return &InvariantError{Rule: fmt.Sprintf("jobs: %+v have ended, counted %+v", ended, m.totals)}
 	}
 	return nil
 }

@@ -347,7 +347,7 @@ func (t *turn) finish(j *Job, l *Lease, state JobState, reason string) {
 	}
 	t.settle(j, l)
 	t.counted = true
-	t.totals = t.totals.with(state)
+	t.totals = t.totals.With(state)
 	j.State, j.Error, j.Ended, j.Stopping = state, reason, t.now, 0
 	t.unqueue(j)
 	t.open[j.Account]--

@@ -27,10 +27,8 @@ type Claim struct {
 
 func (c Claim) on(o *Offer) bool { return c.Provider == o.Provider && c.Offer == o.ID }
 
-const (
-	// preemptSlack is how much longer than its notice the market waits for a workload's end before it releases the lease.
-	preemptSlack = 5 * time.Second
-)
+// preemptSlack is how much longer than its notice the market waits for a workload's end before it releases the lease.
+const preemptSlack = 5 * time.Second
 
 // displace makes room for a job that finds none free, if somebody holds what it wants who pays less, and reports whether
 // it has done so, now or before.

@@ -168,5 +168,5 @@ func (t *turn) losingSlowly(j *Job, o *Offer) pricing.Rate {
 	if served := max(1, n) - 1; served < len(bids) {
 		return bids[served]
 	}
-	return -bidTick
+	return -pricing.Tick
 }

@@ -18,7 +18,7 @@ import (
 // the customer wanted it stopped by then. The provider's signed report of the exit is what the rest is billed upon. What is billed
 // so is the customer's to use: see [JobSpec.takesRest].
 
-// MaxTerm is the longest term that a host may ask for.
+// MaxTerm is the longest that a job may run, and so the longest term that a host may ask for.
 const MaxTerm = maxDuration
 
 // RateFor returns the rate per GPU-hour for a job that commits to a term; zero: to none.

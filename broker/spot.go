@@ -22,9 +22,6 @@ import (
 //
 // Who comes later and bids more may displace a job, see [turn.displace].
 
-// bidTick is by how much a price is above the bid that lost.
-const bidTick = pricing.Rate(pricing.USD / 1000)
-
 // limit is the most that the job pays per GPU-hour; zero: what the offer asks.
 func (s *JobSpec) limit() pricing.Rate { return cmp.Or(s.Bid, s.MaxRate) }
 
@@ -61,9 +58,9 @@ func (t *turn) rateFor(j *Job, o *Offer) pricing.Rate {
 	if j.Spec.Bid == 0 {
 		return o.RateFor(j.Spec.Reserve)
 	}
-	price := max(o.MinBid, t.losing(j, o)+bidTick)
+	price := max(o.MinBid, t.losing(j, o)+pricing.Tick)
 	if j.Claim.on(o) {
-		price = max(price, j.Claim.Over+bidTick)
+		price = max(price, j.Claim.Over+pricing.Tick)
 	}
 	return min(price, j.Spec.Bid)
 }
@@ -89,7 +86,7 @@ func (t *turn) losing(j *Job, o *Offer) pricing.Rate {
 		}
 		served--
 	}
-	return -bidTick
+	return -pricing.Tick
 }
 
 // places is the goal of counting how many jobs like the query's have room now, as far as it matters.

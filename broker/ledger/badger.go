@@ -205,7 +205,7 @@ func (s *Badger) replay(ctx context.Context) error {
 		case b.Seq == saved && b.Hash != savedSum:
 			return fmt.Errorf("batch %d is not the one of the checkpoint: %w", b.Seq, ErrCorrupt)
 		case b.Seq > saved:
-			s.overlay.put(stage(&b.Batch, contentHash(b.Mutations)))
+			s.overlay.put(stage(&b.Batch, b.content))
 			s.seq, s.sum = b.Seq, b.Hash
 		}
 	}

@@ -108,11 +108,12 @@ func (j *journal) reopen(last placed) error {
 	return nil
 }
 
-// placed is a batch and where its record is.
+// placed is a batch, what its mutations hash to, and where its record is.
 type placed struct {
 	Batch
-	file uint64
-	end  int64
+	content Hash
+	file    uint64
+	end     int64
 }
 
 // read yields the batches from the first of the file that has batch from on, verifying the chain; of the first it
@@ -172,12 +173,12 @@ func readFile(path string) iter.Seq2[placed, error] {
 		}
 		r := bufio.NewReaderSize(f, 1<<20)
 		for end := int64(0); end < info.Size(); {
-			b, n, err := readRecord(r, info.Size()-end)
+			b, content, n, err := readRecord(r, info.Size()-end)
 			end += n
 			if err != nil {
 				err = fmt.Errorf("%s at %d: %w", filepath.Base(path), end, err)
 			}
-			if !yield(placed{Batch: b, end: end}, err) || err != nil {
+			if !yield(placed{Batch: b, content: content, end: end}, err) || err != nil {
 				return
 			}
 		}

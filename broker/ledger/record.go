@@ -65,44 +65,45 @@ func appendString[S ~string | ~[]byte](p []byte, s S) []byte {
 	return append(binary.BigEndian.AppendUint32(p, uint32(len(s))), s...)
 }
 
-// readRecord reads the next record, of at most left bytes, and how long it is, and verifies the batch's hash. What is not
-// right and reaches to the end is errCut, because that is what a write leaves that was interrupted: a part, or zeros.
-func readRecord(r io.Reader, left int64) (b Batch, size int64, err error) {
+// readRecord reads the next record, of at most left bytes, how long it is and what its mutations hash to, and verifies the
+// batch's hash. What is not right and reaches to the end is errCut, because that is what a write leaves that was interrupted: a part, or zeros.
+func readRecord(r io.Reader, left int64) (b Batch, content Hash, size int64, err error) {
 	var length [4]byte
 	if left < int64(len(length)) {
-		return Batch{}, 0, errCut
+		return Batch{}, Hash{}, 0, errCut
 	}
 	if _, err := io.ReadFull(r, length[:]); err != nil {
-		return Batch{}, 0, err
+		return Batch{}, Hash{}, 0, err
 	}
 	n := binary.BigEndian.Uint32(length[:])
 	size = int64(len(length)) + int64(n)
 	switch {
 	case n == 0:
-		return Batch{}, 0, onlyZeros(r)
+		return Batch{}, Hash{}, 0, onlyZeros(r)
 	case n > maxRecord:
-		return Batch{}, 0, fmt.Errorf("record of %d bytes: %w", n, ErrCorrupt)
+		return Batch{}, Hash{}, 0, fmt.Errorf("record of %d bytes: %w", n, ErrCorrupt)
 	case size > left:
-		return Batch{}, 0, errCut
+		return Batch{}, Hash{}, 0, errCut
 	}
 	p := make([]byte, n)
 	if _, err := io.ReadFull(r, p); err != nil {
-		return Batch{}, 0, err
+		return Batch{}, Hash{}, 0, err
 	}
-	content, err := decompress(p)
+	body, err := decompress(p)
 	if err == nil {
-		b, content, err = decodeBody(content)
+		b, body, err = decodeBody(body)
 	}
 	if err == nil {
-		err = b.verify(sha256.Sum256(content))
+		content = sha256.Sum256(body)
+		err = b.verify(content)
 	}
 	if err != nil {
 		if size == left {
 			err = fmt.Errorf("%w: %w", errCut, err)
 		}
-		return Batch{}, 0, err
+		return Batch{}, Hash{}, 0, err
 	}
-	return b, size, nil
+	return b, content, size, nil
 }
 
 func onlyZeros(r io.Reader) error {

@@ -117,7 +117,7 @@ func auditOpen(ctx context.Context, s Store, accounts []broker.Account, now brok
 		open[slot.Job] = true
 	}
 	held := map[broker.AccountID]pricing.Money{}
-	ended := map[broker.JobState]int{}
+	var ended broker.Totals
 	first := map[broker.JobID]broker.JobID{} // of gangs that are open
 	for e, err := range s.Scan(ctx, jobPrefix, "") {
 		var r jobRecord
@@ -130,7 +130,7 @@ func auditOpen(ctx context.Context, s Store, accounts []broker.Account, now brok
 		if held[r.Account], err = held[r.Account].Add(r.Hold); err != nil {
 			return fail("audit", e.Key, err)
 		}
-		ended[r.State]++
+		ended = ended.With(r.State)
 		if open[r.First()] {
 			first[r.ID] = r.First()
 		} else if !r.State.Terminal() || r.Hold != 0 {
@@ -142,9 +142,8 @@ func auditOpen(ctx context.Context, s Store, accounts []broker.Account, now brok
 			return fail("audit", AccountKey(a.ID), fmt.Errorf("held is %v, its jobs hold %v: %w", a.Held, held[a.ID], ErrCorrupt))
 		}
 	}
-	want := broker.Totals{Done: ended[broker.JobDone], Failed: ended[broker.JobFailed], Expired: ended[broker.JobExpired], Cancelled: ended[broker.JobCancelled], Preempted: ended[broker.JobPreempted]}
-	if got := (broker.Totals{Done: now.Done, Failed: now.Failed, Expired: now.Expired, Cancelled: now.Cancelled, Preempted: now.Preempted}); got != want {
-		return fail("audit", totalsKey, fmt.Errorf("%+v jobs have ended, there are %+v: %w", got, want, ErrCorrupt))
+	if got := now.Jobs(); got != ended {
+		return fail("audit", totalsKey, fmt.Errorf("%+v jobs have ended, there are %+v: %w", got, ended, ErrCorrupt))
 	}
 	for e, err := range s.Scan(ctx, leasePrefix, "") {
 		var l broker.Lease

@@ -28,7 +28,7 @@ type webQuote struct {
 }
 
 func (q webQuote) request() (*request, []string, error) {
-	const most = int64(30 * 24 * time.Hour / time.Millisecond) // as the market's
+	const most = int64(broker.MaxTerm / time.Millisecond)
 	switch {
 	case strings.TrimSpace(q.Image) == "":
 		return nil, nil, errors.New("image: which?")
