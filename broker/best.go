@@ -232,11 +232,11 @@ func (d *draw) Visit(l *Listed) {
 
 // candidate prices an offer for a query.
 func (m *Market) candidate(q *Query, o *Offer) (candidate, bool) {
-	rate, err := q.rateOf(o).MulInt(int64(q.GPU.Count))
+	charge, err := q.charge(o)
 	if err != nil {
 		return candidate{}, false // not with the bounds on offers and requests
 	}
-	c := candidate{offer: o, rate: rate, cost: m.cost(q, o, rate), image: q.imageOn(o)}
+	c := candidate{offer: o, rate: charge.GPUs, cost: m.cost(q, o, charge), image: q.imageOn(o)}
 	for _, w := range q.Weights {
 		if slices.Contains(o.Weights, w) {
 			c.weights++

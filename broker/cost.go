@@ -15,26 +15,29 @@ import (
 // ranked by: it is no bill, and no bill has its part Start.
 //
 //	Run     = rate · T
-//	Start   = rate · (R + H)
-//	Failure = rate · (E[T] − T)      E[T] = T/C · (1/λ + R) · (exp(λ·C) − 1),  C = min(T, 24 h)
-//	Waiting = V · (R + H)            V = [Query.WaitRate]
+//	Disk    = S · T
+//	Traffic = N · Query.Traffic, both ways
+//	Start   = (rate + S) · (R + H)
+//	Failure = (rate + S) · (E[T] − T)   E[T] = T/C · (1/λ + R) · (exp(λ·C) − 1),  C = min(T, 24 h)
+//	Waiting = V · (R + H)               V = [Query.WaitRate]
 //	R       = setup + φ · missing bytes / inbound rate
 //	H       = (1 − f)/f · MarketConfig.HoldTTL
 //
-// rate is that of all GPUs of the job, T how long it is expected to run, R the expected time from the lease's grant to
+// rate is that of all GPUs of the job, S what its disk and N what a byte costs by the host's [Tariff], T how long it is expected to run, R the expected time from the lease's grant to
 // ready, f the host's [Record.FillRate] and H the time that holds which it does not honour are expected to cost, each as
 // much as one without an answer, and λ the host's [Record.Hazard]. The meter begins at ready, so the market bills nothing of R; but who pays a
 // rate for an hour with the GPUs loses at least as much by an hour without them, and that is Start. E[T] is the time to
 // finish under failures that come at rate λ and throw the job back to its last checkpoint: the renewal argument of Duda
 // (The effects of checkpointing on program execution time, 1983). The market does not know how often a job keeps
 // its state; one that runs longer than a day is taken for one that does so once a day. What R is computed from, see
-// [Startup]. Storage and traffic have no price in this market, and so no part.
+// [Startup].
 //
 // Amounts are exact and rounded once each; R and E[T] are rounded to milliseconds, so that the last bit of a float
 // decides nothing. All parts grow, or stay, with price, hazard, failed holds and missing bytes.
 type Cost struct {
-	Run, Start, Failure, Waiting pricing.Money
-	Total                        pricing.Money // the sum
+	Run, Disk, Traffic, Start, Failure, Waiting pricing.Money
+
+	Total pricing.Money // the sum
 
 	Ready time.Duration // R
 	// Sized says that the query names an image or weights, and that the market knows the size of all of them that count.
@@ -46,7 +49,7 @@ type Cost struct {
 
 // priced is what the money of a cost follows from.
 type priced struct {
-	rate   pricing.Rate  // of all GPUs
+	charge Charge
 	run    time.Duration // T
 	ready  time.Duration // R
 	hold   time.Duration // H
@@ -65,11 +68,13 @@ const (
 
 // money fills in the amounts.
 func (c *Cost) money(p priced) {
-	c.Run = boundedCost(p.rate, p.run)
-	c.Start = boundedCost(p.rate, p.ready+p.hold)
-	c.Failure = boundedCost(p.rate, lost(p.run, p.ready, p.hazard))
+	c.Run = boundedCost(p.charge.GPUs, p.run)
+	c.Disk = boundedCost(p.charge.Disk, p.run)
+	c.Traffic = min(p.charge.Traffic, mostCost)
+	c.Start = boundedCost(p.charge.Hourly(), p.ready+p.hold)
+	c.Failure = boundedCost(p.charge.Hourly(), lost(p.run, p.ready, p.hazard))
 	c.Waiting = boundedCost(p.wait, p.ready+p.hold)
-	c.Total = c.Run + c.Start + c.Failure + c.Waiting
+	c.Total = c.Run + c.Disk + c.Traffic + c.Start + c.Failure + c.Waiting
 }
 
 func boundedCost(r pricing.Rate, d time.Duration) pricing.Money {
@@ -102,12 +107,12 @@ func milliseconds(hours float64, most time.Duration) time.Duration {
 // run is how long the query's job is expected to run, or to be paid for.
 func (q *Query) run() time.Duration { return max(cmp.Or(q.Run, usualRun), q.Reserve) }
 
-// cost estimates what the query's job costs on an offer whose rate for all its GPUs is given.
-func (m *Market) cost(q *Query, o *Offer, rate pricing.Rate) Cost {
+// cost estimates what the query's job costs on an offer that asks so much for it.
+func (m *Market) cost(q *Query, o *Offer, charge Charge) Cost {
 	c := m.start(q, o)
 	r := m.RecordOf(o.Provider)
 	c.money(priced{
-		rate: rate, run: q.run(), ready: c.Ready, hold: r.unfilled(m.cfg.HoldTTL), hazard: r.Hazard(), wait: q.WaitRate,
+		charge: charge, run: q.run(), ready: c.Ready, hold: r.unfilled(m.cfg.HoldTTL), hazard: r.Hazard(), wait: q.WaitRate,
 	})
 	return c
 }

@@ -22,8 +22,8 @@ func TestCostMargin(t *testing.T) {
 	}
 	cost := func(rate pricing.Rate, run, ready time.Duration) pricing.Money {
 		var c Cost
-		c.money(priced{rate: rate, run: run, ready: ready, hazard: Record{}.Hazard()})
-		if c.Total != c.Run+c.Start+c.Failure+c.Waiting {
+		c.money(priced{charge: Charge{GPUs: rate}, run: run, ready: ready, hazard: Record{}.Hazard()})
+		if c.Total != c.Run+c.Disk+c.Traffic+c.Start+c.Failure+c.Waiting {
 			t.Errorf("%+v does not add up", c)
 		}
 		return c.Total
@@ -68,7 +68,10 @@ func TestCostGrows(t *testing.T) {
 		bytes := rapid.Int64Range(0, maxContent*(maxJobGPUs+1))
 		draw := func() (priced, int64) {
 			return priced{
-				rate: pricing.Rate(rate.Draw(t, "rate")), run: time.Duration(rapid.Int64Range(0, int64(maxDuration)).Draw(t, "run")),
+				charge: Charge{
+					GPUs: pricing.Rate(rate.Draw(t, "rate")), Disk: pricing.Rate(rate.Draw(t, "disk")), Traffic: pricing.Money(rate.Draw(t, "traffic")),
+				},
+				run:    time.Duration(rapid.Int64Range(0, int64(maxDuration)).Draw(t, "run")),
 				hazard: rapid.Float64Range(0, 1e6).Draw(t, "hazard"), wait: pricing.Rate(rate.Draw(t, "wait")),
 				hold: Record{Asked: fillWindow, Honoured: rapid.IntRange(0, fillWindow).Draw(t, "honoured")}.unfilled(20 * time.Second),
 			}, bytes.Draw(t, "missing")
@@ -81,11 +84,13 @@ func TestCostGrows(t *testing.T) {
 		a, missing := draw()
 		b, more := draw()
 		low := cost(a, missing)
-		if low.Total < 0 || min(low.Run, low.Start, low.Failure, low.Waiting) < 0 {
+		if low.Total < 0 || min(low.Run, low.Disk, low.Traffic, low.Start, low.Failure, low.Waiting) < 0 {
 			t.Fatalf("%+v: %+v", a, low)
 		}
 		for name, change := range map[string]func(*priced, *int64){
-			"price":        func(p *priced, _ *int64) { p.rate = max(a.rate, b.rate) },
+			"price":        func(p *priced, _ *int64) { p.charge.GPUs = max(a.charge.GPUs, b.charge.GPUs) },
+			"disk":         func(p *priced, _ *int64) { p.charge.Disk = max(a.charge.Disk, b.charge.Disk) },
+			"traffic":      func(p *priced, _ *int64) { p.charge.Traffic = max(a.charge.Traffic, b.charge.Traffic) },
 			"run":          func(p *priced, _ *int64) { p.run = max(a.run, b.run) },
 			"hazard":       func(p *priced, _ *int64) { p.hazard = max(a.hazard, b.hazard) },
 			"failed holds": func(p *priced, _ *int64) { p.hold = max(a.hold, b.hold) },

@@ -23,6 +23,7 @@ const (
 	KindShare                   // millionths, written 0.98 or 98%
 	KindLevel                   // level of proof: claimed, nvml
 	KindTime                    // milliseconds; units ms, s, min, h
+	KindPerGB                   // nanodollars for 10^9 bytes; unit /GB
 )
 
 // Evidence says whose word a field is.
@@ -70,7 +71,13 @@ const (
 	fieldGPURAMExact
 	fieldGPUTotalRAM
 	fieldPrice
+	fieldBasePrice
 	fieldTotalPrice
+	fieldAllInPrice
+	fieldDiskPrice
+	fieldJobDiskPrice
+	fieldIngressPrice
+	fieldEgressPrice
 	fieldReservedPrice
 	fieldReservedMin
 	fieldCPUs
@@ -124,7 +131,13 @@ func makeFields() []Field {
 		has(fieldGPURAMExact, "gpu_ram_mib", KindSize, "MiB", offer, "memory of each GPU as its driver reports it", in("gpu_memory_mib", "MiB")),
 		has(fieldGPUTotalRAM, "gpu_total_ram", KindSize, "GB", offer, "memory of the job's GPUs together, as sold", as("gpu_totalram")),
 		has(fieldPrice, "price", KindRate, "/h", offer, "price of one GPU: on demand, or the reserved one if the job commits to enough", in("price_usd_per_hour", "/h"), in("rate_nanousd_per_hour", "nanousd/h")),
-		has(fieldTotalPrice, "total_price", KindRate, "/h", offer, "price of all GPUs of the job", as("dph_total"), as("dphtotal"), as("dph"), as("dph_base")),
+		has(fieldBasePrice, "base_price", KindRate, "/h", offer, "price of all GPUs of the job", as("dph_base")),
+		has(fieldTotalPrice, "total_price", KindRate, "/h", query, "price of all GPUs of the job and its disk", as("dph_total"), as("dphtotal"), as("dph")),
+		has(fieldAllInPrice, "all_in_price", KindRate, "/h", query, "price of one GPU with the job's disk, and all the traffic that its customer pays for spread over the time that it may run"),
+		has(fieldDiskPrice, "disk_price", KindRate, "/h", offer, "price of a GiB of a job's disk; storage_cost is by the month of 720 h", in("storage_cost", "/month")),
+		has(fieldJobDiskPrice, "job_disk_price", KindRate, "/h", query, "price of the job's disk, of 10 GiB if it does not say", as("storage_total_cost")),
+		has(fieldIngressPrice, "ingress_price", KindPerGB, "/GB", offer, "price of 10^9 bytes that reach a job through its tunnel; images and weights are never billed", as("inet_down_cost")),
+		has(fieldEgressPrice, "egress_price", KindPerGB, "/GB", offer, "price of 10^9 bytes that leave a job through its tunnel", as("inet_up_cost")),
 		has(fieldReservedPrice, "reserved_price", KindRate, "/h", offer, "price of one GPU for a job that commits to a term"),
 		has(fieldReservedMin, "reserved_min_h", KindTime, "h", offer, "the least term that earns it"),
 		has(fieldCPUs, "cpus", KindCount, "", offer, "CPU cores that the job gets", as("cpu_cores_effective")),
@@ -176,7 +189,8 @@ func unmeasured() map[string]string {
 		"no benchmark of this market measures it": "dlperf dlperf_usd dlperf_per_dphtotal total_flops flops_usd flops_per_dphtotal score gpu_mem_bw",
 		"nobody measures the hosts' network yet": "inet_up inet_down direct_port_count static_ip public_ipaddr " +
 			"nw_disk_min_bw nw_disk_avg_bw nw_disk_max_bw",
-		"traffic and storage are not priced here":        "inet_up_cost inet_down_cost storage_cost storage_total_cost allocated_storage vram_costperhour",
+		"memory of GPUs is not priced by itself":         "vram_costperhour",
+		"say how much disk the job needs instead":        "allocated_storage",
 		"agents do not read it":                          "pci_gen pcie_bw gpu_lanes bw_nvlink gpu_max_temp gpu_display_active display_active disk_bw disk_name cpu_name cpu_arch cpu_cores cpu_ghz has_avx mobo_name os_version ubuntu_version gpu_frac gpu_ids",
 		"offers last as long as their host is connected": "duration start_date end_date",
 		"a job is interruptible, not an offer":           "is_bid type resource_type",

@@ -5,7 +5,6 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"time"
 )
 
 // Op is how a predicate compares.
@@ -105,11 +104,12 @@ func (f Filter) Has(field string) bool {
 	return slices.ContainsFunc(f.predicates, func(q Predicate) bool { return q.field == of })
 }
 
-// Fails returns the first predicate that an offer does not satisfy for a job of count GPUs that commits to a term, and
-// false if it satisfies all of them. What only the market knows (what is free) or the query (images) is passed over: this is the
-// provider's check.
-func (f Filter) Fails(o *Offer, count int, term time.Duration) (Predicate, bool) {
-	l := listing{Offer: o, query: &Query{GPU: GPURequest{Count: count}, Reserve: term}}
+// Fails returns the first predicate that an offer does not satisfy for a job, and false if it satisfies all of them. What
+// only the market knows (what is free) or the query (images) is passed over: this is the provider's check.
+func (f Filter) Fails(o *Offer, s *JobSpec) (Predicate, bool) {
+	l := listing{Offer: o, query: &Query{
+		GPU: GPURequest{Count: s.GPU.Count}, Bid: s.Bid, Reserve: s.Reserve, Run: s.MaxDuration, DiskMiB: s.DiskMiB, Traffic: s.Traffic,
+	}}
 	for _, p := range f.predicates {
 		if p.field.Evidence == EvidenceMarket && p.field.id != fieldExternal || p.field.id == fieldHasImage {
 			continue

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -35,8 +36,9 @@ func FuzzParseFilter(f *testing.F) {
 		if err != nil || again.String() != canonical {
 			t.Fatalf("%q: %q reads as %q, %v", text, canonical, again, err)
 		}
-		if _, a := filter.Fails(&o, 2, 0); true {
-			if _, b := again.Fails(&o, 2, 0); a != b {
+		spec := &broker.JobSpec{GPU: broker.GPURequest{Count: 2}, MaxDuration: time.Hour}
+		if _, a := filter.Fails(&o, spec); true {
+			if _, b := again.Fails(&o, spec); a != b {
 				t.Errorf("%q and %q differ", text, canonical)
 			}
 		}
@@ -215,7 +217,7 @@ func agreesWithNaive(t *rapid.T) {
 			t.Fatalf("%s: %v", query, err)
 		}
 		got := ""
-		if p, fails := f.Fails(&o, count, 0); fails {
+		if p, fails := f.Fails(&o, &broker.JobSpec{GPU: broker.GPURequest{Count: count}, MaxDuration: time.Hour}); fails {
 			got = p.Field()
 		}
 		if want := naive(t, query, &o, count); got != want {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"rialto/broker"
 	"rialto/broker/markettest"
@@ -238,7 +239,7 @@ func TestFails(t *testing.T) {
 			t.Fatalf("%s: %v", query, err)
 		}
 		got := ""
-		if p, fails := f.Fails(&o, 2, 0); fails {
+		if p, fails := f.Fails(&o, &broker.JobSpec{GPU: broker.GPURequest{Count: 2}, MaxDuration: time.Hour}); fails {
 			got = p.String()
 		}
 		if got != want {
@@ -255,7 +256,7 @@ func TestFails(t *testing.T) {
 			t.Fatalf("%s: %v", query, err)
 		}
 		bare.Region, bare.DiskMiB, bare.Agent = "", 0, ""
-		if _, fails := f.Fails(&bare, 1, 0); fails != want {
+		if _, fails := f.Fails(&bare, &broker.JobSpec{GPU: broker.GPURequest{Count: 1}, MaxDuration: time.Hour}); fails != want {
 			t.Errorf("%s of an offer that does not say: fails %v, want %v", query, fails, want)
 		}
 	}

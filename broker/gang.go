@@ -78,19 +78,27 @@ func (t *turn) submitGang(ev Submitted, a *Account, query Query) error {
 			return fmt.Errorf("%w: the id %s is taken", ErrConflict, id)
 		}
 	}
-	offered := spec.MaxRate
+	var hold pricing.Money
 	if !spec.standing() {
 		nodes := t.apart(spec, &query, nil, true)
 		if nodes == nil {
 			return t.tooFew(spec, query)
 		}
 		for _, c := range nodes { // whoever gets the dearest host, the money for it is there
-			offered = max(offered, c.offer.Rate)
+			need, err := spec.checkHoldOn(c.offer)
+			if err != nil {
+				return err
+			}
+			hold = max(hold, need)
 		}
-	}
-	hold, err := spec.checkHold(offered)
-	if err != nil {
-		return err
+	} else {
+		charge, err := spec.atLimit()
+		if err != nil {
+			return err
+		}
+		if hold, err = spec.checkHold(charge); err != nil {
+			return err
+		}
 	}
 	all, err := hold.MulInt(int64(spec.Nodes))
 	if err != nil {
@@ -176,7 +184,7 @@ func (t *turn) coversAll(members []*Job, nodes []candidate) bool {
 	a := t.accounts[members[0].Account]
 	var more, held pricing.Money
 	for i, j := range members {
-		need, err := j.Spec.checkHold(nodes[i].offer.Rate)
+		need, err := j.Spec.checkHoldOn(nodes[i].offer)
 		if err != nil {
 			return false
 		}

@@ -70,7 +70,7 @@ func wantOf(q *Query, ps []Predicate, free bool) Want {
 			w.Regions = narrowed(w.Regions, p.values)
 		case p.field.id == fieldGPURAM && least(v.n):
 			w.MemoryMiB = max(w.MemoryMiB, uint64(v.n)>>20) //nolint:gosec // not below zero
-		case p.field.id == fieldPrice && (p.op == OpAtMost || p.op == OpLess || p.op == OpEqual):
+		case (p.field.id == fieldPrice || p.field.id == fieldAllInPrice) && (p.op == OpAtMost || p.op == OpLess || p.op == OpEqual):
 			if r := pricing.Rate(v.n); r > 0 && (w.MaxRate == 0 || r < w.MaxRate) {
 				w.MaxRate = r
 			}

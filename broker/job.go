@@ -155,6 +155,10 @@ type Lease struct {
 	Rest         LeaseID       `json:",omitzero"` // of the reservation whose rest it uses
 	RestUntil    time.Time     `json:",omitzero"` // when that ends
 	Covered      time.Duration `json:",omitzero"` // what of Billed that has paid
+	Tariff       Tariff        `json:",omitzero"` // when it was taken
+	Traffic      Traffic       `json:",omitzero"` // by the provider's count
+	DiskCost     pricing.Money `json:",omitzero"` // what of Cost is for the disk
+	TrafficCost  pricing.Money `json:",omitzero"` // what of Cost is for the traffic that its customer pays for
 	Bid          pricing.Rate  `json:",omitzero"` // of an interruptible job, per GPU-hour; zero: on-demand
 	Displacement Displacement  `json:",omitzero"`
 }

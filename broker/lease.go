@@ -104,12 +104,7 @@ func (t *turn) limit(l *Lease, j *Job) time.Duration {
 	if j.Spec.MaxCost == 0 {
 		return j.Spec.MaxDuration // the hold was computed to cover it
 	}
-	rate, err := l.Rate.MulInt(int64(len(l.GPUs)))
-	if err != nil {
-		t.broken(fmt.Sprintf("lease %s: rate: %v", l.ID, err))
-		return 0
-	}
-	buys, err := rate.Buys(j.Hold)
+	buys, err := t.charge(l, j).Buys(j.Hold)
 	if err != nil {
 		t.broken(fmt.Sprintf("lease %s: hold: %v", l.ID, err))
 		return 0
@@ -234,7 +229,16 @@ func (t *turn) signReceipt(l *Lease) {
 		Job: j.ID, Lease: l.ID, Customer: j.Spec.Customer, Provider: l.Provider, GPUs: l.GPUs, Model: l.Model,
 		Rate: l.Rate, Ready: l.Ready, Ended: l.Ended, Used: l.Used, Billed: l.Billed, Cost: l.Cost,
 		Fee: t.feeOf(l.Cost), Fetched: l.Fetched, ExitCode: j.ExitCode, Report: l.Report, Unused: l.Unused, UnusedCost: l.UnusedCost,
+		Tariff: l.Tariff, DiskMiB: l.pricedDisk(j), Traffic: l.Traffic, DiskCost: l.DiskCost, TrafficCost: l.TrafficCost,
 	}})
+}
+
+// pricedDisk is the disk that the lease's host charges for, in MiB.
+func (l *Lease) pricedDisk(j *Job) uint64 {
+	if l.Tariff.Disk == 0 {
+		return 0
+	}
+	return j.Spec.Disk()
 }
 
 func (t *turn) receipted(ev ReceiptSigned) error {

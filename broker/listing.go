@@ -37,9 +37,14 @@ func (l listing) read(f fieldID) (value, bool) {
 		return number(int64(o.RateFor(l.query.Reserve))), true
 	case fieldMinBid:
 		return number(int64(o.MinBid)), o.MinBid > 0
-	case fieldTotalPrice:
-		total, err := o.RateFor(l.query.Reserve).MulInt(count)
-		return number(int64(total)), err == nil
+	case fieldBasePrice, fieldTotalPrice:
+		c, err := o.Tariff.charge(o.RateFor(l.query.Reserve), l.query.GPU.Count, l.query.disk(), 0)
+		if f == fieldBasePrice {
+			return number(int64(c.GPUs)), err == nil
+		}
+		return number(int64(c.Hourly())), err == nil
+	case fieldAllInPrice, fieldDiskPrice, fieldJobDiskPrice, fieldIngressPrice, fieldEgressPrice:
+		return l.readTariff(f)
 	case fieldReservedPrice:
 		return number(int64(o.ReservedRate)), o.ReservedRate > 0
 	case fieldReservedMin:
@@ -91,6 +96,24 @@ func (l listing) read(f fieldID) (value, bool) {
 	case fieldUnknown:
 	}
 	return value{}, false
+}
+
+// readTariff returns what an offer charges beside its GPUs, or with them.
+func (l listing) readTariff(f fieldID) (value, bool) {
+	switch t := &l.Tariff; f {
+	case fieldAllInPrice:
+		r, ok := l.query.allIn(l.Offer)
+		return number(int64(r)), ok
+	case fieldJobDiskPrice:
+		r, err := l.query.diskPrice(l.Offer)
+		return number(int64(r)), err == nil
+	case fieldIngressPrice:
+		return number(int64(t.Ingress)), true
+	case fieldEgressPrice:
+		return number(int64(t.Egress)), true
+	default:
+		return number(int64(t.Disk)), true
+	}
 }
 
 func (l listing) readFree(f fieldID) (value, bool) {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"rialto/pricing"
 )
 
 // report takes a provider's word about a lease: it renews the lease, moves the job and feeds the meter.
@@ -39,6 +41,9 @@ func (t *turn) report(ev Reported) error {
 	if r.Used < l.Used {
 		return refuse(&FieldError{Field: "report.used", Problem: fmt.Sprintf("%v is less than %v before", r.Used, l.Used)})
 	}
+	if r.Traffic.Ingress < l.Traffic.Ingress || r.Traffic.Egress < l.Traffic.Egress {
+		return refuse(&FieldError{Field: "report.traffic", Problem: "less than before"})
+	}
 	if r.Phase == PhasePreparing && !l.Ready.IsZero() {
 		return refuse(&FieldError{Field: "report.phase", Problem: "preparing after ready"})
 	}
@@ -57,7 +62,7 @@ func (t *turn) report(ev Reported) error {
 	t.learn(l.Provider, r.Held)
 	seen := t.corroborated(l, r)
 	l.Seq, l.Report, l.Used, l.Renewed = r.Seq, ev.Envelope, r.Used, t.now
-	l.Fetched, l.Steps = r.Fetched, slices.Clone(r.Steps)
+	l.Fetched, l.Steps, l.Traffic = r.Fetched, slices.Clone(r.Steps), r.Traffic
 	if l.State == LeaseGranted && r.Phase >= PhaseReady {
 		l.State = LeaseActive // it can only have started because the confirmation arrived
 	}
@@ -184,7 +189,33 @@ func (t *turn) meter(l *Lease, j *Job, seen time.Duration) {
 	if l.Ready.IsZero() { // it came and went between two reports
 		l.Ready = t.until(l).Add(-l.Billed)
 	}
-	l.Cost = t.costOf(l, l.Billed-l.Covered)
+	t.bill(l)
+}
+
+// bill adds up what a lease costs: its GPUs for what is billed and no rest has paid, and for what its customer left of a
+// reservation, its disk for what is billed, and the traffic that its customer pays for. Each is rounded once.
+func (t *turn) bill(l *Lease) {
+	j := t.jobs[l.Job]
+	c := t.charge(l, j)
+	cost := func(r pricing.Rate, d time.Duration) pricing.Money {
+		m, err := r.Cost(d)
+		if err != nil {
+			t.broken(fmt.Sprintf("lease %s: cost of %v: %v", l.ID, d, err))
+		}
+		return m
+	}
+	gpus := cost(c.GPUs, l.Billed-l.Covered+l.Unused)
+	// The sum of what was rounded may be more than the hold, which was rounded once.
+	l.DiskCost = min(cost(c.Disk, l.Billed), j.Hold-gpus)
+	carried, err := l.Tariff.carried(l.Traffic, j.Spec.PaidTraffic())
+	if err != nil {
+		t.broken(fmt.Sprintf("lease %s: traffic: %v", l.ID, err))
+	}
+	if l.Billed == 0 {
+		carried = 0 // what was never ready costs nothing
+	}
+	l.TrafficCost = min(carried, j.Hold-gpus-l.DiskCost)
+	l.Cost = gpus + l.DiskCost + l.TrafficCost
 }
 
 // renew answers a report. A replay gets only what is left, because the provider counts from when it asked.

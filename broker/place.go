@@ -122,7 +122,10 @@ func (t *turn) submit(ev Submitted) error {
 	t.lend(a.ID, spec)
 	defer t.reclaim(spec)
 	free, busy := t.fitting(&query, spec.Firm == 0 && !spec.standing()) // a quote does not wait
-	offered := spec.limit()                                             // of a standing order, whether there is an offer or not
+	offered, err := spec.atLimit()                                      // of a standing order, whether there is an offer or not
+	if err != nil {
+		return refuse(err)
+	}
 	if !spec.standing() {
 		best := busy
 		if len(free) > 0 {
@@ -131,9 +134,11 @@ func (t *turn) submit(ev Submitted) error {
 		if best == nil {
 			return refuse(t.noOffer(query))
 		}
-		offered = query.rateOf(best.offer)
+		if offered, err = query.charge(best.offer); err != nil {
+			return refuse(err)
+		}
 		if term := spec.termOn(best.offer); !spec.Pays(term, offered) {
-			return refuse(&FieldError{Field: "max_cost", Problem: fmt.Sprintf("%v does not pay the reserved %v at %v", spec.MaxCost, term, offered)})
+			return refuse(&FieldError{Field: "max_cost", Problem: fmt.Sprintf("%v does not pay the reserved %v at %v", spec.MaxCost, term, query.rateOf(best.offer))})
 		}
 	}
 	hold, err := spec.checkHold(offered)
@@ -220,17 +225,16 @@ func (t *turn) placeAmong(j *Job, query *Query, avoid []PeerID, known []candidat
 // covers makes sure that the hold is enough for an offer, and keeps more aside if it was computed from
 // a cheaper one.
 func (t *turn) covers(j *Job, c candidate) bool {
-	per, term := t.rateFor(j, c.offer), j.Spec.termOn(c.offer)
-	need, err := j.Spec.holdAt(per)
-	if err != nil || !j.Spec.Pays(term, per) {
+	charge, err := j.Spec.Charge(t.rateFor(j, c.offer), c.offer.Tariff)
+	if err != nil || !j.Spec.Pays(j.Spec.termOn(c.offer), charge) {
 		return false
 	}
-	rate, err := per.MulInt(int64(j.Spec.GPU.Count))
+	need, err := j.Spec.holdAt(charge)
 	if err != nil {
 		return false
 	}
 	more := max(0, need-j.Hold)
-	if buys, err := rate.Buys(j.Hold + more); err != nil || buys < time.Second || more > t.accounts[j.Account].Available {
+	if buys, err := charge.Buys(j.Hold + more); err != nil || buys < time.Second || more > t.accounts[j.Account].Available {
 		return false
 	}
 	if more > 0 && t.accounts[j.Account].allows(more, j.Hold, t.now) != nil {
@@ -250,7 +254,7 @@ func (t *turn) ask(j *Job, o *Offer) {
 	j.Attempts++
 	l := &Lease{
 		ID: leaseID(j.ID, j.Attempts), Job: j.ID, Account: j.Account,
-		Offer: o.ID, Provider: o.Provider, Host: o.Host, Model: o.GPUs[0].Model, Rate: t.rateFor(j, o), Bid: j.Spec.Bid, Term: j.Spec.termOn(o),
+		Offer: o.ID, Provider: o.Provider, Host: o.Host, Model: o.GPUs[0].Model, Rate: t.rateFor(j, o), Bid: j.Spec.Bid, Term: j.Spec.termOn(o), Tariff: o.Tariff,
 		State: LeaseHolding, Simulated: o.Simulated(), Region: o.Region, CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Level: o.Level(),
 	}
 	j.Lease = l.ID
@@ -277,7 +281,7 @@ func (t *turn) ask(j *Job, o *Offer) {
 func (t *turn) sendHold(l *Lease, j *Job) {
 	t.sent[l.ID] = t.now
 	t.send(SendHold{Provider: l.Provider, Hold: Hold{
-		Lease: l.ID, Job: j.ID, Offer: l.Offer, Rate: l.Rate, Spec: j.Envelope, TTL: t.cfg.holdTTL(j),
+		Lease: l.ID, Job: j.ID, Offer: l.Offer, Rate: l.Rate, Tariff: l.Tariff, Spec: j.Envelope, TTL: t.cfg.holdTTL(j),
 		Sources: t.sources(&j.Spec, l.Provider), Rank: j.Member.Rank,
 	}})
 }
@@ -360,6 +364,7 @@ func (t *turn) finish(j *Job, l *Lease, state JobState, reason string) {
 	}
 	if l != nil {
 		text = append(text, fmt.Sprintf("%v for %v", l.Cost, l.Billed.Round(time.Millisecond)))
+		text = append(text, l.extras()...)
 		if l.Covered > 0 {
 			text = append(text, fmt.Sprintf("a reservation has paid %v of it", l.Covered.Round(time.Millisecond)))
 		}

@@ -24,6 +24,8 @@ type Query struct {
 	Run      time.Duration // how long the job is expected to run; zero: an hour
 	WaitRate pricing.Rate  // what an hour of waiting costs the customer beside the GPUs themselves
 	Reserve  time.Duration // what the job commits to where that earns a reserved rate; its price is the one there
+	DiskMiB  uint64        // that the job may write; zero: [UsualDiskMiB], of hosts that do not say how much they have, too
+	Traffic  int64         // bytes each way that the customer pays for; zero: [UsualTraffic]
 
 	// How a search shows its matches. Quotes and jobs always get the market's first choice.
 	Order Order
@@ -56,6 +58,8 @@ func (m *Market) complete(q Query) (Query, error) {
 	c.that(!q.Brief || q.Limit > 0, "brief", "needs a limit")
 	c.that(q.Run >= 0 && q.Run <= maxDuration, "run", "%v: want at most %v", q.Run, maxDuration)
 	c.that(q.Reserve >= 0 && q.Reserve <= maxDuration, "reserve", "%v: want at most %v", q.Reserve, maxDuration)
+	c.that(q.DiskMiB <= MaxDiskMiB, "disk", "%d MiB: want at most %d", q.DiskMiB, MaxDiskMiB)
+	c.that(q.Traffic >= 0 && q.Traffic <= MaxTraffic, "traffic", "%d bytes: want 1 to %d", q.Traffic, MaxTraffic)
 	c.that(q.WaitRate >= 0 && q.WaitRate <= maxRate, "wait_rate", "%v: want $0.00/h to %v", q.WaitRate, maxRate)
 	if c.err != nil {
 		return q, c.err
@@ -99,7 +103,7 @@ func (s *JobSpec) query() Query {
 	q := Query{
 		GPU: s.GPU, MemoryMiB: s.MemoryMiB, CPUs: s.CPUs, MaxRate: s.MaxRate, Bid: s.Bid,
 		Region: s.Region, Provider: s.Provider, Image: s.Digest, Root: s.Root,
-		Run: s.MaxDuration, WaitRate: s.WaitRate, Reserve: s.Reserve, lottery: string(s.Customer) + "\x00" + s.Nonce,
+		Run: s.MaxDuration, WaitRate: s.WaitRate, Reserve: s.Reserve, DiskMiB: s.DiskMiB, Traffic: s.Traffic, lottery: string(s.Customer) + "\x00" + s.Nonce,
 	}
 	for _, w := range s.Weights {
 		q.Weights = append(q.Weights, w.Root)
@@ -126,7 +130,8 @@ func (q *Query) predicates() []Predicate {
 	add(q.GPU.Count > 1 || q.Where.Has("num_gpus"), fieldJobGPUs, OpEqual, number(int64(q.GPU.Count)))
 	add(q.CPUs > 0, fieldCPUs, OpAtLeast, number(int64(q.CPUs)))
 	add(q.MemoryMiB > 0, fieldMemory, OpAtLeast, size(q.MemoryMiB))
-	add(q.MaxRate > 0, fieldPrice, OpAtMost, number(int64(q.MaxRate)))
+	add(q.DiskMiB > 0, fieldDisk, OpAtLeast, size(q.DiskMiB))
+	add(q.MaxRate > 0, fieldAllInPrice, OpAtMost, number(int64(q.MaxRate)))
 	add(q.Bid > 0, fieldMinBid, OpAtMost, number(int64(q.Bid)))
 	for _, p := range q.Where.predicates {
 		if p.field.id != fieldJobGPUs && !p.equal(q.freeNow()) && !slices.ContainsFunc(ps, p.equal) { // the count is settled

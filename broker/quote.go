@@ -25,9 +25,10 @@ const (
 // to offers that cost no more. Otherwise it expires, its GPUs are released and all its money is returned. A quote that was
 // made is never replaced by another one: what the customer accepts is what he saw.
 type FirmQuote struct {
-	Rate  pricing.Rate // per GPU-hour
-	Until time.Time    // it may be accepted before; zero: not made yet
-	Taken time.Time    // when it was accepted; zero: it was not
+	Rate   pricing.Rate // per GPU-hour
+	Tariff Tariff       `json:",omitzero"`
+	Until  time.Time    // it may be accepted before; zero: not made yet
+	Taken  time.Time    // when it was accepted; zero: it was not
 }
 
 // quoting reports whether a job is a firm quote that is neither accepted nor over.
@@ -49,13 +50,13 @@ func (c MarketConfig) holdTTL(j *Job) time.Duration {
 
 // affords reports whether a job may go to an offer: one whose quote was accepted never costs more than that.
 func (j *Job) affords(o *Offer) bool {
-	return j.Quote.Taken.IsZero() || o.RateFor(j.Spec.Reserve) <= j.Quote.Rate
+	return j.Quote.Taken.IsZero() || o.RateFor(j.Spec.Reserve) <= j.Quote.Rate && o.Tariff.within(j.Quote.Tariff)
 }
 
 // quoted makes a grant a quote, which waits for the job's customer.
 func (t *turn) quoted(l *Lease, j *Job) {
 	j.State = JobQuoted
-	j.Quote = FirmQuote{Rate: l.Rate, Until: t.now.Add(j.Spec.Firm)}
+	j.Quote = FirmQuote{Rate: l.Rate, Tariff: l.Tariff, Until: t.now.Add(j.Spec.Firm)}
 	t.log(j, "%s holds %d × %s at %v for %v: waiting for its customer to accept", l.Host, len(l.GPUs), l.Model, l.Rate, j.Spec.Firm)
 }
 

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"fmt"
 	"time"
 
 	"rialto/pricing"
@@ -42,16 +41,12 @@ func (s *JobSpec) termOn(o *Offer) time.Duration {
 	return 0
 }
 
-// Pays reports whether the job's signed budget pays a term at a rate per GPU.
-func (s *JobSpec) Pays(term time.Duration, rate pricing.Rate) bool {
-	if s.MaxCost == 0 {
+// Pays reports whether the job's signed budget pays a term on a host that charges so much.
+func (s *JobSpec) Pays(term time.Duration, c Charge) bool {
+	if s.MaxCost == 0 || term == 0 {
 		return true // the offer says, and no term is longer than the job
 	}
-	all, err := rate.MulInt(int64(s.GPU.Count))
-	if err != nil {
-		return false
-	}
-	cost, err := all.Cost(term)
+	cost, err := c.Cost(term)
 	return err == nil && cost <= s.budget()
 }
 
@@ -94,20 +89,6 @@ func (t *turn) owe(l *Lease) {
 	}
 	l.Unused = max(0, end.Sub(t.until(l)))
 	used := l.Cost
-	l.Cost = t.costOf(l, l.Billed+l.Unused) // a reservation uses no other's rest
+	t.bill(l)
 	l.UnusedCost = l.Cost - used
-}
-
-// costOf is what a time costs on a lease's GPUs, rounded once.
-func (t *turn) costOf(l *Lease, d time.Duration) pricing.Money {
-	rate, err := l.Rate.MulInt(int64(len(l.GPUs)))
-	if err != nil {
-		t.broken(fmt.Sprintf("lease %s: rate: %v", l.ID, err))
-		return 0
-	}
-	cost, err := rate.Cost(d)
-	if err != nil {
-		t.broken(fmt.Sprintf("lease %s: cost of %v: %v", l.ID, d, err))
-	}
-	return cost
 }

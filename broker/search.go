@@ -69,7 +69,7 @@ type QuoteRequest struct {
 // Quote is the price of a job on the best offer of the moment. It holds nothing.
 type Quote struct {
 	Best   Match
-	Cost   pricing.Money // for the whole duration
+	Cost   pricing.Money // for the whole duration, with disk and all the traffic that is paid for
 	Hold   pricing.Money // what would be kept aside
 	Search Search
 }
@@ -155,12 +155,16 @@ func (m *Market) Quote(r QuoteRequest) (Quote, error) {
 		return Quote{}, &NoOfferError{Search: found}
 	}
 	best := found.Matches[0]
-	cost, err := best.Rate.Cost(r.Duration)
+	charge, err := query.charge(&best.Offer)
+	if err != nil {
+		return Quote{}, fmt.Errorf("quote: %w", err)
+	}
+	cost, err := charge.Cost(r.Duration)
 	if err != nil {
 		return Quote{}, fmt.Errorf("quote: %w", err)
 	}
 	spec := JobSpec{GPU: query.GPU, MaxRate: r.MaxRate, Bid: r.Bid, MaxCost: r.MaxCost, MaxDuration: r.Duration}
-	hold, err := spec.holdAt(query.rateOf(&best.Offer))
+	hold, err := spec.holdAt(charge)
 	if err != nil {
 		return Quote{}, fmt.Errorf("quote: %w", err)
 	}
@@ -170,46 +174,70 @@ func (m *Market) Quote(r QuoteRequest) (Quote, error) {
 // budget is the most that the job, or each of a gang, may cost; zero: what the offer says.
 func (s *JobSpec) budget() pricing.Money { return s.MaxCost / pricing.Money(s.members()) }
 
-// holdAt returns the money to keep aside for the job, or for each of a gang, on an offer with this rate per GPU.
-func (s *JobSpec) holdAt(offered pricing.Rate) (pricing.Money, error) {
+// holdAt returns the money to keep aside for the job, or for each of a gang, on a host that charges so much.
+func (s *JobSpec) holdAt(c Charge) (pricing.Money, error) {
 	if s.MaxCost > 0 {
 		return s.budget(), nil
 	}
-	rate, err := cmp.Or(s.limit(), offered).MulInt(int64(s.GPU.Count))
+	if s.limit() == 0 {
+		return c.Cost(s.MaxDuration)
+	}
+	most, err := s.limit().MulInt(int64(s.GPU.Count))
 	if err != nil {
 		return 0, err
 	}
-	return rate.Cost(s.MaxDuration)
+	if s.Bid == 0 {
+		return most.Cost(s.MaxDuration) // disk and traffic are in the limit
+	}
+	c.GPUs = most
+	return c.Cost(s.MaxDuration)
 }
 
-// MostTime returns how long the job may be ready at a rate per GPU by its customer's own word: its duration, or what its
-// budget, or a gang's node's part of it, buys if that is less. Whoever runs it looks there, and not only at what a broker says.
-func (s *JobSpec) MostTime(rate pricing.Rate) (time.Duration, error) {
+// MostTime returns how long the job may be ready on a host that charges so much by its customer's own word: its duration,
+// or what its budget, or a gang's node's part of it, buys if that is less. Whoever runs it looks there, and not only at what
+// a broker says.
+func (s *JobSpec) MostTime(c Charge) (time.Duration, error) {
 	if s.MaxCost == 0 {
 		return s.MaxDuration, nil
 	}
-	all, err := rate.MulInt(int64(s.GPU.Count))
-	if err != nil {
-		return 0, err
-	}
-	buys, err := all.Buys(s.budget())
+	buys, err := c.Buys(s.budget())
 	return min(s.MaxDuration, buys), err
 }
 
+// Affords reports whether a host that charges so much keeps to the job's limit on the price, if it has one.
+func (s *JobSpec) Affords(perGPU pricing.Rate, c Charge) bool {
+	return s.MaxRate == 0 || c.allIn(perGPU, s.GPU.Count, s.MaxDuration) <= s.MaxRate
+}
+
 // checkHold returns the money to keep aside for one host, and refuses less than what a second costs.
-func (s *JobSpec) checkHold(offered pricing.Rate) (pricing.Money, error) {
-	hold, err := s.holdAt(offered)
+func (s *JobSpec) checkHold(c Charge) (pricing.Money, error) {
+	hold, err := s.holdAt(c)
 	if err != nil {
 		return 0, err
 	}
-	rate, err := offered.MulInt(int64(s.GPU.Count))
-	if err != nil {
-		return 0, err
-	}
-	if buys, err := rate.Buys(hold); err != nil || buys < time.Second {
-		return 0, &FieldError{Field: "max_cost", Problem: fmt.Sprintf("%v buys %v at %v: want at least 1s", hold, buys, rate)}
+	if buys, err := c.Buys(hold); err != nil || buys < time.Second {
+		traffic := ""
+		if c.Traffic > 0 {
+			traffic = fmt.Sprintf(" and %v for traffic", c.Traffic)
+		}
+		return 0, &FieldError{Field: "max_cost", Problem: fmt.Sprintf("%v buys %v at %v%s: want at least 1s", hold, buys, c.Hourly(), traffic)}
 	}
 	return hold, nil
+}
+
+// atLimit is what the job pays at most for its GPUs, by its own limit.
+func (s *JobSpec) atLimit() (Charge, error) {
+	all, err := s.limit().MulInt(int64(s.GPU.Count))
+	return Charge{GPUs: all}, err
+}
+
+// checkHoldOn is checkHold on an offer, on demand.
+func (s *JobSpec) checkHoldOn(o *Offer) (pricing.Money, error) {
+	c, err := s.Charge(o.Rate, o.Tariff)
+	if err != nil {
+		return 0, err
+	}
+	return s.checkHold(c)
 }
 
 // found is a search before its matches are written out.

@@ -27,7 +27,7 @@ func (s *shop) kept(o *Offer) *Offer {
 
 func (o *Offer) equal(p *Offer) bool {
 	return o.ID == p.ID && o.Provider == p.Provider && o.Host == p.Host && o.Region == p.Region &&
-		o.Rate == p.Rate && o.MinBid == p.MinBid && o.ReservedRate == p.ReservedRate && o.ReservedMin == p.ReservedMin &&
+		o.Rate == p.Rate && o.Tariff == p.Tariff && o.MinBid == p.MinBid && o.ReservedRate == p.ReservedRate && o.ReservedMin == p.ReservedMin &&
 		o.CPUs == p.CPUs && o.MemoryMiB == p.MemoryMiB && o.DiskMiB == p.DiskMiB && o.Agent == p.Agent &&
 		slices.Equal(o.GPUs, p.GPUs) && slices.Equal(o.Free, p.Free) && slices.Equal(o.Images, p.Images) &&
 		slices.Equal(o.Weights, p.Weights) && slices.Equal(o.Addrs, p.Addrs)

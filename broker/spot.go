@@ -42,7 +42,7 @@ func (s *JobSpec) tooDear(o *Offer) bool {
 	if s.Bid > 0 {
 		return o.MinBid == 0 || o.MinBid > s.Bid
 	}
-	return s.MaxRate > 0 && o.RateFor(s.Reserve) > s.MaxRate
+	return s.MaxRate > 0 && o.RateFor(s.Reserve) > s.MaxRate // the price with disk and traffic is no less
 }
 
 // rateOf is what a query's job pays per GPU-hour on an offer, as far as the offer says.

@@ -153,6 +153,8 @@ func unitAfter(f *flaw, unit string) *flaw {
 func parseRate(s, bareUnit string) (value, *flaw) {
 	switch {
 	case strings.Contains(s, "/"):
+	case bareUnit == "/month": // of a GiB of disk
+		return scaled(s, int64(pricing.USD), hoursOfMonth, int64(maxRate))
 	case bareUnit == "nanousd/h":
 		return scaled(s, 1, 1, int64(maxRate)*maxJobGPUs)
 	default:
@@ -167,6 +169,30 @@ func parseRate(s, bareUnit string) (value, *flaw) {
 	}
 	return number(int64(r)), nil
 }
+
+// hoursOfMonth is what Vast makes hourly prices of monthly ones with.
+const hoursOfMonth = 720
+
+// parsePerGB reads the price of 10^9 bytes.
+func parsePerGB(s string) (value, *flaw) {
+	amount, unit, _ := strings.Cut(s, "/")
+	if unit != "" && !strings.EqualFold(unit, "GB") {
+		return value{}, &flaw{fmt.Sprintf("unknown unit %q: want /GB", clipped(unit)), amount + "/GB"}
+	}
+	m, err := pricing.ParseMoney(amount)
+	if bad, ok := errors.AsType[*pricing.SyntaxError](err); ok {
+		return value{}, &flaw{bad.Problem, bad.Nearest}
+	}
+	if err != nil || m > maxMoney {
+		return value{}, &flaw{problem: "too large"}
+	}
+	if m < 0 {
+		return value{}, &flaw{problem: "below zero"}
+	}
+	return number(int64(m)), nil
+}
+
+func perGBText(n int64) string { return pricing.Money(n).String() + "/GB" }
 
 // parseVersion reads 12.8, 535.86.05 or, as Vast writes drivers, 535086005.
 func parseVersion(s string) (value, *flaw) {

@@ -71,6 +71,8 @@ func (f *Field) parse(s, unit string) (value, *flaw) {
 		return value{}, &flaw{"want claimed or nvml", nearestWord(strings.ToLower(s), []string{"claimed", "nvml"})}
 	case KindTime:
 		return parseTime(s, unit)
+	case KindPerGB:
+		return parsePerGB(s)
 	}
 	return value{}, &flaw{problem: "no value"}
 }
@@ -100,6 +102,8 @@ func (f *Field) text(v value) string {
 		return Level(v.n).String() //nolint:gosec // two values
 	case KindTime:
 		return timeText(v.n, "")
+	case KindPerGB:
+		return strings.TrimPrefix(perGBText(v.n), "$")
 	}
 	return ""
 }
@@ -119,6 +123,8 @@ func (f *Field) show(v value) string {
 		return powerText(v.n, " ")
 	case KindTime:
 		return timeText(v.n, " ")
+	case KindPerGB:
+		return perGBText(v.n)
 	case KindBool, KindCount, KindVersion, KindShare, KindLevel:
 	}
 	return f.text(v)

@@ -81,6 +81,7 @@ type Offer struct {
 	ReservedMin  time.Duration
 	// MinBid is the least bid per GPU-hour of an interruptible job that takes these GPUs; zero: on-demand only. See [JobSpec].Bid.
 	MinBid pricing.Rate
+	Tariff Tariff // what the host charges for beside its GPUs
 }
 
 // Simulated reports whether any GPU of the offer is simulated.
@@ -189,6 +190,11 @@ type JobSpec struct {
 	// Bid makes the job interruptible: it takes GPUs whose owner asks no higher bid, never pays more than this per
 	// GPU-hour, and may be displaced by whoever pays more. Zero: on-demand. See the rules in spot.go.
 	Bid pricing.Rate `json:",omitzero"`
+	// DiskMiB is what the workload may write, 16 to [MaxDiskMiB]; zero: [UsualDiskMiB]. See [Tariff].
+	DiskMiB uint64 `json:",omitzero"`
+	// Traffic is how many bytes through its tunnel, each way, the customer pays for at most; zero: [UsualTraffic]. See
+	// [Tariff].
+	Traffic int64 `json:",omitzero"`
 }
 
 // PrivateRoots returns the roots that the job needs keys for, each once.
@@ -228,6 +234,7 @@ type Hold struct {
 	TTL     time.Duration
 	Sources []BlockSource    // peers that hold blocks of image or weights
 	Rank    int              // of the job in its gang
+	Tariff  Tariff           // as offered
 	Trace   blockstore.Trace // what runs like this one read first of the image, as far as providers told; a hint
 }
 
@@ -240,8 +247,9 @@ type Grant struct {
 	Endpoints []string   // UDP host:port of the provider's end, best first
 
 	// Of a firm quote:
-	Rate pricing.Rate  // per GPU-hour: the provider's word for the price
-	Firm time.Duration // for so long after its answer the provider stands by it
+	Rate   pricing.Rate  // per GPU-hour: the provider's word for the price
+	Firm   time.Duration // for so long after its answer the provider stands by it
+	Tariff Tariff
 }
 
 // Answer is a provider's reply to a hold: a grant, or the reason of a refusal.
@@ -299,6 +307,7 @@ type Report struct {
 	// HostFault, with PhaseBroken, says that the workload never became ready through no fault of its image or
 	// spec: another host may well run it.
 	HostFault bool
+	Traffic   Traffic // so far; it never shrinks
 }
 
 // TraceReport is a provider's signed word about which blocks of its image a lease's workload read first. It is a hint for
@@ -378,4 +387,10 @@ type Receipt struct {
 	// and Unused together, rounded once.
 	Unused     time.Duration
 	UnusedCost pricing.Money
+
+	Tariff      Tariff
+	DiskMiB     uint64        // that the tariff was applied to; zero: it has no price
+	Traffic     Traffic       // by the host's count
+	DiskCost    pricing.Money // what of Cost is for the disk
+	TrafficCost pricing.Money // what of Cost is for the traffic that the customer pays for
 }

@@ -79,6 +79,32 @@ func (m Money) PPM(ppm int64) (Money, error) {
 	return Money(n), err
 }
 
+// PerGB returns what n bytes cost at m for each 10^9 of them, rounded once, half to even. Neither may be negative.
+func (m Money) PerGB(n int64) (Money, error) {
+	if m < 0 || n < 0 {
+		return 0, ErrNegative
+	}
+	q, rem, err := mulDiv(uint64(m), uint64(n), 1_000_000_000)
+	if err != nil {
+		return 0, err
+	}
+	cost, err := halfEven(q, rem, 1_000_000_000)
+	return Money(cost), err
+}
+
+// PerGiB returns the rate for a disk of so many MiB at r for each GiB, rounded half to even. r may not be negative.
+func (r Rate) PerGiB(mib uint64) (Rate, error) {
+	if r < 0 {
+		return 0, ErrNegative
+	}
+	q, rem, err := mulDiv(uint64(r), mib, 1024)
+	if err != nil {
+		return 0, err
+	}
+	all, err := halfEven(q, rem, 1024)
+	return Rate(all), err
+}
+
 // MulInt returns r × n, the rate for n GPUs.
 func (r Rate) MulInt(n int64) (Rate, error) {
 	p, err := mulInt(int64(r), n)

@@ -97,6 +97,7 @@ type Record struct {
 	TTL         time.Duration // of the lease, as last renewed
 	MaxDuration time.Duration // zero until confirmed
 	Rate        pricing.Rate  // per GPU-hour, of the hold
+	Tariff      broker.Tariff // of the hold
 	Report      broker.Report // the last report made
 	Acked       uint64        // sequence of the last report that the broker acknowledged
 	Linger      time.Time     // when an ended workload is removed

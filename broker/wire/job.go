@@ -52,7 +52,7 @@ func encodeJobSpec(x broker.JobSpec) *JobSpec {
 		Customer: string(x.Customer), Broker: string(x.Broker), CreatedNs: nanos(x.Created), Nonce: x.Nonce,
 		Root: x.Root, Where: x.Where, Private: x.Private, WaitRateNanousdPerHour: int64(x.WaitRate), FirmNs: int64(x.Firm),
 		GoodUntilNs: nanos(x.GoodUntil), Nodes: narrow(x.Nodes), SameRegion: x.SameRegion,
-		ReserveNs: int64(x.Reserve), BidNanousdPerHour: int64(x.Bid),
+		ReserveNs: int64(x.Reserve), BidNanousdPerHour: int64(x.Bid), DiskMib: x.DiskMiB, TrafficBytes: x.Traffic,
 	}
 	for _, name := range slices.Sorted(maps.Keys(x.Env)) {
 		m.Env = append(m.Env, &EnvVar{Name: name, Value: x.Env[name]})
@@ -94,6 +94,8 @@ func decodeJobSpec(c checker, m *JobSpec) broker.JobSpec {
 		SameRegion:  m.GetSameRegion(),
 		Bid:         c.rate("bid_nanousd_per_hour", m.GetBidNanousdPerHour()),
 		Reserve:     c.duration("reserve_ns", m.GetReserveNs()),
+		DiskMiB:     c.size("disk_mib", m.GetDiskMib(), maxDiskMiB),
+		Traffic:     c.count("traffic_bytes", m.GetTrafficBytes()),
 	}
 	if x.Reserve > x.MaxDuration {
 		c.failf("reserve_ns", "%v, longer than the job's %v", x.Reserve, x.MaxDuration)

@@ -22,7 +22,7 @@ func encodeHold(x broker.Hold) *Hold {
 	return &Hold{
 		Lease: string(x.Lease), Job: string(x.Job), Offer: string(x.Offer), RateNanousdPerHour: int64(x.Rate),
 		Spec: x.Spec, TtlNs: int64(x.TTL), Sources: each(x.Sources, encodeBlockSource),
-		Trace: encodeTrace(x.Trace), Rank: narrow(x.Rank),
+		Trace: encodeTrace(x.Trace), Rank: narrow(x.Rank), Tariff: encodeTariff(x.Tariff),
 	}
 }
 
@@ -37,6 +37,7 @@ func decodeHold(c checker, m *Hold) broker.Hold {
 		Sources: messages(c, "sources", m.GetSources(), maxSources, decodeBlockSource),
 		Trace:   c.trace("trace", m.GetTrace()),
 		Rank:    c.integer("rank", m.GetRank(), 0, broker.MaxNodes-1),
+		Tariff:  decodeTariff(c.in("tariff"), m.GetTariff()),
 	}
 	if x.Spec == nil {
 		c.failf("spec", "missing")
@@ -73,7 +74,7 @@ func encodeAnswer(x broker.Answer) *Answer {
 		m.Grant = &Grant{
 			Lease: string(g.Lease), Job: string(g.Job), Gpus: each(g.GPUs, encodeGPULease),
 			TunnelKey: g.TunnelKey[:], Endpoints: g.Endpoints,
-			RateNanousdPerHour: int64(g.Rate), FirmNs: int64(g.Firm),
+			RateNanousdPerHour: int64(g.Rate), FirmNs: int64(g.Firm), Tariff: encodeTariff(g.Tariff),
 		}
 	}
 	return m
@@ -103,8 +104,9 @@ func decodeGrant(c checker, m *Grant) broker.Grant {
 		Endpoints: addresses(c, "endpoints", m.GetEndpoints()),
 		Rate:      c.rate("rate_nanousd_per_hour", m.GetRateNanousdPerHour()),
 		Firm:      c.duration("firm_ns", m.GetFirmNs()),
+		Tariff:    decodeTariff(c.in("tariff"), m.GetTariff()),
 	}
-	if x.Rate > 0 && x.Firm == 0 {
+	if (x.Rate > 0 || x.Tariff != broker.Tariff{}) && x.Firm == 0 {
 		c.failf("firm_ns", "missing, and the grant names a price")
 	}
 	if len(x.GPUs) == 0 {

@@ -331,6 +331,120 @@ func (x *ImageHeld) GetRoot() string {
 	return ""
 }
 
+// What a host charges for beside its GPUs; absent: nothing.
+type Tariff struct {
+	state                 protoimpl.MessageState `protogen:"open.v1"`
+	DiskNanousdPerGibHour int64                  `protobuf:"varint,1,opt,name=disk_nanousd_per_gib_hour,json=diskNanousdPerGibHour,proto3" json:"disk_nanousd_per_gib_hour,omitempty"`
+	IngressNanousdPerGb   int64                  `protobuf:"varint,2,opt,name=ingress_nanousd_per_gb,json=ingressNanousdPerGb,proto3" json:"ingress_nanousd_per_gb,omitempty"` // for each 10^9 bytes that reach a job through its tunnel
+	EgressNanousdPerGb    int64                  `protobuf:"varint,3,opt,name=egress_nanousd_per_gb,json=egressNanousdPerGb,proto3" json:"egress_nanousd_per_gb,omitempty"`    // that leave it
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *Tariff) Reset() {
+	*x = Tariff{}
+	mi := &file_messages_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tariff) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tariff) ProtoMessage() {}
+
+func (x *Tariff) ProtoReflect() protoreflect.Message {
+	mi := &file_messages_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tariff.ProtoReflect.Descriptor instead.
+func (*Tariff) Descriptor() ([]byte, []int) {
+	return file_messages_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Tariff) GetDiskNanousdPerGibHour() int64 {
+	if x != nil {
+		return x.DiskNanousdPerGibHour
+	}
+	return 0
+}
+
+func (x *Tariff) GetIngressNanousdPerGb() int64 {
+	if x != nil {
+		return x.IngressNanousdPerGb
+	}
+	return 0
+}
+
+func (x *Tariff) GetEgressNanousdPerGb() int64 {
+	if x != nil {
+		return x.EgressNanousdPerGb
+	}
+	return 0
+}
+
+// Bytes that a job's tunnel carried, as its host counted them; absent: none.
+type Traffic struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ingress       int64                  `protobuf:"varint,1,opt,name=ingress,proto3" json:"ingress,omitempty"` // that reached the job
+	Egress        int64                  `protobuf:"varint,2,opt,name=egress,proto3" json:"egress,omitempty"`   // that left it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Traffic) Reset() {
+	*x = Traffic{}
+	mi := &file_messages_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Traffic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Traffic) ProtoMessage() {}
+
+func (x *Traffic) ProtoReflect() protoreflect.Message {
+	mi := &file_messages_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Traffic.ProtoReflect.Descriptor instead.
+func (*Traffic) Descriptor() ([]byte, []int) {
+	return file_messages_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Traffic) GetIngress() int64 {
+	if x != nil {
+		return x.Ingress
+	}
+	return 0
+}
+
+func (x *Traffic) GetEgress() int64 {
+	if x != nil {
+		return x.Egress
+	}
+	return 0
+}
+
 // GPUs of one model on one host at one price.
 type Offer struct {
 	state                      protoimpl.MessageState `protogen:"open.v1"`
@@ -351,13 +465,14 @@ type Offer struct {
 	MinBidNanousdPerHour       int64                  `protobuf:"varint,15,opt,name=min_bid_nanousd_per_hour,json=minBidNanousdPerHour,proto3" json:"min_bid_nanousd_per_hour,omitempty"`                   // least bid per GPU of an interruptible job; zero: on-demand only
 	ReservedRateNanousdPerHour int64                  `protobuf:"varint,16,opt,name=reserved_rate_nanousd_per_hour,json=reservedRateNanousdPerHour,proto3" json:"reserved_rate_nanousd_per_hour,omitempty"` // for jobs that commit to a term; zero: there is none
 	ReservedMinNs              int64                  `protobuf:"varint,17,opt,name=reserved_min_ns,json=reservedMinNs,proto3" json:"reserved_min_ns,omitempty"`                                            // the least term that earns it
+	Tariff                     *Tariff                `protobuf:"bytes,18,opt,name=tariff,proto3" json:"tariff,omitempty"`
 	unknownFields              protoimpl.UnknownFields
 	sizeCache                  protoimpl.SizeCache
 }
 
 func (x *Offer) Reset() {
 	*x = Offer{}
-	mi := &file_messages_proto_msgTypes[2]
+	mi := &file_messages_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -369,7 +484,7 @@ func (x *Offer) String() string {
 func (*Offer) ProtoMessage() {}
 
 func (x *Offer) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[2]
+	mi := &file_messages_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -382,7 +497,7 @@ func (x *Offer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Offer.ProtoReflect.Descriptor instead.
 func (*Offer) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{2}
+	return file_messages_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Offer) GetId() string {
@@ -504,6 +619,13 @@ func (x *Offer) GetReservedMinNs() int64 {
 	return 0
 }
 
+func (x *Offer) GetTariff() *Tariff {
+	if x != nil {
+		return x.Tariff
+	}
+	return nil
+}
+
 // Everything that a provider offers; signed by the provider.
 type OfferSet struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -516,7 +638,7 @@ type OfferSet struct {
 
 func (x *OfferSet) Reset() {
 	*x = OfferSet{}
-	mi := &file_messages_proto_msgTypes[3]
+	mi := &file_messages_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -528,7 +650,7 @@ func (x *OfferSet) String() string {
 func (*OfferSet) ProtoMessage() {}
 
 func (x *OfferSet) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[3]
+	mi := &file_messages_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -541,7 +663,7 @@ func (x *OfferSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfferSet.ProtoReflect.Descriptor instead.
 func (*OfferSet) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{3}
+	return file_messages_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *OfferSet) GetBoot() string {
@@ -577,7 +699,7 @@ type GPURequest struct {
 
 func (x *GPURequest) Reset() {
 	*x = GPURequest{}
-	mi := &file_messages_proto_msgTypes[4]
+	mi := &file_messages_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -589,7 +711,7 @@ func (x *GPURequest) String() string {
 func (*GPURequest) ProtoMessage() {}
 
 func (x *GPURequest) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[4]
+	mi := &file_messages_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -602,7 +724,7 @@ func (x *GPURequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GPURequest.ProtoReflect.Descriptor instead.
 func (*GPURequest) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{4}
+	return file_messages_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GPURequest) GetModel() string {
@@ -637,7 +759,7 @@ type EnvVar struct {
 
 func (x *EnvVar) Reset() {
 	*x = EnvVar{}
-	mi := &file_messages_proto_msgTypes[5]
+	mi := &file_messages_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -649,7 +771,7 @@ func (x *EnvVar) String() string {
 func (*EnvVar) ProtoMessage() {}
 
 func (x *EnvVar) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[5]
+	mi := &file_messages_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -662,7 +784,7 @@ func (x *EnvVar) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnvVar.ProtoReflect.Descriptor instead.
 func (*EnvVar) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{5}
+	return file_messages_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *EnvVar) GetName() string {
@@ -692,7 +814,7 @@ type WeightsMount struct {
 
 func (x *WeightsMount) Reset() {
 	*x = WeightsMount{}
-	mi := &file_messages_proto_msgTypes[6]
+	mi := &file_messages_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -704,7 +826,7 @@ func (x *WeightsMount) String() string {
 func (*WeightsMount) ProtoMessage() {}
 
 func (x *WeightsMount) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[6]
+	mi := &file_messages_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -717,7 +839,7 @@ func (x *WeightsMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WeightsMount.ProtoReflect.Descriptor instead.
 func (*WeightsMount) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{6}
+	return file_messages_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WeightsMount) GetName() string {
@@ -780,13 +902,15 @@ type JobSpec struct {
 	SameRegion             bool                   `protobuf:"varint,27,opt,name=same_region,json=sameRegion,proto3" json:"same_region,omitempty"`                                           // all of them in one region
 	BidNanousdPerHour      int64                  `protobuf:"varint,28,opt,name=bid_nanousd_per_hour,json=bidNanousdPerHour,proto3" json:"bid_nanousd_per_hour,omitempty"`                  // most per GPU that an interruptible job pays; zero: on-demand
 	ReserveNs              int64                  `protobuf:"varint,29,opt,name=reserve_ns,json=reserveNs,proto3" json:"reserve_ns,omitempty"`                                              // the term that the customer commits to where it earns a reserved rate; zero: none
+	DiskMib                uint64                 `protobuf:"varint,30,opt,name=disk_mib,json=diskMib,proto3" json:"disk_mib,omitempty"`                                                    // that the workload may write; zero: 10 GiB
+	TrafficBytes           int64                  `protobuf:"varint,31,opt,name=traffic_bytes,json=trafficBytes,proto3" json:"traffic_bytes,omitempty"`                                     // each way, that the customer pays for at most; zero: 10^9
 	unknownFields          protoimpl.UnknownFields
 	sizeCache              protoimpl.SizeCache
 }
 
 func (x *JobSpec) Reset() {
 	*x = JobSpec{}
-	mi := &file_messages_proto_msgTypes[7]
+	mi := &file_messages_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -798,7 +922,7 @@ func (x *JobSpec) String() string {
 func (*JobSpec) ProtoMessage() {}
 
 func (x *JobSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[7]
+	mi := &file_messages_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -811,7 +935,7 @@ func (x *JobSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobSpec.ProtoReflect.Descriptor instead.
 func (*JobSpec) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{7}
+	return file_messages_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *JobSpec) GetImage() string {
@@ -1017,6 +1141,20 @@ func (x *JobSpec) GetReserveNs() int64 {
 	return 0
 }
 
+func (x *JobSpec) GetDiskMib() uint64 {
+	if x != nil {
+		return x.DiskMib
+	}
+	return 0
+}
+
+func (x *JobSpec) GetTrafficBytes() int64 {
+	if x != nil {
+		return x.TrafficBytes
+	}
+	return 0
+}
+
 // One leased GPU with its fencing epoch.
 type GPULease struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1028,7 +1166,7 @@ type GPULease struct {
 
 func (x *GPULease) Reset() {
 	*x = GPULease{}
-	mi := &file_messages_proto_msgTypes[8]
+	mi := &file_messages_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1040,7 +1178,7 @@ func (x *GPULease) String() string {
 func (*GPULease) ProtoMessage() {}
 
 func (x *GPULease) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[8]
+	mi := &file_messages_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1053,7 +1191,7 @@ func (x *GPULease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GPULease.ProtoReflect.Descriptor instead.
 func (*GPULease) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{8}
+	return file_messages_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GPULease) GetUuid() string {
@@ -1081,7 +1219,7 @@ type BlockSource struct {
 
 func (x *BlockSource) Reset() {
 	*x = BlockSource{}
-	mi := &file_messages_proto_msgTypes[9]
+	mi := &file_messages_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1093,7 +1231,7 @@ func (x *BlockSource) String() string {
 func (*BlockSource) ProtoMessage() {}
 
 func (x *BlockSource) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[9]
+	mi := &file_messages_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1106,7 +1244,7 @@ func (x *BlockSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockSource.ProtoReflect.Descriptor instead.
 func (*BlockSource) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{9}
+	return file_messages_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *BlockSource) GetPeer() string {
@@ -1135,13 +1273,14 @@ type Hold struct {
 	Sources            []*BlockSource         `protobuf:"bytes,8,rep,name=sources,proto3" json:"sources,omitempty"`
 	Trace              []byte                 `protobuf:"bytes,9,opt,name=trace,proto3" json:"trace,omitempty"` // see rialto/blockstore.Trace
 	Rank               int32                  `protobuf:"varint,10,opt,name=rank,proto3" json:"rank,omitempty"` // of the job among the nodes of its spec
+	Tariff             *Tariff                `protobuf:"bytes,11,opt,name=tariff,proto3" json:"tariff,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Hold) Reset() {
 	*x = Hold{}
-	mi := &file_messages_proto_msgTypes[10]
+	mi := &file_messages_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1153,7 +1292,7 @@ func (x *Hold) String() string {
 func (*Hold) ProtoMessage() {}
 
 func (x *Hold) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[10]
+	mi := &file_messages_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1166,7 +1305,7 @@ func (x *Hold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hold.ProtoReflect.Descriptor instead.
 func (*Hold) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{10}
+	return file_messages_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Hold) GetLease() string {
@@ -1232,6 +1371,13 @@ func (x *Hold) GetRank() int32 {
 	return 0
 }
 
+func (x *Hold) GetTariff() *Tariff {
+	if x != nil {
+		return x.Tariff
+	}
+	return nil
+}
+
 // A provider's acceptance of a hold.
 type Grant struct {
 	state              protoimpl.MessageState `protogen:"open.v1"`
@@ -1242,13 +1388,14 @@ type Grant struct {
 	Endpoints          []string               `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	RateNanousdPerHour int64                  `protobuf:"varint,6,opt,name=rate_nanousd_per_hour,json=rateNanousdPerHour,proto3" json:"rate_nanousd_per_hour,omitempty"` // of a firm quote
 	FirmNs             int64                  `protobuf:"varint,7,opt,name=firm_ns,json=firmNs,proto3" json:"firm_ns,omitempty"`                                         // of a firm quote: how long after the answer the provider stands by it
+	Tariff             *Tariff                `protobuf:"bytes,8,opt,name=tariff,proto3" json:"tariff,omitempty"`                                                        // of a firm quote
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_messages_proto_msgTypes[11]
+	mi := &file_messages_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1260,7 +1407,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[11]
+	mi := &file_messages_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1273,7 +1420,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{11}
+	return file_messages_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Grant) GetLease() string {
@@ -1325,6 +1472,13 @@ func (x *Grant) GetFirmNs() int64 {
 	return 0
 }
 
+func (x *Grant) GetTariff() *Tariff {
+	if x != nil {
+		return x.Tariff
+	}
+	return nil
+}
+
 // A provider's answer to a hold, either a grant or a refusal; signed by the provider.
 type Answer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1337,7 +1491,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_messages_proto_msgTypes[12]
+	mi := &file_messages_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +1503,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[12]
+	mi := &file_messages_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1362,7 +1516,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{12}
+	return file_messages_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Answer) GetLease() string {
@@ -1398,7 +1552,7 @@ type Confirm struct {
 
 func (x *Confirm) Reset() {
 	*x = Confirm{}
-	mi := &file_messages_proto_msgTypes[13]
+	mi := &file_messages_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1410,7 +1564,7 @@ func (x *Confirm) String() string {
 func (*Confirm) ProtoMessage() {}
 
 func (x *Confirm) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[13]
+	mi := &file_messages_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1423,7 +1577,7 @@ func (x *Confirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Confirm.ProtoReflect.Descriptor instead.
 func (*Confirm) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{13}
+	return file_messages_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Confirm) GetLease() string {
@@ -1458,7 +1612,7 @@ type Release struct {
 
 func (x *Release) Reset() {
 	*x = Release{}
-	mi := &file_messages_proto_msgTypes[14]
+	mi := &file_messages_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +1624,7 @@ func (x *Release) String() string {
 func (*Release) ProtoMessage() {}
 
 func (x *Release) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[14]
+	mi := &file_messages_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +1637,7 @@ func (x *Release) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Release.ProtoReflect.Descriptor instead.
 func (*Release) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{14}
+	return file_messages_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Release) GetLease() string {
@@ -1514,7 +1668,7 @@ type Fetched struct {
 
 func (x *Fetched) Reset() {
 	*x = Fetched{}
-	mi := &file_messages_proto_msgTypes[15]
+	mi := &file_messages_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1526,7 +1680,7 @@ func (x *Fetched) String() string {
 func (*Fetched) ProtoMessage() {}
 
 func (x *Fetched) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[15]
+	mi := &file_messages_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1539,7 +1693,7 @@ func (x *Fetched) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetched.ProtoReflect.Descriptor instead.
 func (*Fetched) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{15}
+	return file_messages_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Fetched) GetLocal() int64 {
@@ -1589,7 +1743,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_messages_proto_msgTypes[16]
+	mi := &file_messages_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1601,7 +1755,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[16]
+	mi := &file_messages_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1614,7 +1768,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{16}
+	return file_messages_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Step) GetName() string {
@@ -1652,13 +1806,14 @@ type Report struct {
 	Steps         []*Step                `protobuf:"bytes,9,rep,name=steps,proto3" json:"steps,omitempty"`
 	Held          []*ImageHeld           `protobuf:"bytes,10,rep,name=held,proto3" json:"held,omitempty"`
 	HostFault     bool                   `protobuf:"varint,11,opt,name=host_fault,json=hostFault,proto3" json:"host_fault,omitempty"`
+	Traffic       *Traffic               `protobuf:"bytes,12,opt,name=traffic,proto3" json:"traffic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_messages_proto_msgTypes[17]
+	mi := &file_messages_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1670,7 +1825,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[17]
+	mi := &file_messages_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1683,7 +1838,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{17}
+	return file_messages_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Report) GetLease() string {
@@ -1763,6 +1918,13 @@ func (x *Report) GetHostFault() bool {
 	return false
 }
 
+func (x *Report) GetTraffic() *Traffic {
+	if x != nil {
+		return x.Traffic
+	}
+	return nil
+}
+
 // Which blocks of its image a workload read first; signed by the provider.
 type Trace struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1775,7 +1937,7 @@ type Trace struct {
 
 func (x *Trace) Reset() {
 	*x = Trace{}
-	mi := &file_messages_proto_msgTypes[18]
+	mi := &file_messages_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1787,7 +1949,7 @@ func (x *Trace) String() string {
 func (*Trace) ProtoMessage() {}
 
 func (x *Trace) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[18]
+	mi := &file_messages_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1800,7 +1962,7 @@ func (x *Trace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trace.ProtoReflect.Descriptor instead.
 func (*Trace) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{18}
+	return file_messages_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Trace) GetLease() string {
@@ -1837,7 +1999,7 @@ type Renewal struct {
 
 func (x *Renewal) Reset() {
 	*x = Renewal{}
-	mi := &file_messages_proto_msgTypes[19]
+	mi := &file_messages_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1849,7 +2011,7 @@ func (x *Renewal) String() string {
 func (*Renewal) ProtoMessage() {}
 
 func (x *Renewal) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[19]
+	mi := &file_messages_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1862,7 +2024,7 @@ func (x *Renewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renewal.ProtoReflect.Descriptor instead.
 func (*Renewal) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{19}
+	return file_messages_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Renewal) GetLease() string {
@@ -1914,13 +2076,18 @@ type Receipt struct {
 	Report             []byte                 `protobuf:"bytes,16,opt,name=report,proto3" json:"report,omitempty"`                                                   // envelope of a Report
 	UnusedNs           int64                  `protobuf:"varint,17,opt,name=unused_ns,json=unusedNs,proto3" json:"unused_ns,omitempty"`                              // rest of a reserved term that its customer did not use
 	UnusedCostNanousd  int64                  `protobuf:"varint,18,opt,name=unused_cost_nanousd,json=unusedCostNanousd,proto3" json:"unused_cost_nanousd,omitempty"` // what of the cost it is
+	Tariff             *Tariff                `protobuf:"bytes,19,opt,name=tariff,proto3" json:"tariff,omitempty"`
+	DiskMib            uint64                 `protobuf:"varint,20,opt,name=disk_mib,json=diskMib,proto3" json:"disk_mib,omitempty"` // that the tariff was applied to; zero: none was
+	Traffic            *Traffic               `protobuf:"bytes,21,opt,name=traffic,proto3" json:"traffic,omitempty"`
+	DiskCostNanousd    int64                  `protobuf:"varint,22,opt,name=disk_cost_nanousd,json=diskCostNanousd,proto3" json:"disk_cost_nanousd,omitempty"`          // what of the cost the disk is
+	TrafficCostNanousd int64                  `protobuf:"varint,23,opt,name=traffic_cost_nanousd,json=trafficCostNanousd,proto3" json:"traffic_cost_nanousd,omitempty"` // what of the cost the traffic is
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_messages_proto_msgTypes[20]
+	mi := &file_messages_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1932,7 +2099,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[20]
+	mi := &file_messages_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1945,7 +2112,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{20}
+	return file_messages_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Receipt) GetJob() string {
@@ -2074,6 +2241,41 @@ func (x *Receipt) GetUnusedCostNanousd() int64 {
 	return 0
 }
 
+func (x *Receipt) GetTariff() *Tariff {
+	if x != nil {
+		return x.Tariff
+	}
+	return nil
+}
+
+func (x *Receipt) GetDiskMib() uint64 {
+	if x != nil {
+		return x.DiskMib
+	}
+	return 0
+}
+
+func (x *Receipt) GetTraffic() *Traffic {
+	if x != nil {
+		return x.Traffic
+	}
+	return nil
+}
+
+func (x *Receipt) GetDiskCostNanousd() int64 {
+	if x != nil {
+		return x.DiskCostNanousd
+	}
+	return 0
+}
+
+func (x *Receipt) GetTrafficCostNanousd() int64 {
+	if x != nil {
+		return x.TrafficCostNanousd
+	}
+	return 0
+}
+
 // Bytes that one peer served.
 type PeerBytes struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2085,7 +2287,7 @@ type PeerBytes struct {
 
 func (x *PeerBytes) Reset() {
 	*x = PeerBytes{}
-	mi := &file_messages_proto_msgTypes[21]
+	mi := &file_messages_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2097,7 +2299,7 @@ func (x *PeerBytes) String() string {
 func (*PeerBytes) ProtoMessage() {}
 
 func (x *PeerBytes) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[21]
+	mi := &file_messages_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2110,7 +2312,7 @@ func (x *PeerBytes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerBytes.ProtoReflect.Descriptor instead.
 func (*PeerBytes) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{21}
+	return file_messages_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PeerBytes) GetPeer() string {
@@ -2142,7 +2344,7 @@ type Poison struct {
 
 func (x *Poison) Reset() {
 	*x = Poison{}
-	mi := &file_messages_proto_msgTypes[22]
+	mi := &file_messages_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2154,7 +2356,7 @@ func (x *Poison) String() string {
 func (*Poison) ProtoMessage() {}
 
 func (x *Poison) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[22]
+	mi := &file_messages_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2167,7 +2369,7 @@ func (x *Poison) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Poison.ProtoReflect.Descriptor instead.
 func (*Poison) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{22}
+	return file_messages_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Poison) GetLease() string {
@@ -2225,7 +2427,7 @@ type RootAdvice struct {
 
 func (x *RootAdvice) Reset() {
 	*x = RootAdvice{}
-	mi := &file_messages_proto_msgTypes[23]
+	mi := &file_messages_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2237,7 +2439,7 @@ func (x *RootAdvice) String() string {
 func (*RootAdvice) ProtoMessage() {}
 
 func (x *RootAdvice) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[23]
+	mi := &file_messages_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2250,7 +2452,7 @@ func (x *RootAdvice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootAdvice.ProtoReflect.Descriptor instead.
 func (*RootAdvice) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{23}
+	return file_messages_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RootAdvice) GetRoot() string {
@@ -2296,7 +2498,7 @@ type Advice struct {
 
 func (x *Advice) Reset() {
 	*x = Advice{}
-	mi := &file_messages_proto_msgTypes[24]
+	mi := &file_messages_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2308,7 +2510,7 @@ func (x *Advice) String() string {
 func (*Advice) ProtoMessage() {}
 
 func (x *Advice) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[24]
+	mi := &file_messages_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2321,7 +2523,7 @@ func (x *Advice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Advice.ProtoReflect.Descriptor instead.
 func (*Advice) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{24}
+	return file_messages_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Advice) GetBoot() string {
@@ -2390,7 +2592,14 @@ const file_messages_proto_rawDesc = "" +
 	"\x0eunusable_cause\x18\x0e \x01(\tR\runusableCause\"7\n" +
 	"\tImageHeld\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
-	"\x04root\x18\x02 \x01(\tR\x04root\"\xb0\x04\n" +
+	"\x04root\x18\x02 \x01(\tR\x04root\"\xaa\x01\n" +
+	"\x06Tariff\x128\n" +
+	"\x19disk_nanousd_per_gib_hour\x18\x01 \x01(\x03R\x15diskNanousdPerGibHour\x123\n" +
+	"\x16ingress_nanousd_per_gb\x18\x02 \x01(\x03R\x13ingressNanousdPerGb\x121\n" +
+	"\x15egress_nanousd_per_gb\x18\x03 \x01(\x03R\x12egressNanousdPerGb\";\n" +
+	"\aTraffic\x12\x18\n" +
+	"\aingress\x18\x01 \x01(\x03R\aingress\x12\x16\n" +
+	"\x06egress\x18\x02 \x01(\x03R\x06egress\"\xdb\x04\n" +
 	"\x05Offer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bprovider\x18\x02 \x01(\tR\bprovider\x12\x12\n" +
@@ -2410,7 +2619,8 @@ const file_messages_proto_rawDesc = "" +
 	"\x05agent\x18\x0e \x01(\tR\x05agent\x126\n" +
 	"\x18min_bid_nanousd_per_hour\x18\x0f \x01(\x03R\x14minBidNanousdPerHour\x12B\n" +
 	"\x1ereserved_rate_nanousd_per_hour\x18\x10 \x01(\x03R\x1areservedRateNanousdPerHour\x12&\n" +
-	"\x0freserved_min_ns\x18\x11 \x01(\x03R\rreservedMinNs\"Z\n" +
+	"\x0freserved_min_ns\x18\x11 \x01(\x03R\rreservedMinNs\x12)\n" +
+	"\x06tariff\x18\x12 \x01(\v2\x11.rialto.v1.TariffR\x06tariff\"Z\n" +
 	"\bOfferSet\x12\x12\n" +
 	"\x04boot\x18\x01 \x01(\tR\x04boot\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12(\n" +
@@ -2427,7 +2637,7 @@ const file_messages_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\tR\x04root\x12\x12\n" +
 	"\x04path\x18\x03 \x01(\tR\x04path\x12\x18\n" +
-	"\aprivate\x18\x04 \x01(\bR\aprivate\"\xab\a\n" +
+	"\aprivate\x18\x04 \x01(\bR\aprivate\"\xeb\a\n" +
 	"\aJobSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +
@@ -2463,13 +2673,15 @@ const file_messages_proto_rawDesc = "" +
 	"sameRegion\x12/\n" +
 	"\x14bid_nanousd_per_hour\x18\x1c \x01(\x03R\x11bidNanousdPerHour\x12\x1d\n" +
 	"\n" +
-	"reserve_ns\x18\x1d \x01(\x03R\treserveNs\"4\n" +
+	"reserve_ns\x18\x1d \x01(\x03R\treserveNs\x12\x19\n" +
+	"\bdisk_mib\x18\x1e \x01(\x04R\adiskMib\x12#\n" +
+	"\rtraffic_bytes\x18\x1f \x01(\x03R\ftrafficBytes\"4\n" +
 	"\bGPULease\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"7\n" +
 	"\vBlockSource\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x14\n" +
-	"\x05addrs\x18\x02 \x03(\tR\x05addrs\"\x8a\x02\n" +
+	"\x05addrs\x18\x02 \x03(\tR\x05addrs\"\xb5\x02\n" +
 	"\x04Hold\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12\x10\n" +
 	"\x03job\x18\x02 \x01(\tR\x03job\x12\x14\n" +
@@ -2480,7 +2692,8 @@ const file_messages_proto_rawDesc = "" +
 	"\asources\x18\b \x03(\v2\x16.rialto.v1.BlockSourceR\asources\x12\x14\n" +
 	"\x05trace\x18\t \x01(\fR\x05trace\x12\x12\n" +
 	"\x04rank\x18\n" +
-	" \x01(\x05R\x04rankJ\x04\b\a\x10\bR\x04root\"\xe1\x01\n" +
+	" \x01(\x05R\x04rank\x12)\n" +
+	"\x06tariff\x18\v \x01(\v2\x11.rialto.v1.TariffR\x06tariffJ\x04\b\a\x10\bR\x04root\"\x8c\x02\n" +
 	"\x05Grant\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12\x10\n" +
 	"\x03job\x18\x02 \x01(\tR\x03job\x12'\n" +
@@ -2489,7 +2702,8 @@ const file_messages_proto_rawDesc = "" +
 	"tunnel_key\x18\x04 \x01(\fR\ttunnelKey\x12\x1c\n" +
 	"\tendpoints\x18\x05 \x03(\tR\tendpoints\x121\n" +
 	"\x15rate_nanousd_per_hour\x18\x06 \x01(\x03R\x12rateNanousdPerHour\x12\x17\n" +
-	"\afirm_ns\x18\a \x01(\x03R\x06firmNs\"`\n" +
+	"\afirm_ns\x18\a \x01(\x03R\x06firmNs\x12)\n" +
+	"\x06tariff\x18\b \x01(\v2\x11.rialto.v1.TariffR\x06tariff\"`\n" +
 	"\x06Answer\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12&\n" +
 	"\x05grant\x18\x02 \x01(\v2\x10.rialto.v1.GrantR\x05grant\x12\x18\n" +
@@ -2510,7 +2724,7 @@ const file_messages_proto_rawDesc = "" +
 	"\x04Step\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bstart_ns\x18\x02 \x01(\x03R\astartNs\x12\x17\n" +
-	"\atook_ns\x18\x03 \x01(\x03R\x06tookNs\"\xef\x02\n" +
+	"\atook_ns\x18\x03 \x01(\x03R\x06tookNs\"\x9d\x03\n" +
 	"\x06Report\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12'\n" +
 	"\x04gpus\x18\x02 \x03(\v2\x13.rialto.v1.GPULeaseR\x04gpus\x12\x10\n" +
@@ -2524,7 +2738,8 @@ const file_messages_proto_rawDesc = "" +
 	"\x04held\x18\n" +
 	" \x03(\v2\x14.rialto.v1.ImageHeldR\x04held\x12\x1d\n" +
 	"\n" +
-	"host_fault\x18\v \x01(\bR\thostFault\"G\n" +
+	"host_fault\x18\v \x01(\bR\thostFault\x12,\n" +
+	"\atraffic\x18\f \x01(\v2\x12.rialto.v1.TrafficR\atraffic\"G\n" +
 	"\x05Trace\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\tR\x04root\x12\x14\n" +
@@ -2534,7 +2749,7 @@ const file_messages_proto_rawDesc = "" +
 	"\x06ttl_ns\x18\x02 \x01(\x03R\x05ttlNs\x12\x10\n" +
 	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x1d\n" +
 	"\n" +
-	"preempt_ns\x18\x04 \x01(\x03R\tpreemptNs\"\xbb\x04\n" +
+	"preempt_ns\x18\x04 \x01(\x03R\tpreemptNs\"\x8d\x06\n" +
 	"\aReceipt\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x14\n" +
 	"\x05lease\x18\x02 \x01(\tR\x05lease\x12\x1a\n" +
@@ -2555,7 +2770,12 @@ const file_messages_proto_rawDesc = "" +
 	"\texit_code\x18\x0f \x01(\x11R\bexitCode\x12\x16\n" +
 	"\x06report\x18\x10 \x01(\fR\x06report\x12\x1b\n" +
 	"\tunused_ns\x18\x11 \x01(\x03R\bunusedNs\x12.\n" +
-	"\x13unused_cost_nanousd\x18\x12 \x01(\x03R\x11unusedCostNanousd\"5\n" +
+	"\x13unused_cost_nanousd\x18\x12 \x01(\x03R\x11unusedCostNanousd\x12)\n" +
+	"\x06tariff\x18\x13 \x01(\v2\x11.rialto.v1.TariffR\x06tariff\x12\x19\n" +
+	"\bdisk_mib\x18\x14 \x01(\x04R\adiskMib\x12,\n" +
+	"\atraffic\x18\x15 \x01(\v2\x12.rialto.v1.TrafficR\atraffic\x12*\n" +
+	"\x11disk_cost_nanousd\x18\x16 \x01(\x03R\x0fdiskCostNanousd\x120\n" +
+	"\x14traffic_cost_nanousd\x18\x17 \x01(\x03R\x12trafficCostNanousd\"5\n" +
 	"\tPeerBytes\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\"\x8b\x01\n" +
@@ -2603,61 +2823,69 @@ func file_messages_proto_rawDescGZIP() []byte {
 }
 
 var file_messages_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_messages_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_messages_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_messages_proto_goTypes = []any{
 	(Level)(0),           // 0: rialto.v1.Level
 	(Phase)(0),           // 1: rialto.v1.Phase
 	(*GPU)(nil),          // 2: rialto.v1.GPU
 	(*ImageHeld)(nil),    // 3: rialto.v1.ImageHeld
-	(*Offer)(nil),        // 4: rialto.v1.Offer
-	(*OfferSet)(nil),     // 5: rialto.v1.OfferSet
-	(*GPURequest)(nil),   // 6: rialto.v1.GPURequest
-	(*EnvVar)(nil),       // 7: rialto.v1.EnvVar
-	(*WeightsMount)(nil), // 8: rialto.v1.WeightsMount
-	(*JobSpec)(nil),      // 9: rialto.v1.JobSpec
-	(*GPULease)(nil),     // 10: rialto.v1.GPULease
-	(*BlockSource)(nil),  // 11: rialto.v1.BlockSource
-	(*Hold)(nil),         // 12: rialto.v1.Hold
-	(*Grant)(nil),        // 13: rialto.v1.Grant
-	(*Answer)(nil),       // 14: rialto.v1.Answer
-	(*Confirm)(nil),      // 15: rialto.v1.Confirm
-	(*Release)(nil),      // 16: rialto.v1.Release
-	(*Fetched)(nil),      // 17: rialto.v1.Fetched
-	(*Step)(nil),         // 18: rialto.v1.Step
-	(*Report)(nil),       // 19: rialto.v1.Report
-	(*Trace)(nil),        // 20: rialto.v1.Trace
-	(*Renewal)(nil),      // 21: rialto.v1.Renewal
-	(*Receipt)(nil),      // 22: rialto.v1.Receipt
-	(*PeerBytes)(nil),    // 23: rialto.v1.PeerBytes
-	(*Poison)(nil),       // 24: rialto.v1.Poison
-	(*RootAdvice)(nil),   // 25: rialto.v1.RootAdvice
-	(*Advice)(nil),       // 26: rialto.v1.Advice
+	(*Tariff)(nil),       // 4: rialto.v1.Tariff
+	(*Traffic)(nil),      // 5: rialto.v1.Traffic
+	(*Offer)(nil),        // 6: rialto.v1.Offer
+	(*OfferSet)(nil),     // 7: rialto.v1.OfferSet
+	(*GPURequest)(nil),   // 8: rialto.v1.GPURequest
+	(*EnvVar)(nil),       // 9: rialto.v1.EnvVar
+	(*WeightsMount)(nil), // 10: rialto.v1.WeightsMount
+	(*JobSpec)(nil),      // 11: rialto.v1.JobSpec
+	(*GPULease)(nil),     // 12: rialto.v1.GPULease
+	(*BlockSource)(nil),  // 13: rialto.v1.BlockSource
+	(*Hold)(nil),         // 14: rialto.v1.Hold
+	(*Grant)(nil),        // 15: rialto.v1.Grant
+	(*Answer)(nil),       // 16: rialto.v1.Answer
+	(*Confirm)(nil),      // 17: rialto.v1.Confirm
+	(*Release)(nil),      // 18: rialto.v1.Release
+	(*Fetched)(nil),      // 19: rialto.v1.Fetched
+	(*Step)(nil),         // 20: rialto.v1.Step
+	(*Report)(nil),       // 21: rialto.v1.Report
+	(*Trace)(nil),        // 22: rialto.v1.Trace
+	(*Renewal)(nil),      // 23: rialto.v1.Renewal
+	(*Receipt)(nil),      // 24: rialto.v1.Receipt
+	(*PeerBytes)(nil),    // 25: rialto.v1.PeerBytes
+	(*Poison)(nil),       // 26: rialto.v1.Poison
+	(*RootAdvice)(nil),   // 27: rialto.v1.RootAdvice
+	(*Advice)(nil),       // 28: rialto.v1.Advice
 }
 var file_messages_proto_depIdxs = []int32{
 	0,  // 0: rialto.v1.GPU.level:type_name -> rialto.v1.Level
 	2,  // 1: rialto.v1.Offer.gpus:type_name -> rialto.v1.GPU
 	3,  // 2: rialto.v1.Offer.images:type_name -> rialto.v1.ImageHeld
-	4,  // 3: rialto.v1.OfferSet.offers:type_name -> rialto.v1.Offer
-	7,  // 4: rialto.v1.JobSpec.env:type_name -> rialto.v1.EnvVar
-	6,  // 5: rialto.v1.JobSpec.gpu:type_name -> rialto.v1.GPURequest
-	8,  // 6: rialto.v1.JobSpec.weights:type_name -> rialto.v1.WeightsMount
-	11, // 7: rialto.v1.Hold.sources:type_name -> rialto.v1.BlockSource
-	10, // 8: rialto.v1.Grant.gpus:type_name -> rialto.v1.GPULease
-	13, // 9: rialto.v1.Answer.grant:type_name -> rialto.v1.Grant
-	23, // 10: rialto.v1.Fetched.from:type_name -> rialto.v1.PeerBytes
-	10, // 11: rialto.v1.Report.gpus:type_name -> rialto.v1.GPULease
-	1,  // 12: rialto.v1.Report.phase:type_name -> rialto.v1.Phase
-	17, // 13: rialto.v1.Report.fetched:type_name -> rialto.v1.Fetched
-	18, // 14: rialto.v1.Report.steps:type_name -> rialto.v1.Step
-	3,  // 15: rialto.v1.Report.held:type_name -> rialto.v1.ImageHeld
-	10, // 16: rialto.v1.Receipt.gpus:type_name -> rialto.v1.GPULease
-	17, // 17: rialto.v1.Receipt.fetched:type_name -> rialto.v1.Fetched
-	25, // 18: rialto.v1.Advice.roots:type_name -> rialto.v1.RootAdvice
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	4,  // 3: rialto.v1.Offer.tariff:type_name -> rialto.v1.Tariff
+	6,  // 4: rialto.v1.OfferSet.offers:type_name -> rialto.v1.Offer
+	9,  // 5: rialto.v1.JobSpec.env:type_name -> rialto.v1.EnvVar
+	8,  // 6: rialto.v1.JobSpec.gpu:type_name -> rialto.v1.GPURequest
+	10, // 7: rialto.v1.JobSpec.weights:type_name -> rialto.v1.WeightsMount
+	13, // 8: rialto.v1.Hold.sources:type_name -> rialto.v1.BlockSource
+	4,  // 9: rialto.v1.Hold.tariff:type_name -> rialto.v1.Tariff
+	12, // 10: rialto.v1.Grant.gpus:type_name -> rialto.v1.GPULease
+	4,  // 11: rialto.v1.Grant.tariff:type_name -> rialto.v1.Tariff
+	15, // 12: rialto.v1.Answer.grant:type_name -> rialto.v1.Grant
+	25, // 13: rialto.v1.Fetched.from:type_name -> rialto.v1.PeerBytes
+	12, // 14: rialto.v1.Report.gpus:type_name -> rialto.v1.GPULease
+	1,  // 15: rialto.v1.Report.phase:type_name -> rialto.v1.Phase
+	19, // 16: rialto.v1.Report.fetched:type_name -> rialto.v1.Fetched
+	20, // 17: rialto.v1.Report.steps:type_name -> rialto.v1.Step
+	3,  // 18: rialto.v1.Report.held:type_name -> rialto.v1.ImageHeld
+	5,  // 19: rialto.v1.Report.traffic:type_name -> rialto.v1.Traffic
+	12, // 20: rialto.v1.Receipt.gpus:type_name -> rialto.v1.GPULease
+	19, // 21: rialto.v1.Receipt.fetched:type_name -> rialto.v1.Fetched
+	4,  // 22: rialto.v1.Receipt.tariff:type_name -> rialto.v1.Tariff
+	5,  // 23: rialto.v1.Receipt.traffic:type_name -> rialto.v1.Traffic
+	27, // 24: rialto.v1.Advice.roots:type_name -> rialto.v1.RootAdvice
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_messages_proto_init() }
@@ -2671,7 +2899,7 @@ func file_messages_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_messages_proto_rawDesc), len(file_messages_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -51,7 +51,7 @@ func encodeOffer(x broker.Offer) *Offer {
 		Gpus: each(x.GPUs, encodeGPU), Free: x.Free, RateNanousdPerHour: int64(x.Rate), Cpus: narrow(x.CPUs),
 		MemoryMib: x.MemoryMiB, DiskMib: x.DiskMiB, Images: each(x.Images, encodeImageHeld), Weights: x.Weights,
 		Addrs: x.Addrs, Agent: x.Agent, MinBidNanousdPerHour: int64(x.MinBid),
-		ReservedRateNanousdPerHour: int64(x.ReservedRate), ReservedMinNs: int64(x.ReservedMin),
+		ReservedRateNanousdPerHour: int64(x.ReservedRate), ReservedMinNs: int64(x.ReservedMin), Tariff: encodeTariff(x.Tariff),
 	}
 }
 
@@ -75,6 +75,7 @@ func decodeOffer(c checker, m *Offer) broker.Offer {
 
 		ReservedRate: c.rate("reserved_rate_nanousd_per_hour", m.GetReservedRateNanousdPerHour()),
 		ReservedMin:  c.duration("reserved_min_ns", m.GetReservedMinNs()),
+		Tariff:       decodeTariff(c.in("tariff"), m.GetTariff()),
 	}
 	if (x.ReservedRate == 0) != (x.ReservedMin == 0) {
 		c.failf("reserved_min_ns", "a reserved rate of %v with a least term of %v", x.ReservedRate, x.ReservedMin)
@@ -125,6 +126,21 @@ func decodeGPU(c checker, m *GPU) broker.GPU {
 		DeviceMinor:   c.integer("device_minor", m.GetDeviceMinor(), -1, maxMinor-1),
 		Busy:          m.GetBusy(),
 		UnusableCause: c.message("unusable_cause", m.GetUnusableCause()),
+	}
+}
+
+func encodeTariff(x broker.Tariff) *Tariff {
+	if x == (broker.Tariff{}) {
+		return nil
+	}
+	return &Tariff{DiskNanousdPerGibHour: int64(x.Disk), IngressNanousdPerGb: int64(x.Ingress), EgressNanousdPerGb: int64(x.Egress)}
+}
+
+func decodeTariff(c checker, m *Tariff) broker.Tariff {
+	return broker.Tariff{
+		Disk:    c.rate("disk_nanousd_per_gib_hour", m.GetDiskNanousdPerGibHour()),
+		Ingress: c.money("ingress_nanousd_per_gb", m.GetIngressNanousdPerGb()),
+		Egress:  c.money("egress_nanousd_per_gb", m.GetEgressNanousdPerGb()),
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"rialto/broker"
 	"rialto/p2p/identity"
+	"rialto/pricing"
 )
 
 // SealReport signs a provider's word about a lease.
@@ -27,7 +28,7 @@ func encodeReport(x broker.Report) *Report {
 		Lease: string(x.Lease), Gpus: each(x.GPUs, encodeGPULease), Seq: x.Seq, Phase: Phase(x.Phase),
 		ExitCode: narrow(x.ExitCode), Message: clean(x.Message), UsedNs: int64(x.Used),
 		Fetched: encodeFetched(x.Fetched), Steps: each(x.Steps, encodeStep), Held: each(x.Held, encodeImageHeld),
-		HostFault: x.HostFault,
+		HostFault: x.HostFault, Traffic: encodeTraffic(x.Traffic),
 	}
 }
 
@@ -49,6 +50,7 @@ func decodeReport(c checker, m *Report) broker.Report {
 		Held:     messages(c, "held", m.GetHeld(), maxHeld, decodeImageHeld),
 
 		HostFault: m.GetHostFault(),
+		Traffic:   decodeTraffic(c.in("traffic"), m.GetTraffic()),
 	}
 	if x.HostFault && (x.Phase != broker.PhaseBroken || x.Used != 0) {
 		c.failf("host_fault", "of a workload that became ready, or is not broken")
@@ -84,6 +86,17 @@ func decodePeerBytes(c checker, m *PeerBytes) broker.PeerBytes {
 		c.failf("bytes", "none")
 	}
 	return x
+}
+
+func encodeTraffic(x broker.Traffic) *Traffic {
+	if x == (broker.Traffic{}) {
+		return nil
+	}
+	return &Traffic{Ingress: x.Ingress, Egress: x.Egress}
+}
+
+func decodeTraffic(c checker, m *Traffic) broker.Traffic {
+	return broker.Traffic{Ingress: c.count("ingress", m.GetIngress()), Egress: c.count("egress", m.GetEgress())}
 }
 
 func encodeStep(x broker.Step) *Step {
@@ -146,6 +159,8 @@ func encodeReceipt(x broker.Receipt) *Receipt {
 		ReadyNs: nanos(x.Ready), EndedNs: nanos(x.Ended), UsedNs: int64(x.Used), BilledNs: int64(x.Billed),
 		CostNanousd: int64(x.Cost), FeeNanousd: int64(x.Fee), Fetched: encodeFetched(x.Fetched),
 		ExitCode: narrow(x.ExitCode), Report: x.Report, UnusedNs: int64(x.Unused), UnusedCostNanousd: int64(x.UnusedCost),
+		Tariff: encodeTariff(x.Tariff), DiskMib: x.DiskMiB, Traffic: encodeTraffic(x.Traffic),
+		DiskCostNanousd: int64(x.DiskCost), TrafficCostNanousd: int64(x.TrafficCost),
 	}
 }
 
@@ -170,9 +185,23 @@ func decodeReceipt(c checker, m *Receipt) broker.Receipt {
 
 		Unused:     c.duration("unused_ns", m.GetUnusedNs()),
 		UnusedCost: c.money("unused_cost_nanousd", m.GetUnusedCostNanousd()),
+
+		Tariff:      decodeTariff(c.in("tariff"), m.GetTariff()),
+		DiskMiB:     c.size("disk_mib", m.GetDiskMib(), maxDiskMiB),
+		Traffic:     decodeTraffic(c.in("traffic"), m.GetTraffic()),
+		DiskCost:    c.money("disk_cost_nanousd", m.GetDiskCostNanousd()),
+		TrafficCost: c.money("traffic_cost_nanousd", m.GetTrafficCostNanousd()),
 	}
-	if x.UnusedCost > x.Cost {
-		c.failf("unused_cost_nanousd", "%d of a cost of %d", x.UnusedCost, x.Cost)
+	left := x.Cost
+	for _, part := range []struct {
+		field string
+		cost  pricing.Money
+	}{{"unused_cost_nanousd", x.UnusedCost}, {"disk_cost_nanousd", x.DiskCost}, {"traffic_cost_nanousd", x.TrafficCost}} {
+		if part.cost > left {
+			c.failf(part.field, "%d of the %d that is left of a cost of %d", part.cost, left, x.Cost)
+			break
+		}
+		left -= part.cost
 	}
 	if x.Billed > x.Used {
 		c.failf("billed_ns", "%v billed for %v used", x.Billed, x.Used)

@@ -71,7 +71,7 @@ func sampleOfferSet(provider broker.PeerID) broker.OfferSet {
 		Free: []string{"GPU-1"}, Rate: 400_000_000, CPUs: 8, MemoryMiB: 32768, DiskMiB: 1 << 20,
 		Images:  []broker.ImageHeld{{Digest: sampleDigest, Root: sampleCID}},
 		Weights: []string{sampleCID}, Addrs: []string{sampleAddr}, Agent: "rialto-provider 0.1", MinBid: 100_000_000,
-		ReservedRate: 300_000_000, ReservedMin: 24 * time.Hour,
+		ReservedRate: 300_000_000, ReservedMin: 24 * time.Hour, Tariff: sampleTariff(),
 	}}}
 }
 
@@ -85,6 +85,7 @@ func sampleJobSpec(customer broker.PeerID) broker.JobSpec {
 		TunnelKey: tunnelKey(), Customer: customer, Broker: customer, Created: sampleTime(), Nonce: "n-1", Root: sampleCID, Where: "gpu_ram>=24GiB", WaitRate: 1_000_000_000,
 		Firm:      15 * time.Second,
 		GoodUntil: sampleTime().Add(time.Hour), Nodes: 4, SameRegion: true, Reserve: 50 * time.Minute, Bid: 250_000_000,
+		DiskMiB: 20 << 10, Traffic: 5e9,
 	}
 }
 
@@ -103,7 +104,7 @@ func samplePrivate(customer broker.PeerID) broker.JobSpec {
 func sampleHold(peer broker.PeerID) broker.Hold {
 	return broker.Hold{
 		Lease: sampleLease, Job: sampleJob, Offer: "rtx-4090", Rate: 400_000_000, Spec: []byte("sealed"), TTL: 10 * time.Second,
-		Sources: []broker.BlockSource{{Peer: peer, Addrs: []string{sampleAddr}}}, Trace: sampleTrace(), Rank: 3,
+		Sources: []broker.BlockSource{{Peer: peer, Addrs: []string{sampleAddr}}}, Trace: sampleTrace(), Rank: 3, Tariff: sampleTariff(),
 	}
 }
 
@@ -117,7 +118,7 @@ func sampleAnswers() []broker.Answer {
 	return []broker.Answer{
 		{Lease: sampleLease, Grant: &broker.Grant{
 			Lease: sampleLease, Job: sampleJob, GPUs: sampleGPULeases(), TunnelKey: tunnelKey(),
-			Endpoints: []string{"203.0.113.7:51820", "[2001:db8::7]:51820"}, Rate: 400_000_000, Firm: 15 * time.Second,
+			Endpoints: []string{"203.0.113.7:51820", "[2001:db8::7]:51820"}, Rate: 400_000_000, Firm: 15 * time.Second, Tariff: sampleTariff(),
 		}},
 		{Lease: sampleLease, Refusal: "all GPUs are leased"},
 	}
@@ -150,9 +151,15 @@ func sampleReport(peer broker.PeerID) broker.Report {
 	return broker.Report{
 		Lease: sampleLease, GPUs: sampleGPULeases(), Seq: 3, Phase: broker.PhaseExited, ExitCode: 137, Message: "killed",
 		Used: time.Minute, Fetched: sampleFetched(peer), Steps: []broker.Step{{Name: "image", Start: 1, Took: time.Second}},
-		Held: []broker.ImageHeld{{Digest: sampleDigest, Root: sampleCID}},
+		Held: []broker.ImageHeld{{Digest: sampleDigest, Root: sampleCID}}, Traffic: sampleTraffic(),
 	}
 }
+
+func sampleTariff() broker.Tariff {
+	return broker.Tariff{Disk: 200_000, Ingress: 5_000_000, Egress: 10_000_000}
+}
+
+func sampleTraffic() broker.Traffic { return broker.Traffic{Ingress: 1 << 40, Egress: 7} }
 
 func sampleBroken() broker.Report {
 	return broker.Report{
@@ -169,6 +176,7 @@ func sampleReceipt(peer broker.PeerID) broker.Receipt {
 		Job: sampleJob, Lease: sampleLease, Customer: peer, Provider: peer, GPUs: sampleGPULeases(), Model: "RTX 4090",
 		Rate: 400_000_000, Ready: sampleTime(), Ended: sampleTime().Add(time.Minute), Used: time.Minute, Billed: 59 * time.Second,
 		Cost: 6_555_556, Fee: 327_778, Fetched: sampleFetched(peer), ExitCode: -1, Report: []byte("sealed"),
-		Unused: 30 * time.Second, UnusedCost: 3_333_333,
+		Unused: 30 * time.Second, UnusedCost: 3_333_333, Tariff: sampleTariff(), DiskMiB: 20 << 10, Traffic: sampleTraffic(),
+		DiskCost: 1_000_000, TrafficCost: 2_000_000,
 	}
 }

@@ -124,7 +124,7 @@ func (a *Agent) claim(arrived time.Time, hold broker.Hold, spec broker.JobSpec, 
 	}
 	w := newWorkload(a, provider.Record{
 		Lease: hold.Lease, Job: hold.Job, Broker: from, State: provider.StateHeld, GPUs: claim.GPUs, Simulated: simulated,
-		Spec: hold.Spec, Sources: fitting(hold.Sources), TunnelKey: key, Deadline: a.Clock.instant(claim.Deadline), Rate: hold.Rate,
+		Spec: hold.Spec, Sources: fitting(hold.Sources), TunnelKey: key, Deadline: a.Clock.instant(claim.Deadline), Rate: hold.Rate, Tariff: hold.Tariff,
 		Report: broker.Report{Lease: hold.Lease, GPUs: claim.GPUs, Phase: broker.PhasePreparing}, Rank: hold.Rank,
 	}, spec, arrived)
 	w.hint = hold.Trace
@@ -186,7 +186,10 @@ func (a *Agent) checkOffer(hold broker.Hold, spec broker.JobSpec) error {
 	}
 	sells := broker.Offer{Rate: a.Rate, ReservedRate: a.ReservedRate, ReservedMin: a.ReservedMin}
 	price := sells.RateFor(spec.Reserve)
+	charge, err := spec.Charge(hold.Rate, hold.Tariff)
 	switch {
+	case err != nil:
+		return refusal("the price is not one: " + err.Error())
 	case a.draining:
 		return refusal("the provider takes no more jobs")
 	case spec.Firm == 0 && holding >= a.MaxHolds:
@@ -201,13 +204,13 @@ func (a *Agent) checkOffer(hold broker.Hold, spec broker.JobSpec) error {
 		return refusal("the price is above the customer's bid")
 	case spec.Bid == 0 && hold.Rate < price: // its owner may ask more at a broker
 		return refusal(fmt.Sprintf("the price is %v, not %v", price, hold.Rate))
-	case price < a.Rate && !spec.Pays(spec.Reserve, hold.Rate):
+	case price < a.Rate && !spec.Pays(spec.Reserve, charge):
 		return refusal(fmt.Sprintf("the job's budget does not pay the %v that its customer commits to", spec.Reserve))
 	case min(hold.TTL, maxHoldTTL) < spec.Firm:
 		return refusal(fmt.Sprintf("the quote is to last %v, the hold %v", spec.Firm, hold.TTL))
 	case hold.Rank >= max(1, spec.Nodes):
 		return refusal(fmt.Sprintf("the customer wants %d hosts, this would be number %d", max(1, spec.Nodes), hold.Rank+1))
-	case spec.MaxRate != 0 && hold.Rate > spec.MaxRate:
+	case !spec.Affords(hold.Rate, charge):
 		return refusal("the price is above the customer's limit")
 	case spec.Region != "" && spec.Region != a.Region:
 		return refusal("the job is for another region")
@@ -227,7 +230,7 @@ func (a *Agent) checkWhere(offer broker.OfferID, where broker.Filter, spec broke
 			continue
 		}
 		o := a.offerOf(model, diskMiB)
-		if p, fails := where.Fails(&o, spec.GPU.Count, spec.Reserve); fails {
+		if p, fails := where.Fails(&o, &spec); fails {
 			return refusal(fmt.Sprintf("the offer does not satisfy the job's %s", p))
 		}
 	}
@@ -268,7 +271,12 @@ func (a *Agent) confirm(ctx context.Context, from identity.ID, request []byte) (
 		return nil, fmt.Errorf("confirm %s: %w", c.Lease, err)
 	}
 	ttl := min(c.TTL, maxLeaseTTL)
-	most, err := w.spec.MostTime(w.record().Rate)
+	r := w.record()
+	charge, err := w.spec.Charge(r.Rate, r.Tariff)
+	if err != nil {
+		return nil, fmt.Errorf("confirm %s: %w", c.Lease, err)
+	}
+	most, err := w.spec.MostTime(charge)
 	if err != nil {
 		return nil, fmt.Errorf("confirm %s: %w", c.Lease, err)
 	}

@@ -183,7 +183,7 @@ func (w *workload) grant(ctx context.Context, port uint16) error {
 	}
 	g := broker.Grant{Lease: w.lease, Job: r.Job, GPUs: r.GPUs, TunnelKey: key, Endpoints: w.agent.endpoints(port)}
 	if w.spec.Firm > 0 {
-		g.Rate, g.Firm = r.Rate, w.spec.Firm
+		g.Rate, g.Tariff, g.Firm = r.Rate, r.Tariff, w.spec.Firm
 		w.agent.Touch() // other brokers need not ask for these GPUs for a while
 	}
 	envelope, err := wire.SealAnswer(w.agent.Key, broker.Answer{Lease: w.lease, Grant: &g})
