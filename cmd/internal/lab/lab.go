@@ -54,7 +54,7 @@ type Lab struct {
 	procs []*Proc // in the order of their start
 }
 
-// New remembers what the machine looks like and starts nothing.
+// New waits until no other process has a lab on this machine, remembers what the machine looks like and starts nothing.
 func New(cfg Config) (*Lab, error) {
 	if cfg.Name == "" {
 		cfg.Name = "lab"
@@ -73,6 +73,9 @@ func New(cfg Config) (*Lab, error) {
 	}
 	if os.Geteuid() != 0 {
 		return nil, errors.New("lab: network namespaces and containers need root")
+	}
+	if _, err := takeTurn(); err != nil {
+		return nil, err
 	}
 	before, err := takeSnapshot(cfg)
 	if err != nil {
