@@ -163,8 +163,16 @@ func (t *top) Wanted(r pricing.Rate) bool {
 	return len(t.all) < t.n || t.floor.cost(r) <= t.all[t.n-1].cost.Total
 }
 
+func (t *top) Most(r pricing.Rate) Tariff {
+	if len(t.all) < t.n {
+		return anyTariff()
+	}
+	return t.floor.most(t.all[t.n-1].cost.Total - t.floor.cost(r))
+}
+
 func (t *top) Visit(l *Listed) {
-	if !t.Wanted(l.Rate) || !t.fits(l) {
+	full := len(t.all) == t.n
+	if full && t.floor.cost(l.Rate)+t.floor.beside(&l.Offer.Tariff) > t.all[t.n-1].cost.Total || !t.fits(l) {
 		return
 	}
 	c, ok := t.m.candidate(t.q, l.Offer)
@@ -175,7 +183,7 @@ func (t *top) Visit(l *Listed) {
 	if at == t.n {
 		return
 	}
-	if len(t.all) == t.n {
+	if full {
 		t.all = t.all[:t.n-1]
 	}
 	t.all = slices.Insert(t.all, at, c)
@@ -209,9 +217,11 @@ type drawn struct {
 
 func (d *draw) Wanted(r pricing.Rate) bool { return d.floor.cost(r) <= d.limit }
 
+func (d *draw) Most(r pricing.Rate) Tariff { return d.floor.most(d.limit - d.floor.cost(r)) }
+
 func (d *draw) Visit(l *Listed) {
 	x := drawn{lot: lot(d.seed, l.name, l.Free/d.q.GPU.Count)}
-	if len(d.all) == d.n && x.lot > d.all[d.n-1].lot || !d.Wanted(l.Rate) || !d.fits(l) {
+	if len(d.all) == d.n && x.lot > d.all[d.n-1].lot || d.floor.cost(l.Rate)+d.floor.beside(&l.Offer.Tariff) > d.limit || !d.fits(l) {
 		return
 	}
 	var ok bool

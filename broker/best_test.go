@@ -27,6 +27,9 @@ func (s *strict) Walk(w *Want, g Goal) {
 			len(w.Regions) > 0 && !slices.ContainsFunc(w.Regions, func(x string) bool { return sameName(x, o.Region) }) {
 			continue
 		}
+		if !o.Tariff.within(g.Most(l.Rate)) {
+			continue
+		}
 		g.Visit(l)
 	}
 }
@@ -44,9 +47,15 @@ func TestBest(t *testing.T) {
 		base := pricing.Rate(rapid.SampledFrom([]int{0, 1, 1000, 400_000_000}).Draw(t, "base"))
 		for i := range rapid.IntRange(1, 40).Draw(t, "offers") {
 			p := PeerID(fmt.Sprintf("p%02d", i%30))
-			o := &Offer{ID: OfferID(fmt.Sprint(i)), Provider: p, Host: fmt.Sprint("h", i), Rate: base + base/200*pricing.Rate(few("dearer", 12)) + pricing.Rate(few("more", 1))}
+			o := &Offer{ID: OfferID(fmt.Sprint(i)), Provider: p, Host: fmt.Sprint("h", i), DiskMiB: MaxDiskMiB, Rate: base + base/200*pricing.Rate(few("dearer", 12)) + pricing.Rate(few("more", 1))}
 			if o.Rate > 1 && few("reserved", 2) == 0 {
 				o.ReservedRate, o.ReservedMin = max(1, o.Rate-1-base/100*pricing.Rate(few("cheaper", 6))), time.Duration(1+few("term", 2))*time.Hour
+			}
+			if few("charges", 2) > 0 {
+				o.Tariff = Tariff{
+					Disk: base/2000*pricing.Rate(few("disk", 4)) + pricing.Rate(few("disk more", 2)), Ingress: pricing.Money(base)/200*pricing.Money(few("ingress", 4)) + pricing.Money(few("ingress more", 2)),
+					Egress: pricing.Money(base) / 200 * pricing.Money(few("egress", 4)),
+				}
 			}
 			o.Region = rapid.SampledFrom([]string{"", "US", "DE", "FR"}).Draw(t, "region")
 			model, memory := rapid.SampledFrom([]string{"RTX 4090", "H200"}).Draw(t, "model"), uint64(24<<10*rapid.IntRange(1, 2).Draw(t, "memory"))
@@ -90,6 +99,9 @@ func TestBest(t *testing.T) {
 			Run:      rapid.SampledFrom([]time.Duration{0, time.Second, time.Minute, 24 * time.Hour, 700 * time.Hour}).Draw(t, "run"),
 			WaitRate: pricing.Rate(few("wait", 2)) * 2 * base,
 			Reserve:  time.Duration(few("reserve", 3)) * time.Hour,
+			DiskMiB:  rapid.SampledFrom([]uint64{0, 0, 16, 1000, MaxDiskMiB}).Draw(t, "writes"),
+			Traffic:  rapid.SampledFrom([]int64{0, 0, 1, 3e8, 5e9, MaxTraffic}).Draw(t, "sends"),
+			MaxRate:  rapid.SampledFrom([]pricing.Rate{0, 0, 0, base + base/50, 2 * base}).Draw(t, "limit"),
 			lottery:  rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "lottery"),
 		}
 		if few("heavy", 1) == 1 {

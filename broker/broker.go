@@ -11,7 +11,8 @@
 //   - An accepted job ends in a terminal state, and terminal means settled: its hold is charged, split
 //     and returned exactly once, in the same step.
 //   - A bill is at most the hold, and at most the time that provider and market both saw, from the first
-//     ready report on. What was never ready costs nothing.
+//     ready report on. What was never ready costs nothing. Traffic is counted by the provider alone, and billed for at
+//     most as much as the customer signed; see [Tariff].
 //   - A firm quote starts nothing and costs nothing before its customer accepts it, and what he accepts is what he saw:
 //     a quote that was made is never replaced by another.
 //   - A gang, a job of several hosts, has all of them or none: none is confirmed before all have granted. See [Member].

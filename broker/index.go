@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"math"
 	"slices"
 	"time"
 
@@ -27,6 +28,9 @@ type Goal interface {
 	// Wanted reports whether an offer that costs so much per GPU-hour may be of use. Where one is not, no dearer one is;
 	// what was wanted before may be not any more.
 	Wanted(rate pricing.Rate) bool
+	// Most is what an offer that costs so much per GPU-hour, or more, may charge beside that to be of use: none with any part
+	// of its tariff above it is.
+	Most(rate pricing.Rate) Tariff
 	// Visit looks at an offer.
 	Visit(l *Listed)
 }
@@ -100,11 +104,13 @@ func FoldModel(s string) string { return foldModel(s) }
 // SoldMemory is the memory of the offer's smallest GPU as the card is sold, in MiB.
 func (o *Offer) SoldMemory() uint64 { return soldMemory(o) }
 
-// floor is the least that a query's job can cost on any host, by the rate.
+// floor is the least that a query's job can cost on any host, by the rate and the tariff.
 type floor struct {
 	gpus             int64
 	run, start, lost time.Duration
 	waiting          pricing.Money
+	diskMiB          uint64
+	traffic          int64
 }
 
 func (m *Market) floorOf(q *Query) floor {
@@ -118,7 +124,7 @@ func (m *Market) floorOf(q *Query) floor {
 	}
 	return floor{
 		gpus: gpus, run: run, start: ready, lost: max(0, lost(run, ready, hazard)-time.Millisecond),
-		waiting: boundedCost(q.WaitRate, ready),
+		waiting: boundedCost(q.WaitRate, ready), diskMiB: q.disk(), traffic: q.traffic(),
 	}
 }
 
@@ -128,4 +134,31 @@ func (f *floor) cost(offered pricing.Rate) pricing.Money {
 		return 0
 	}
 	return boundedCost(rate, f.run) + boundedCost(rate, f.start) + boundedCost(rate, f.lost) + f.waiting
+}
+
+// beside is the least that the job costs beside its GPUs.
+func (f *floor) beside(t *Tariff) pricing.Money {
+	if *t == (Tariff{}) {
+		return 0
+	}
+	c, err := t.charge(0, 1, f.diskMiB, f.traffic)
+	if err != nil {
+		return 0
+	}
+	return boundedCost(c.Disk, f.run) + min(c.Traffic, mostCost)
+}
+
+// most is the tariff of which no part costs the job more than an amount.
+func (f *floor) most(amount pricing.Money) Tariff {
+	// An amount that was rounded up may have been half a nanodollar less, and so may an hour of the disk.
+	hours := f.run.Hours()
+	room := (1 + 1e-9) * (float64(max(0, amount)) + 1 + hours)
+	within := func(price float64) float64 { return min(price, 1<<62) }
+	traffic := pricing.Money(within(room * 1e9 / float64(f.traffic)))
+	return Tariff{Disk: pricing.Rate(within(room * 1024 / (float64(f.diskMiB) * hours))), Ingress: traffic, Egress: traffic}
+}
+
+// anyTariff is above all tariffs.
+func anyTariff() Tariff {
+	return Tariff{Disk: math.MaxInt64, Ingress: math.MaxInt64, Egress: math.MaxInt64}
 }

@@ -42,7 +42,12 @@ func (s *JobSpec) tooDear(o *Offer) bool {
 	if s.Bid > 0 {
 		return o.MinBid == 0 || o.MinBid > s.Bid
 	}
-	return s.MaxRate > 0 && o.RateFor(s.Reserve) > s.MaxRate // the price with disk and traffic is no less
+	rate := o.RateFor(s.Reserve)
+	if s.MaxRate == 0 || rate > s.MaxRate || o.Tariff == (Tariff{}) {
+		return s.MaxRate > 0 && rate > s.MaxRate
+	}
+	c, err := s.Charge(rate, o.Tariff)
+	return err != nil || !s.Affords(rate, c)
 }
 
 // rateOf is what a query's job pays per GPU-hour on an offer, as far as the offer says.
@@ -96,6 +101,8 @@ type places struct {
 }
 
 func (p *places) Wanted(pricing.Rate) bool { return p.n < p.most }
+
+func (p *places) Most(pricing.Rate) Tariff { return anyTariff() }
 
 func (p *places) Visit(l *Listed) {
 	if p.fits(l) {

@@ -155,9 +155,12 @@ func (c Charge) allIn(perGPU pricing.Rate, gpus int, run time.Duration) pricing.
 // disk is how much the query's job may write, in MiB.
 func (q *Query) disk() uint64 { return cmp.Or(q.DiskMiB, UsualDiskMiB) }
 
+// traffic is how many bytes each way the query's customer pays for.
+func (q *Query) traffic() int64 { return cmp.Or(q.Traffic, UsualTraffic) }
+
 // charge is what a query's job is asked for on an offer, as far as the offer says.
 func (q *Query) charge(o *Offer) (Charge, error) {
-	return o.Tariff.charge(q.rateOf(o), q.GPU.Count, q.disk(), cmp.Or(q.Traffic, UsualTraffic))
+	return o.Tariff.charge(q.rateOf(o), q.GPU.Count, q.disk(), q.traffic())
 }
 
 // allIn is the price per GPU-hour that a query's job has on an offer with disk and traffic; false: more than can be said.

@@ -42,6 +42,9 @@ func stock(b *testing.B, offers int) *broker.Market {
 	for i := range offers {
 		o := markettest.Offer(fmt.Sprintf("host%06d", i), models[i%len(models)], 1+i%4, pricing.Rate(200_000_000+i*7919%1_000_000*600))
 		o.Region = countries[i/5%len(countries)]
+		o.Tariff = broker.Tariff{ // $0.05 to $0.20 per GiB-month, and up to $0.02 per GB
+			Disk: pricing.Rate(70_000 + i*104729%210_000), Ingress: pricing.Money(i * 15485863 % 20_000_000), Egress: pricing.Money(i * 32452843 % 20_000_000),
+		}
 		set := broker.OfferSet{Boot: "boot", Seq: 1, Offers: []broker.Offer{o}}
 		if _, err := m.Step(time.Unix(1_800_000_000, 0), broker.OffersPosted{Provider: o.Provider, Set: set}); err != nil {
 			b.Fatal(err)

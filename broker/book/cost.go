@@ -3,7 +3,6 @@ package book
 import (
 	"fmt"
 	"math"
-	"slices"
 )
 
 // Job is what ranking by expected cost needs to know. Amounts are nanodollars, times seconds, sizes bytes. Zero fields
@@ -136,6 +135,8 @@ const (
 	mbit     = 1e6 / 8 // bytes
 	megabyte = 1e6
 	perByte  = 1e4 / 1e9 // nanodollars, for a unit of DownPrice or UpPrice
+	// perStorage is nanodollars per GiB-hour, for a unit of StoragePrice.
+	perStorage = 100
 	// leastFetch is the part of its [Fetch] that a GB must cost a job, so that the attributes which Fetch follows from need
 	// not be asked, too: they would tell few more apart.
 	leastFetch = 0.25
@@ -258,14 +259,18 @@ func (j *Job) limit(out *program, p *plan, z zone, price, upTo, best float64, c 
 		atLeast(DiskBandwidth, rate/megabyte)
 		atLeast(PCIe, rate/megabyte)
 	}
+	if j.Out > 0 {
+		out.atMost(UpPrice, uint32(min((1+slack)*room/(perByte*j.Out), Unbounded)), c)
+	}
+	if perUnit := perStorage * j.Storage * (l.run + start/hour); perUnit > 0 {
+		out.atMost(StoragePrice, uint32(min((1+slack)*room/perUnit, Unbounded)), c)
+	}
 	if p.median > 0 && rent > 0 {
 		if kappa := rent * p.run / (rent*l.run + room); kappa > leastKappa {
 			atLeast(Score, (1-slack)*min(kappa, mostKappa)*p.median)
 		}
 	}
-	// What nearly all slots pass is not worth its planes.
-	out.steps = slices.DeleteFunc(out.steps, func(s step) bool { return s.pass > 0.8 })
-	out.sort()
+	out.worthwhile()
 	return true
 }
 
@@ -301,7 +306,7 @@ func (j *Job) cost(p *plan, r *Record, held uint16) float64 {
 		expected = max(expected, run) // of a product that was rounded down
 	}
 	return float64(r.Price)*p.gpus*(expected+j.BilledStart*begin) +
-		100*float64(r.StoragePrice)*j.Storage*(expected+begin) +
+		perStorage*float64(r.StoragePrice)*j.Storage*(expected+begin) +
 		perByte*(float64(r.DownPrice)*missing+float64(r.UpPrice)*j.Out) +
 		at(j.Nearby, int(r.Region))*expected +
 		j.late(start, expected)

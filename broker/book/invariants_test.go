@@ -87,7 +87,9 @@ func column(lf any, i int) (r row) {
 
 func equalRows(a, b row, lf any) bool {
 	if _, ok := lf.(*narrow); ok {
-		b[1], b[2] = b[1]&(1<<(narrowRows-64)-1), 0
+		for p := narrowRows; p < wideRows; p++ {
+			b[p>>6] &^= 1 << (p & 63)
+		}
 	}
 	return a == b
 }

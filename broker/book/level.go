@@ -15,7 +15,7 @@ type scale struct {
 const (
 	siteBits    = 4
 	regionBits  = 8
-	numberRows  = 6 + 7 + 7 + 6 + 6 + 7 + 6 + 6 + 7 + 5 + 6 + 6 + 6 + 7 + 6 + 7
+	numberRows  = 6 + 7 + 7 + 6 + 6 + 7 + 6 + 6 + 7 + 5 + 6 + 6 + 6 + 7 + 6 + 7 + 6 + 6
 	siteRow     = numberRows
 	flagRow     = siteRow + siteBits
 	regionRow   = flagRow + flagCount
@@ -62,7 +62,11 @@ func scaleOf(a Attribute) scale {
 		return scale{88, 6, 2, 0}
 	case Fetch: // $0.000016 to $1.07 per GB
 		return scale{94, 7, 3, 96}
-	case UpPrice, StoragePrice, Hazard: // without planes: only records are asked
+	case UpPrice:
+		return scale{101, 6, 2, 0}
+	case StoragePrice:
+		return scale{107, 6, 2, 0}
+	case Hazard: // without planes: only records are asked
 		return scale{plane: numberRows}
 	case attributes:
 	}

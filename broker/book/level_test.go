@@ -52,7 +52,7 @@ func TestRow(t *testing.T) {
 	ones := Record{
 		VRAM: Unbounded, RAM: Unbounded, Disk: Unbounded, Unreliability: Unbounded, Flags: 0xffff, Region: 255, Capability: 255,
 		CUDA: 255, Cores: 65535, DiskBandwidth: 65535, Down: 65535, Up: 65535, PCIe: 65535, Ports: 65535, Hours: 65535, Score: 65535,
-		DownPrice: 65535, Price: Unbounded, GPUs: 255,
+		DownPrice: 65535, UpPrice: 65535, StoragePrice: 65535, Price: Unbounded, GPUs: 255,
 	}
 	var zeros int
 	r := encode(&ones, siteLevels-1)
@@ -60,7 +60,7 @@ func TestRow(t *testing.T) {
 		zeros += 1 - int(r.bit(p))
 	}
 	// Numbers of 16 bits do not reach the ends of their scales.
-	if got := encode(&Record{}, 0); got != (row{}) || zeros > 20 || bits.Len64(r[2]) != wideRows-128 {
+	if got := encode(&Record{}, 0); got != (row{}) || zeros > 22 || bits.Len64(r[2]) != wideRows-128 {
 		t.Errorf("row of zeros %x, of ones %x with %d zeros", got, r, zeros)
 	}
 	one := encode(&Record{Region: 0xa5, Flags: 0x8001}, 9)

@@ -76,7 +76,17 @@ func (o *Offers) record(l *broker.Listed) Record {
 		Region: uint8(o.regions.add(foldRegion(of.Region))),
 		GPUs:   uint8(min(len(of.GPUs), 255)),
 		Ports:  uint16(min(l.Free, math.MaxUint16)),
+
+		StoragePrice: units(of.Tariff.Disk, perStorage), DownPrice: units(of.Tariff.Ingress, perTraffic), UpPrice: units(of.Tariff.Egress, perTraffic),
 	}
+}
+
+// perTraffic is nanodollars per GB, for a unit of DownPrice or UpPrice.
+const perTraffic = 1e9 * perByte
+
+// units returns how many units a price has, rounded down, so that none seems dearer than it is.
+func units[P pricing.Money | pricing.Rate](price, unit P) uint16 {
+	return uint16(min(price/unit, math.MaxUint16))
 }
 
 // Put implements [broker.Index]. An offer beyond [MaxOffers] is not listed: a market has that many GPUs only if somebody
@@ -163,7 +173,23 @@ type walk struct {
 
 func (v *walk) beaten(bound float64, _ Slot) bool { return !v.goal.Wanted(pricing.Rate(bound)) }
 
-func (v *walk) first(*cursor, *entry) (*program, bool) { return nil, true }
+// first asks the planes for what a host may charge beside its GPUs at the leaf's lowest price.
+func (v *walk) first(_ *cursor, e *entry) (*program, bool) {
+	most := v.goal.Most(e.first.price)
+	w := v.walk
+	p, census := &w.limits, &w.x.census
+	p.steps = p.steps[:0]
+	p.atMost(StoragePrice, bounded(most.Disk, perStorage), census)
+	p.atMost(DownPrice, bounded(most.Ingress, perTraffic), census)
+	p.atMost(UpPrice, bounded(most.Egress, perTraffic), census)
+	p.worthwhile()
+	return p, true
+}
+
+// bounded is units for a bound, which may be above all prices.
+func bounded[P pricing.Money | pricing.Rate](price, unit P) uint32 {
+	return uint32(min(price/unit, Unbounded))
+}
 
 func (v *walk) visit(c *cursor, e *entry, m mask) bool {
 	w := v.walk

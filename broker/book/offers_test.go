@@ -66,6 +66,11 @@ func (w *twins) post() {
 			o.ReservedRate, o.ReservedMin = o.Rate-pricing.Rate(1+w.few("cheaper", 8)*1_000_000), time.Minute
 		}
 		o.Region = rapid.SampledFrom([]string{"", "US", "DE"}).Draw(w.T, "region")
+		if w.few("charges", 1) == 0 {
+			o.Tariff = broker.Tariff{
+				Disk: pricing.Rate(w.few("disk", 8) * 25_011), Ingress: pricing.Money(w.few("ingress", 8) * 250_101), Egress: pricing.Money(w.few("egress", 8) * 250_101),
+			}
+		}
 		if w.few("holds", 2) == 0 {
 			o.Images = []broker.ImageHeld{{Digest: markettest.Digest("image"), Root: markettest.Root("image")}}
 		}
@@ -83,6 +88,9 @@ func (w *twins) submit() {
 	spec.Region = rapid.SampledFrom([]string{"", "", "US"}).Draw(w.T, "in")
 	spec.Where = rapid.SampledFrom([]string{"", "price<=0.404/h", "geolocation in [DE,US]", "gpu_name!=rtx_4090", "fill_rate>=0.5", "has_image=true"}).Draw(w.T, "where")
 	spec.MaxDuration = rapid.SampledFrom([]time.Duration{time.Minute, time.Hour, 100 * time.Hour}).Draw(w.T, "run")
+	spec.DiskMiB = []uint64{0, 0, 16, 1000, 100 << 10}[w.few("writes", 4)]
+	spec.Traffic = []int64{0, 0, 1, 3e8, 4e9}[w.few("sends", 4)]
+	spec.MaxRate = []pricing.Rate{0, 0, 403_000_000, 406_000_000, 600_000_000}[w.few("limit", 4)]
 	if w.few("reserves", 1) == 0 {
 		spec.Reserve = time.Minute
 	}

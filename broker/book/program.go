@@ -45,6 +45,12 @@ func (p *program) sort() {
 	})
 }
 
+// worthwhile drops the steps that nearly all slots pass, which are not worth their planes, and sorts the others.
+func (p *program) worthwhile() {
+	p.steps = slices.DeleteFunc(p.steps, func(s step) bool { return s.pass > 0.8 })
+	p.sort()
+}
+
 // compile makes a query's program. Slots on sites with fewer live ones than siblings do not pass.
 func (p *program) compile(q *Query, siblings int, c *census) {
 	p.steps, p.regions = p.steps[:0], p.regions[:0]
