@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/csv"
 	"os"
 	"path/filepath"
@@ -22,7 +23,8 @@ func (c command) number(key string, otherwise int) int {
 	return otherwise
 }
 
-// offer HOST MODEL RATE [min_bid=RATE] [reserved=RATE term=DURATION] [gpus=N] [free=N] [region=XX] [image=NAME] [mem=GiB] [uuid=OTHERHOST]
+// offer HOST MODEL RATE [min_bid=RATE] [reserved=RATE term=DURATION] [storage=RATE] [ingress=MONEY] [egress=MONEY] [gpus=N]
+// [free=N] [region=XX] [image=NAME] [mem=GiB] [uuid=OTHERHOST]: storage is of a GiB, ingress and egress of a GB.
 func (s *teller) offer(c command) broker.Event {
 	host, model := c.words[0], strings.ReplaceAll(c.words[1], "_", " ")
 	o := markettest.Offer(host, model, c.number("gpus", 1), must(pricing.ParseRate(c.words[2])))
@@ -33,6 +35,7 @@ func (s *teller) offer(c command) broker.Event {
 	if v := c.opts["min_bid"]; v != "" {
 		o.MinBid = must(pricing.ParseRate(v))
 	}
+	o.Tariff = c.tariff()
 	o.Free = o.Free[:c.number("free", len(o.Free))]
 	if image := c.opts["image"]; image != "" {
 		o.Images = []broker.ImageHeld{{Digest: markettest.Digest(image), Root: markettest.Root(image)}}
@@ -54,6 +57,11 @@ func (s *teller) offer(c command) broker.Event {
 	return broker.OffersPosted{Provider: broker.PeerID(host), Set: set}
 }
 
+func (c command) tariff() broker.Tariff {
+	price := func(key string) pricing.Money { return must(pricing.ParseMoney(cmp.Or(c.opts[key], "0"))) }
+	return broker.Tariff{Disk: must(pricing.ParseRate(cmp.Or(c.opts["storage"], "0/h"))), Ingress: price("ingress"), Egress: price("egress")}
+}
+
 // load FILE: offers of testdata, one a line.
 func (s *teller) load(file string) {
 	s.Helper()
@@ -73,6 +81,8 @@ func (s *teller) load(file string) {
 	}
 }
 
+// query [gpus=N] [mem=GiB] [model=MODEL] [max=RATE] [bid=RATE] [cpus=N] [memory=GiB] [for=DURATION] [reserve=DURATION]
+// [wait=RATE] [region=XX] [provider=HOST] [image=NAME] [root=NAME] [disk=GiB] [traffic=GB]
 func (c command) query() broker.Query {
 	q := broker.Query{GPU: broker.GPURequest{Model: broker.AnyModel, Count: c.number("gpus", 1), MinMemoryMiB: uint64(c.number("mem", 0)) << 10}}
 	if m := c.opts["model"]; m != "" {
@@ -97,6 +107,7 @@ func (c command) query() broker.Query {
 	if v := c.opts["wait"]; v != "" {
 		q.WaitRate = must(pricing.ParseRate(v))
 	}
+	q.DiskMiB, q.Traffic = uint64(c.number("disk", 0))<<10, int64(c.number("traffic", 0))*1e9
 	q.Region, q.Provider = c.opts["region"], broker.PeerID(c.opts["provider"])
 	if image := c.opts["image"]; image != "" {
 		q.Image = markettest.Digest(image)
@@ -117,6 +128,7 @@ func (s *teller) submission(c command) broker.Event {
 		spec.Digest = q.Image
 	}
 	spec.Root, spec.Where, spec.WaitRate, spec.Reserve = q.Root, c.opts["where"], q.WaitRate, q.Reserve
+	spec.DiskMiB, spec.Traffic = q.DiskMiB, q.Traffic
 	if c.opts["gpus"] == "" {
 		spec.GPU.Count = 1
 	}
@@ -159,7 +171,7 @@ func (s *teller) lease(name string) broker.LeaseID {
 	return j.Lease
 }
 
-// grant LEASE [gpu=UUID] [epoch=N] [rate=RATE] [firm=DURATION]
+// grant LEASE [gpu=UUID] [epoch=N] [rate=RATE] [firm=DURATION] [storage=RATE]
 func (s *teller) grant(c command) broker.Event {
 	l, ok := s.world.Leases[s.lease(c.words[0])]
 	if !ok {
@@ -184,7 +196,10 @@ func (s *teller) grant(c command) broker.Event {
 	}
 	ev := markettest.Grant(l, gpus...)
 	if j.Spec.Firm > 0 {
-		ev.Answer.Grant.Rate, ev.Answer.Grant.Firm = l.Rate, j.Spec.Firm
+		ev.Answer.Grant.Rate, ev.Answer.Grant.Tariff, ev.Answer.Grant.Firm = l.Rate, l.Tariff, j.Spec.Firm
+	}
+	if v := c.opts["storage"]; v != "" {
+		ev.Answer.Grant.Tariff.Disk = must(pricing.ParseRate(v))
 	}
 	if v := c.opts["rate"]; v != "" {
 		ev.Answer.Grant.Rate = must(pricing.ParseRate(v))
@@ -195,7 +210,8 @@ func (s *teller) grant(c command) broker.Event {
 	return ev
 }
 
-// report LEASE PHASE [used=D] [code=N] [seq=N] [from=HOST] [epoch=N] [peers=MiB] [local=MiB] [total=MiB] [fault=host] [message…]
+// report LEASE PHASE [used=D] [code=N] [seq=N] [from=HOST] [epoch=N] [peers=MiB] [local=MiB] [total=MiB] [in=MB] [out=MB] [fault=host]
+// [message…]
 func (s *teller) report(c command) broker.Event {
 	id := s.lease(c.words[0])
 	l := s.world.Leases[id]
@@ -205,6 +221,10 @@ func (s *teller) report(c command) broker.Event {
 		Lease: id, Phase: phase, GPUs: slices.Clone(l.GPUs), ExitCode: c.number("code", 0),
 		Seq: uint64(c.number("seq", int(s.seqs[id]))), Message: c.rest(2),
 		HostFault: c.opts["fault"] == "host",
+		Traffic: broker.Traffic{ // as before, if nothing is said
+			Ingress: int64(c.number("in", int(l.Traffic.Ingress/1e6))) * 1e6,
+			Egress:  int64(c.number("out", int(l.Traffic.Egress/1e6))) * 1e6,
+		},
 	}
 	if v := c.opts["used"]; v != "" {
 		r.Used = must(time.ParseDuration(v))

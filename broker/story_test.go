@@ -289,8 +289,16 @@ func (s *teller) tellEffect(e broker.Effect) {
 		if r.Unused > 0 {
 			unused = fmt.Sprintf(", %v of it for %v unused", r.UnusedCost, r.Unused)
 		}
-		s.say("receipt %s: %v of %v used, %v%s, fee %v", s.labels[r.Lease], r.Billed, r.Used, r.Cost, unused, r.Fee)
+		s.say("receipt %s: %v of %v used, %v%s%s, fee %v", s.labels[r.Lease], r.Billed, r.Used, r.Cost, unused, extras(r), r.Fee)
 	}
+}
+
+// extras is what of a bill is not for GPUs.
+func extras(r broker.Receipt) string {
+	if r.Tariff == (broker.Tariff{}) {
+		return ""
+	}
+	return fmt.Sprintf(", disk %v for %d MiB, traffic %v for %d MB in and %d MB out", r.DiskCost, r.DiskMiB, r.TrafficCost, r.Traffic.Ingress/1e6, r.Traffic.Egress/1e6)
 }
 
 func sources(h broker.Hold) string {
@@ -348,7 +356,11 @@ func (s *teller) start(c command) {
 }
 
 func costs(c broker.Cost) string {
-	text := fmt.Sprintf("%v = run %v + start %v + failure %v + waiting %v; ready in %v", c.Total, c.Run, c.Start, c.Failure, c.Waiting, c.Ready)
+	extras := ""
+	if c.Disk+c.Traffic > 0 {
+		extras = fmt.Sprintf(" + disk %v + traffic %v", c.Disk, c.Traffic)
+	}
+	text := fmt.Sprintf("%v = run %v%s + start %v + failure %v + waiting %v; ready in %v", c.Total, c.Run, extras, c.Start, c.Failure, c.Waiting, c.Ready)
 	if c.Sized {
 		return fmt.Sprintf("%s, misses %d MiB, holds %d MiB", text, c.MissBytes>>20, c.HeldBytes>>20)
 	}
