@@ -17,8 +17,10 @@ func (m *Market) flaw(l *Lease, j *Job, a *Answer) string {
 		return fmt.Sprintf("%d GPUs, want %d", len(g.GPUs), j.Spec.GPU.Count)
 	case g.TunnelKey.IsZero():
 		return "no tunnel key"
-	case j.quoting() && (g.Rate != l.Rate || g.Tariff != l.Tariff || g.Firm < j.Spec.Firm):
+	case j.quoting() && (g.Rate != l.Rate || g.Firm < j.Spec.Firm):
 		return fmt.Sprintf("it signs %v for %v, want %v for %v", g.Rate, g.Firm, l.Rate, j.Spec.Firm)
+	case j.quoting() && g.Tariff != l.Tariff:
+		return "it signs other prices of disk and traffic than it offers"
 	case len(g.Endpoints) > maxJobGPUs:
 		return "too many endpoints"
 	}
