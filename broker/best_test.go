@@ -47,7 +47,7 @@ func TestBest(t *testing.T) {
 		base := pricing.Rate(rapid.SampledFrom([]int{0, 1, 1000, 400_000_000}).Draw(t, "base"))
 		for i := range rapid.IntRange(1, 40).Draw(t, "offers") {
 			p := PeerID(fmt.Sprintf("p%02d", i%30))
-			o := &Offer{ID: OfferID(fmt.Sprint(i)), Provider: p, Host: fmt.Sprint("h", i), DiskMiB: MaxDiskMiB, Rate: base + base/200*pricing.Rate(few("dearer", 12)) + pricing.Rate(few("more", 1))}
+			o := &Offer{ID: OfferID(fmt.Sprint(i)), Provider: p, Host: fmt.Sprint("h", i), Rate: base + base/200*pricing.Rate(few("dearer", 12)) + pricing.Rate(few("more", 1))}
 			if o.Rate > 1 && few("reserved", 2) == 0 {
 				o.ReservedRate, o.ReservedMin = max(1, o.Rate-1-base/100*pricing.Rate(few("cheaper", 6))), time.Duration(1+few("term", 2))*time.Hour
 			}
@@ -57,6 +57,7 @@ func TestBest(t *testing.T) {
 					Egress: pricing.Money(base) / 200 * pricing.Money(few("egress", 4)),
 				}
 			}
+			o.MinBid, o.DiskMiB = o.Rate/4*pricing.Rate(few("least bid", 4)), []uint64{0, 1000, 50 << 10, MaxDiskMiB}[few("has disk", 3)]
 			o.Region = rapid.SampledFrom([]string{"", "US", "DE", "FR"}).Draw(t, "region")
 			model, memory := rapid.SampledFrom([]string{"RTX 4090", "H200"}).Draw(t, "model"), uint64(24<<10*rapid.IntRange(1, 2).Draw(t, "memory"))
 			for g := range rapid.IntRange(1, 4).Draw(t, "gpus") {
@@ -102,6 +103,7 @@ func TestBest(t *testing.T) {
 			DiskMiB:  rapid.SampledFrom([]uint64{0, 0, 16, 1000, MaxDiskMiB}).Draw(t, "writes"),
 			Traffic:  rapid.SampledFrom([]int64{0, 0, 1, 3e8, 5e9, MaxTraffic}).Draw(t, "sends"),
 			MaxRate:  rapid.SampledFrom([]pricing.Rate{0, 0, 0, base + base/50, 2 * base}).Draw(t, "limit"),
+			Bid:      base / 4 * pricing.Rate(max(0, few("bid", 8)-4)),
 			lottery:  rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "lottery"),
 		}
 		if few("heavy", 1) == 1 {
@@ -109,6 +111,7 @@ func TestBest(t *testing.T) {
 		}
 		where := rapid.SampledFrom([]string{
 			"", "gpu_ram>=40", "price<=0.41/h", "price<0.408/h gpu_ram=24", "geolocation in [US,DE]", "gpu_name in [rtx_4090,h200] rentable=any", "fill_rate>=0", "geolocation=null",
+			"all_in_price<=0.45/h", "all_in_price=0.4/h", "total_price<0.41/h", "disk_price<=0.004/h egress_price<0.08",
 		}).Draw(t, "where")
 		if q.Where, err = ParseFilter(where); err != nil {
 			t.Skip(err)
@@ -121,6 +124,12 @@ func TestBest(t *testing.T) {
 			tried = []PeerID{"p00", "p01"}
 		}
 		all := m.search(q, tried)
+		floor := m.floorOf(&q)
+		for _, c := range slices.Concat(all.free, all.busy) {
+			if least := floor.cost(c.offer.RateFor(q.Reserve)); least > c.cost.Total {
+				t.Fatalf("no job can cost less than %v at %v, and one costs %+v", least, c.rate, c.cost)
+			}
+		}
 		for free, want := range map[bool][]candidate{true: all.free, false: all.busy} {
 			got := slices.Collect(m.best(&q, tried, free, nil))
 			if !slices.EqualFunc(got, want, func(a, b candidate) bool { return a == b }) {
@@ -141,6 +150,20 @@ func TestBest(t *testing.T) {
 		surveyed(t, m, q)
 		turnPages(t, m, q)
 	})
+}
+
+// TestWantOfBid: an index may pass over what is listed above a limit on the all-in price, unless a bid pays less than that.
+func TestWantOfBid(t *testing.T) {
+	where, err := ParseFilter("all_in_price<=0.30/h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for bid, want := range map[pricing.Rate]pricing.Rate{0: 300_000_000, 200_000_000: 0} {
+		q := Query{GPU: GPURequest{Model: AnyModel, Count: 1}, Bid: bid, Where: where}
+		if got := wantOf(&q, q.predicates(), true).MaxRate; got != want {
+			t.Errorf("with a bid of %v: listed at %v at most, want %v", bid, got, want)
+		}
+	}
 }
 
 // A region that is full is not the cheapest as long as another may become it: those as good as the best come in any order.

@@ -67,6 +67,7 @@ func wantOf(q *Query, ps []Predicate, free bool) Want {
 			continue
 		}
 		least := func(n int64) bool { return p.op == OpAtLeast || p.op == OpMore || p.op == OpEqual && n > 0 }
+		// What a bid pays is not the price that an offer is listed at, and may be less.
 		switch v := p.values[0]; {
 		case p.field.id == fieldModel && (p.op == OpEqual || p.op == OpIn):
 			w.Models = narrowed(w.Models, p.values)
@@ -74,7 +75,7 @@ func wantOf(q *Query, ps []Predicate, free bool) Want {
 			w.Regions = narrowed(w.Regions, p.values)
 		case p.field.id == fieldGPURAM && least(v.n):
 			w.MemoryMiB = max(w.MemoryMiB, uint64(v.n)>>20) //nolint:gosec // not below zero
-		case (p.field.id == fieldPrice || p.field.id == fieldAllInPrice) && (p.op == OpAtMost || p.op == OpLess || p.op == OpEqual):
+		case (p.field.id == fieldPrice || p.field.id == fieldAllInPrice && q.Bid == 0) && (p.op == OpAtMost || p.op == OpLess || p.op == OpEqual):
 			if r := pricing.Rate(v.n); r > 0 && (w.MaxRate == 0 || r < w.MaxRate) {
 				w.MaxRate = r
 			}
