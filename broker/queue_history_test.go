@@ -107,7 +107,9 @@ func (s *twins) submit() {
 	spec.GPU = broker.GPURequest{Model: s.one("model", broker.AnyModel, "RTX 4090", "H200"), Count: 1 + s.few("gpus", 2)}
 	spec.Region, spec.Provider = s.one("region", "", "", "DE"), broker.PeerID(s.one("provider", "", "", "", "p0"))
 	spec.MaxRate = pricing.Rate(s.few("limit", 8)) * 100_000_000
-	spec.Where = s.one("where", "", "", "gpu_ram>=40", "gpu_name in [rtx_4090,h200]", "geolocation in [US,DE]", "price<0.35/h", "hours_seen>=1")
+	spec.Where = s.one("where", "", "", "gpu_ram>=40", "gpu_name in [rtx_4090,h200]", "geolocation in [US,DE]", "price<0.35/h", "hours_seen>=1", "all_in_price<=0.4/h")
+	spec.DiskMiB = uint64(s.few("disk", 2)) * 50 << 10
+	spec.Traffic = int64(s.few("traffic", 2)) * 5e9
 	if spec.MaxRate > 0 && s.few("stands", 3) > 0 {
 		spec.GoodUntil = spec.Created.Add(time.Duration(1+s.few("until", 60)) * time.Minute)
 	}
@@ -138,6 +140,9 @@ func (s *twins) post() {
 			o.ReservedRate, o.ReservedMin = o.Rate/2, time.Duration(1+s.few("least", 90))*time.Second
 		}
 		o.MinBid = o.Rate / 4 * pricing.Rate(s.few("least bid", 2))
+		if s.few("charges", 1) == 0 {
+			o.Tariff = broker.Tariff{Disk: pricing.Rate(s.few("disk price", 2)) * 1_000_000, Egress: pricing.Money(s.few("egress price", 2)) * 10_000_000}
+		}
 		memory := uint64(24<<10 + 24<<10*s.few("large", 1))
 		o.Free = nil
 		for g := range o.GPUs {

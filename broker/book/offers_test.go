@@ -65,6 +65,13 @@ func (w *twins) post() {
 		if w.few("reserved", 2) == 0 {
 			o.ReservedRate, o.ReservedMin = o.Rate-pricing.Rate(1+w.few("cheaper", 8)*1_000_000), time.Minute
 		}
+		if w.few("charges", 1) == 0 {
+			o.Tariff = broker.Tariff{
+				Disk:    pricing.Rate(w.few("disk price", 2) * 100_000),
+				Ingress: pricing.Money(w.few("ingress price", 2) * 1_000_000), Egress: pricing.Money(w.few("egress price", 2) * 1_000_000),
+			}
+		}
+		o.MinBid = o.Rate / 4 * pricing.Rate(w.few("least bid", 3))
 		o.Region = rapid.SampledFrom([]string{"", "US", "DE"}).Draw(w.T, "region")
 		if w.few("charges", 1) == 0 {
 			o.Tariff = broker.Tariff{
@@ -86,7 +93,7 @@ func (w *twins) submit() {
 	spec.GPU.Model = rapid.SampledFrom([]string{broker.AnyModel, "RTX 4090", "Nobody's h03"}).Draw(w.T, "wanted")
 	spec.GPU.MinMemoryMiB = []uint64{0, 0, 40 << 10}[w.few("memory", 2)]
 	spec.Region = rapid.SampledFrom([]string{"", "", "US"}).Draw(w.T, "in")
-	spec.Where = rapid.SampledFrom([]string{"", "price<=0.404/h", "geolocation in [DE,US]", "gpu_name!=rtx_4090", "fill_rate>=0.5", "has_image=true"}).Draw(w.T, "where")
+	spec.Where = rapid.SampledFrom([]string{"", "price<=0.404/h", "geolocation in [DE,US]", "gpu_name!=rtx_4090", "fill_rate>=0.5", "has_image=true", "all_in_price<=0.404/h"}).Draw(w.T, "where")
 	spec.MaxDuration = rapid.SampledFrom([]time.Duration{time.Minute, time.Hour, 100 * time.Hour}).Draw(w.T, "run")
 	spec.DiskMiB = []uint64{0, 0, 16, 1000, 100 << 10}[w.few("writes", 4)]
 	spec.Traffic = []int64{0, 0, 1, 3e8, 4e9}[w.few("sends", 4)]
@@ -94,8 +101,15 @@ func (w *twins) submit() {
 	if w.few("reserves", 1) == 0 {
 		spec.Reserve = time.Minute
 	}
-	if w.few("stands", 4) == 0 {
+	spec.DiskMiB = []uint64{0, 0, 50 << 10}[w.few("disk", 2)]
+	spec.Traffic = []int64{0, 0, 10e9}[w.few("traffic", 2)]
+	switch w.few("stands", 5) {
+	case 0:
 		spec.MaxRate, spec.GoodUntil = 402_000_000, spec.Created.Add(24*time.Hour)
+	case 1:
+		spec.Bid, spec.Reserve = 300_000_000, 0
+	case 2:
+		spec.MaxCost = pricing.Money(w.few("budget", 9) * 50_000_000)
 	}
 	w.step(broker.Submitted{Job: broker.JobID(fmt.Sprint("j", w.jobs)), Account: "ann", Spec: spec, Envelope: []byte("spec")})
 }
