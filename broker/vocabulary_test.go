@@ -90,6 +90,8 @@ func TestSpecFieldsAreChecked(t *testing.T) {
 		"max_rate":       func(s *broker.JobSpec) { s.MaxRate = -1 },
 		"max_cost":       func(s *broker.JobSpec) { s.MaxCost = 1 << 62 },
 		"max_duration":   func(s *broker.JobSpec) { s.MaxDuration = 0 },
+		"disk":           func(s *broker.JobSpec) { s.DiskMiB = 15 },
+		"traffic":        func(s *broker.JobSpec) { s.Traffic = -1 },
 		"region":         func(s *broker.JobSpec) { s.Region = "de" },
 		"provider":       func(s *broker.JobSpec) { s.Provider = broker.PeerID(strings.Repeat("x", 200)) },
 		"weights.path": func(s *broker.JobSpec) {
@@ -172,7 +174,10 @@ func TestOfferFieldsAreChecked(t *testing.T) {
 			s.Offers[0].GPUs = []broker.GPU{{UUID: "SIM-1", Model: "m", MemoryMiB: 1, Simulated: true, Level: broker.LevelNVML}}
 			s.Offers[0].Free = nil
 		},
-		"offer.free": func(s *broker.OfferSet) { s.Offers[0].Free = []string{"GPU-beta-0"} },
+		"offer.tariff.disk":    func(s *broker.OfferSet) { s.Offers[0].Tariff.Disk = pricing.Rate(pricing.USD) + 1 },
+		"offer.tariff.ingress": func(s *broker.OfferSet) { s.Offers[0].Tariff.Ingress = -1 },
+		"offer.tariff.egress":  func(s *broker.OfferSet) { s.Offers[0].Tariff.Egress = 10*pricing.USD + 1 },
+		"offer.free":           func(s *broker.OfferSet) { s.Offers[0].Free = []string{"GPU-beta-0"} },
 	} {
 		s := broker.OfferSet{Boot: "b", Seq: 1, Offers: []broker.Offer{markettest.Offer("alpha", "RTX 4090", 2, 1)}}
 		if err := s.Validate("alpha"); err != nil {

@@ -86,7 +86,46 @@ func TestArithmeticAgreesWithBig(t *testing.T) {
 		agree(t, "cost", int64(cost), err, exact(a, b, int64(time.Hour)))
 		part, err := Money(a).PPM(b)
 		agree(t, "ppm", int64(part), err, exact(a, b, 1_000_000))
+		carried, err := Money(a).PerGB(b)
+		agree(t, "per GB", int64(carried), err, exact(a, b, 1_000_000_000))
+		disk, err := Rate(a).PerGiB(uint64(b))
+		agree(t, "per GiB", int64(disk), err, exact(a, b, 1024))
 	})
+}
+
+func TestPerGBAndGiB(t *testing.T) {
+	for _, c := range []struct {
+		price, n, gb, gib int64
+	}{
+		{20_000_000, 1_500_000_000, 30_000_000, 29_296_875_000_000},
+		{1, 500_000_000, 0, 488_281}, // a half goes to 0; 488281.25 down
+		{3, 500_000_000, 2, 1_464_844},
+		{1024, 1, 0, 1},
+		{1, 512, 0, 0},
+		{1, 1536, 0, 2}, // 1.5 goes to 2
+		{0, math.MaxInt64, 0, 0},
+		{1_000_000_000, math.MaxInt64, math.MaxInt64, -1}, // the second does not fit
+	} {
+		if got, err := Money(c.price).PerGB(c.n); err != nil || int64(got) != c.gb {
+			t.Errorf("%d bytes at %d per GB: got %d, %v, want %d", c.n, c.price, got, err, c.gb)
+		}
+		got, err := Rate(c.price).PerGiB(uint64(c.n))
+		if fits := c.gib >= 0; fits && (err != nil || int64(got) != c.gib) || !fits && !errors.Is(err, ErrOverflow) {
+			t.Errorf("%d MiB at %d per GiB: got %d, %v, want %d", c.n, c.price, got, err, c.gib)
+		}
+	}
+	if _, err := Money(-1).PerGB(1); !errors.Is(err, ErrNegative) {
+		t.Errorf("negative price of traffic: %v", err)
+	}
+	if _, err := Money(1).PerGB(-1); !errors.Is(err, ErrNegative) {
+		t.Errorf("negative traffic: %v", err)
+	}
+	if _, err := Rate(-1).PerGiB(1); !errors.Is(err, ErrNegative) {
+		t.Errorf("negative price of disk: %v", err)
+	}
+	if _, err := Rate(2).PerGiB(math.MaxUint64); err != nil {
+		t.Errorf("a disk of 2^64 MiB: %v", err)
+	}
 }
 
 func TestBuysIsTheLongestAffordable(t *testing.T) {
