@@ -41,10 +41,10 @@ const (
 
 // Bounds of what jobs and hosts may ask.
 const (
+	MinDiskMiB = 16
 	MaxDiskMiB = 16<<20 - 1 // the longest file of most hosts' file systems
 	MaxTraffic = int64(1e15)
 
-	minDiskMiB      = 16
 	maxDiskRate     = pricing.Rate(pricing.USD) // per GiB-hour: thousands of times what disks cost
 	maxTrafficPrice = 10 * pricing.USD          // per GB: a hundred times the dearest cloud's
 )
@@ -55,20 +55,25 @@ func (s *JobSpec) Disk() uint64 { return cmp.Or(s.DiskMiB, UsualDiskMiB) }
 // PaidTraffic is how many bytes, each way, the customer pays for at most.
 func (s *JobSpec) PaidTraffic() int64 { return cmp.Or(s.Traffic, UsualTraffic) }
 
-func (t Tariff) check(c *checker) {
-	c.that(t.Disk >= 0 && t.Disk <= maxDiskRate, "offer.tariff.disk", "%v for a GiB: want $0.00/h to %v", t.Disk, maxDiskRate)
-	c.that(t.Ingress >= 0 && t.Ingress <= maxTrafficPrice, "offer.tariff.ingress", "%v for a GB: want $0.00 to %v", t.Ingress, maxTrafficPrice)
-	c.that(t.Egress >= 0 && t.Egress <= maxTrafficPrice, "offer.tariff.egress", "%v for a GB: want $0.00 to %v", t.Egress, maxTrafficPrice)
+func (t Tariff) check(c *checker, field string) {
+	c.that(t.Disk >= 0 && t.Disk <= maxDiskRate, field+".disk", "%v for a GiB: want $0.00/h to %v", t.Disk, maxDiskRate)
+	c.that(t.Ingress >= 0 && t.Ingress <= maxTrafficPrice, field+".ingress", "%v for a GB: want $0.00 to %v", t.Ingress, maxTrafficPrice)
+	c.that(t.Egress >= 0 && t.Egress <= maxTrafficPrice, field+".egress", "%v for a GB: want $0.00 to %v", t.Egress, maxTrafficPrice)
 }
 
 func (s *JobSpec) checkTariff(c *checker) {
-	c.that(s.DiskMiB == 0 || s.DiskMiB >= minDiskMiB && s.DiskMiB <= MaxDiskMiB, "disk", "%d MiB: want %d to %d", s.DiskMiB, minDiskMiB, MaxDiskMiB)
+	c.that(s.DiskMiB == 0 || s.DiskMiB >= MinDiskMiB && s.DiskMiB <= MaxDiskMiB, "disk", "%d MiB: want %d to %d", s.DiskMiB, MinDiskMiB, MaxDiskMiB)
 	c.that(s.Traffic >= 0 && s.Traffic <= MaxTraffic, "traffic", "%d bytes: want 1 to %d", s.Traffic, MaxTraffic)
 }
 
 // within reports whether nothing costs more than at another tariff.
 func (t Tariff) within(most Tariff) bool {
 	return t.Disk <= most.Disk && t.Ingress <= most.Ingress && t.Egress <= most.Egress
+}
+
+// raised is the dearer of two tariffs in each part.
+func (t Tariff) raised(by Tariff) Tariff {
+	return Tariff{Disk: max(t.Disk, by.Disk), Ingress: max(t.Ingress, by.Ingress), Egress: max(t.Egress, by.Egress)}
 }
 
 // Charge is what a host asks of a job.

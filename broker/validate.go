@@ -185,7 +185,7 @@ func (o *Offer) check(c *checker) {
 	c.region("offer.region", o.Region)
 	c.that(o.Rate >= 0 && o.Rate <= maxRate, "offer.rate", "%v: want $0.00/h to %v", o.Rate, maxRate)
 	o.checkReserved(c)
-	o.Tariff.check(c)
+	o.Tariff.check(c, "offer.tariff")
 	c.that(o.MinBid >= 0 && o.MinBid <= o.Rate, "offer.min_bid", "%v: want $0.00/h, which is none, to the price of %v", o.MinBid, o.Rate)
 	c.that(o.CPUs >= 0 && o.CPUs <= maxCPUs, "offer.cpus", "%d: want 0 to %d", o.CPUs, maxCPUs)
 	c.that(o.MemoryMiB <= maxMiB, "offer.memory", "%d MiB is too much", o.MemoryMiB)

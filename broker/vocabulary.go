@@ -114,10 +114,25 @@ type OfferSet struct {
 }
 
 // OwnerAsk is what an owner wants of one broker for a host, beside what the host's agent offers there. The agent is the
-// authority over its price: a rate below the agent's has no effect, and what it asks of who commits to a term stays.
+// authority over its prices: one below the agent's has no effect, and what it asks of who commits to a term stays.
 type OwnerAsk struct {
 	Unlisted bool         `json:"unlisted,omitempty"` // the host's offers are not shown and get no jobs; leases go on
 	Rate     pricing.Rate `json:"rate,omitempty"`     // per GPU-hour, if higher than the agent's; zero: the agent's
+	Tariff   Tariff       `json:"tariff,omitzero"`    // each part likewise
+}
+
+// Validate returns a [*FieldError] for a price that no offer may have.
+func (k *OwnerAsk) Validate() error {
+	var c checker
+	c.that(k.Rate >= 0 && k.Rate <= maxRate, "rate", "%v: want $0.00/h to %v", k.Rate, maxRate)
+	k.Tariff.check(&c, "tariff")
+	return c.err
+}
+
+// On returns an agent's offer at the prices that its owner asks.
+func (k *OwnerAsk) On(o Offer) Offer {
+	o.Rate, o.Tariff = max(o.Rate, k.Rate), o.Tariff.raised(k.Tariff)
+	return o
 }
 
 // GPURequest is what a job asks for.

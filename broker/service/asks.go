@@ -9,15 +9,10 @@ import (
 
 	"rialto/broker"
 	"rialto/p2p/identity"
-	"rialto/pricing"
 )
 
-const (
-	// askHints is where asks are kept. What an owner asks at this broker alone outlives it.
-	askHints = "ask/" // + provider → broker.OwnerAsk
-
-	maxAsk = pricing.Rate(100_000 * pricing.USD)
-)
+// askHints is where asks are kept. What an owner asks at this broker alone outlives it.
+const askHints = "ask/" // + provider → broker.OwnerAsk
 
 // askBook knows what owners ask, and what their agents offered last.
 type askBook struct {
@@ -51,8 +46,7 @@ func shown(k broker.OwnerAsk, set broker.OfferSet) broker.OfferSet {
 	}
 	offers := make([]broker.Offer, len(set.Offers))
 	for i, o := range set.Offers {
-		o.Rate = max(o.Rate, k.Rate)
-		offers[i] = o
+		offers[i] = k.On(o)
 	}
 	set.Offers = offers
 	return set
@@ -105,8 +99,8 @@ func (s *Service) Host(_ context.Context, provider broker.PeerID) (broker.OfferS
 
 // SetAsk changes what the owner of a provider asks. It takes effect at once for a host that is connected.
 func (s *Service) SetAsk(ctx context.Context, provider broker.PeerID, ask broker.OwnerAsk) error {
-	if ask.Rate < 0 || ask.Rate > maxAsk {
-		return &broker.FieldError{Field: "rate", Problem: fmt.Sprintf("%v: want $0.00/h to %v", ask.Rate, maxAsk)}
+	if err := ask.Validate(); err != nil {
+		return err
 	}
 	value, err := json.Marshal(ask)
 	if err != nil {
