@@ -20,9 +20,10 @@ const (
 )
 
 // Hedonic adjusts rates to one configuration per GPU: log p = c + Σ β log a over the attributes a, after Rosen, Hedonic
-// Prices and Implicit Markets (1974). Storage and traffic have no price on this market, and the interconnect of a GPU is
-// part of its model's name; so the attributes are what else comes with a GPU. β is fitted by ridge regression (Hoerl and
-// Kennard, 1970) and published in millionths; the index applies those integers. The zero value adjusts nothing.
+// Prices and Implicit Markets (1974). What a host charges for storage and traffic is no part of a trade's rate, so it is
+// taken out at the host's own prices, and the interconnect of a GPU is part of its model's name; so the attributes are what
+// else comes with a GPU. β is fitted by ridge regression (Hoerl and Kennard, 1970) and published in millionths; the index
+// applies those integers. The zero value adjusts nothing.
 type Hedonic struct {
 	FittedAt  int64 // Unix seconds; trades settled before it count
 	Trades    int   // looked at

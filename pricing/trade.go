@@ -25,7 +25,7 @@ type Trade struct {
 	Settled    int64  // Unix seconds: when the bill was final; a trade is executed then
 	Agreed     int64  // Unix seconds: when the lease, and with it the rate, was agreed
 	GPUs       int
-	Rate       Rate  // per GPU-hour
+	Rate       Rate  // per GPU-hour, of the GPUs alone: disk and traffic are lines of their own in the bill
 	GPUSeconds int64 // paid: billed seconds × GPUs
 	Provider   string
 	Operator   string // who is behind the provider

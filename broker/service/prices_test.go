@@ -166,7 +166,7 @@ func (m *priceMarket) run(p broker.PeerID, d time.Duration) broker.Lease {
 	time.Sleep(time.Second)
 	m.event(broker.Reported{Provider: p, Report: broker.Report{Lease: l.ID, GPUs: gpus, Seq: 1, Phase: broker.PhaseReady}, Envelope: []byte("1")})
 	time.Sleep(d)
-	m.event(broker.Reported{Provider: p, Report: broker.Report{Lease: l.ID, GPUs: gpus, Seq: 2, Phase: broker.PhaseExited, Used: d}, Envelope: []byte("2")})
+	m.event(broker.Reported{Provider: p, Report: broker.Report{Lease: l.ID, GPUs: gpus, Seq: 2, Phase: broker.PhaseExited, Used: d, Traffic: broker.Traffic{Ingress: 5e8, Egress: 5e8}}, Envelope: []byte("2")})
 	if l, err = m.Lease(m.t.Context(), m.account, j.ID); err != nil || !l.Over() {
 		m.t.Fatalf("lease %+v, %v", l, err)
 	}
@@ -208,6 +208,41 @@ func (m *priceMarket) receipt(cell pricing.Cell, at time.Time) pricing.Receipt {
 		m.t.Fatal(err)
 	}
 	return r
+}
+
+// TestPricesAreOfGPUsAlone: what hosts charge for disk and traffic is in their bills, and neither in trades nor in asks.
+func TestPricesAreOfGPUsAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newPriceMarket(t)
+		var hosts []broker.PeerID
+		for i, name := range []string{"alpha", "beta", "gamma"} {
+			tariff := broker.Tariff{Disk: cent * pricing.Rate(i), Ingress: pricing.USD / 10, Egress: pricing.USD}
+			hosts = append(hosts, m.offer(name, 1, 40*cent, func(o *broker.Offer) { o.Tariff = tariff }))
+		}
+		for i := range 6 {
+			l := m.run(hosts[i%3], 20*time.Minute)
+			gpus, err := l.Rate.Cost(l.Billed)
+			if disk := i%3 > 0; err != nil || (l.DiskCost > 0) != disk || l.TrafficCost < pricing.USD/2 || l.Cost != gpus+l.DiskCost+l.TrafficCost {
+				t.Errorf("bill of %v: %v for the disk, %v for traffic, %v for GPUs, %v", l.Cost, l.DiskCost, l.TrafficCost, gpus, err)
+			}
+		}
+		m.settle()
+		row := m.row(pricing.TierNVML, pricing.AnyRegion)
+		if p := row.Print; p.Quality != pricing.Firm || p.Trades != 6 || p.Index != 40*cent {
+			t.Errorf("printed %+v", p)
+		}
+		r := m.receipt(row.Print.Cell, time.Time{})
+		for _, x := range r.Trades {
+			if x.Rate != 40*cent {
+				t.Errorf("a trade at %v", x.Rate)
+			}
+		}
+		for _, x := range row.Asks {
+			if x.Rate != 40*cent {
+				t.Errorf("an ask at %v", x.Rate)
+			}
+		}
+	})
 }
 
 // TestPrices takes a market from its first offers to firm prices and over a restart.
