@@ -82,6 +82,8 @@ func (q Query) values() url.Values {
 	text("image_digest", q.ImageDigest)
 	number("run_ms", uint64(max(q.RunMS, 0)))
 	number("reserve_ms", uint64(max(q.ReserveMS, 0)))
+	number("disk_mib", q.DiskMiB)
+	number("traffic_bytes", uint64(max(q.TrafficBytes, 0)))
 	number("wait_rate_nanousd_per_hour", uint64(max(q.WaitRateNanoUSDPerHour, 0)))
 	if len(q.WeightRoots) > 0 {
 		v["weight_roots"] = q.WeightRoots

@@ -28,7 +28,7 @@ type (
 	Quote struct {
 		Best               Offer  `json:"best"`
 		RateNanoUSDPerHour int64  `json:"rate_nanousd_per_hour" doc:"all GPUs of the job"`
-		CostNanoUSD        int64  `json:"cost_nanousd" doc:"for the whole duration"`
+		CostNanoUSD        int64  `json:"cost_nanousd" doc:"for the whole duration, with disk and all the traffic"`
 		HoldNanoUSD        int64  `json:"hold_nanousd" doc:"what would be kept aside"`
 		Search             Offers `json:"search"`
 
@@ -52,7 +52,7 @@ type (
 		Lease         string     `json:"lease,omitempty"`
 		Host          string     `json:"host,omitempty"`
 		Provider      string     `json:"provider,omitempty"`
-		CostNanoUSD   int64      `json:"cost_nanousd" doc:"so far"`
+		CostNanoUSD   int64      `json:"cost_nanousd" doc:"so far, with disk and traffic"`
 		BilledMS      int64      `json:"billed_ms" doc:"so far"`
 		Simulated     bool       `json:"simulated"`
 		ExitCode      *int       `json:"exit_code,omitempty" doc:"when done"`
@@ -75,6 +75,11 @@ type (
 		ReservedUntil *time.Time `json:"reserved_until,omitempty" doc:"end of the term of a job that became ready at a reserved rate: what is left of it when the customer or the container ends it is billed"`
 		UnusedNanoUSD int64      `json:"unused_nanousd,omitempty" doc:"what of the cost that is. Until the term's end as many GPUs stay kept for the account: a job that names the provider uses them"`
 		CoveredMS     int64      `json:"covered_ms,omitempty" doc:"what of billed_ms such a job did not have to pay"`
+
+		DiskMiB      uint64 `json:"disk_mib" doc:"that the job may write"`
+		TrafficBytes int64  `json:"traffic_bytes" doc:"that the customer pays for at most, each way. More is not billed, and slow on a host that charges for it"`
+		Tariff              // of its lease
+		Extras
 	}
 	// Gang is a job that several hosts run at once.
 	Gang struct {
@@ -83,6 +88,7 @@ type (
 		Started     *time.Time `json:"started,omitempty" doc:"when all hosts had granted and all were confirmed"`
 		HeldNanoUSD int64      `json:"held_nanousd" doc:"kept aside for all nodes"`
 		CostNanoUSD int64      `json:"cost_nanousd" doc:"of all nodes so far"`
+		Extras                 // of all nodes so far
 		Nodes       []Job      `json:"nodes" doc:"by rank"`
 	}
 	// Jobs is a page of jobs, newest first.
@@ -140,10 +146,12 @@ type (
 		UsedMS             int64      `json:"used_ms" doc:"by the provider's meter"`
 		BilledMS           int64      `json:"billed_ms" doc:"corroborated so far"`
 		ReservedUntil      *time.Time `json:"reserved_until,omitempty" doc:"end of the term, if the lease is ready at a reserved rate"`
-		CostNanoUSD        int64      `json:"cost_nanousd"`
+		CostNanoUSD        int64      `json:"cost_nanousd" doc:"so far, with disk and traffic"`
 		Fetched            Fetched    `json:"fetched"`
 		Steps              []Step     `json:"steps"`
 		Simulated          bool       `json:"simulated"`
+		Tariff
+		Extras
 	}
 	// Receipt is the final bill of a lease.
 	Receipt struct {
@@ -165,6 +173,9 @@ type (
 		Fetched            Fetched    `json:"fetched"`
 		ExitCode           int        `json:"exit_code"`
 		Envelope           []byte     `json:"envelope" doc:"the receipt as the broker signed it, base64"`
+		DiskMiB            uint64     `json:"disk_mib,omitempty" doc:"that the tariff was applied to; missing: the disk has no price"`
+		Tariff
+		Extras
 	}
 
 	// Image is what the broker knows about the root of an image.
@@ -261,6 +272,7 @@ func jobOf(j broker.Job, l broker.Lease) Job {
 		BidNanoUSDPerHour: int64(j.Spec.Bid), RateNanoUSDPerHour: int64(l.Rate),
 		Gang: string(j.Member.Gang), Rank: j.Member.Rank, Nodes: j.Spec.Nodes,
 		ReserveMS: j.Spec.Reserve.Milliseconds(), ReservedUntil: stamp(l.Until()), UnusedNanoUSD: int64(l.UnusedCost), CoveredMS: l.Covered.Milliseconds(),
+		DiskMiB: j.Spec.Disk(), TrafficBytes: j.Spec.PaidTraffic(), Tariff: tariffOf(l.Tariff), Extras: extrasOf(l.Traffic, l.DiskCost, l.TrafficCost),
 	}
 	if j.State == broker.JobDone {
 		out.ExitCode = new(j.ExitCode)
@@ -295,6 +307,7 @@ func leaseOf(l broker.Lease) Lease {
 		Granted: stamp(l.Granted), Ready: stamp(l.Ready), Ended: stamp(l.Ended),
 		UsedMS: l.Used.Milliseconds(), BilledMS: l.Billed.Milliseconds(), CostNanoUSD: int64(l.Cost),
 		Fetched: fetchedOf(l.Fetched), Steps: []Step{}, Simulated: l.Simulated, ReservedUntil: stamp(l.Until()),
+		Tariff: tariffOf(l.Tariff), Extras: extrasOf(l.Traffic, l.DiskCost, l.TrafficCost),
 	}
 	for _, s := range l.Steps {
 		out.Steps = append(out.Steps, Step{Name: s.Name, StartMS: s.Start.Milliseconds(), TookMS: s.Took.Milliseconds()})
@@ -309,6 +322,7 @@ func receiptOf(r broker.Receipt, envelope []byte) Receipt {
 		UsedMS: r.Used.Milliseconds(), BilledMS: r.Billed.Milliseconds(), CostNanoUSD: int64(r.Cost),
 		FeeNanoUSD: int64(r.Fee), Fetched: fetchedOf(r.Fetched), ExitCode: r.ExitCode, Envelope: envelope,
 		UnusedMS: r.Unused.Milliseconds(), UnusedCostNanoUSD: int64(r.UnusedCost),
+		DiskMiB: r.DiskMiB, Tariff: tariffOf(r.Tariff), Extras: extrasOf(r.Traffic, r.DiskCost, r.TrafficCost),
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -52,9 +53,21 @@ func (s *Server) gang(ctx context.Context, id broker.JobID) (Gang, error) {
 	for _, node := range out.Nodes {
 		out.HeldNanoUSD += node.HeldNanoUSD
 		out.CostNanoUSD += node.CostNanoUSD
+		out.IngressBytes = together(out.IngressBytes, node.IngressBytes)
+		out.EgressBytes = together(out.EgressBytes, node.EgressBytes)
+		out.DiskCostNanoUSD += node.DiskCostNanoUSD
+		out.TrafficCostNanoUSD += node.TrafficCostNanoUSD
 	}
 	out.State = cmp.Or(open, ended).String()
 	return out, nil
+}
+
+// together adds up counts of hosts, which may say what they like.
+func together(a, b int64) int64 {
+	if a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
 }
 
 // Gang returns all nodes of the gang that a job belongs to; [broker.ErrNotFound] if it belongs to none.

@@ -36,7 +36,7 @@ type (
 		Level                   string `json:"level" enum:"claimed,nvml" doc:"how far the description has been proved"`
 		Simulated               bool   `json:"simulated" doc:"not a real GPU"`
 		RateNanoUSDPerHour      int64  `json:"rate_nanousd_per_hour" doc:"per GPU, on demand"`
-		TotalRateNanoUSDPerHour int64  `json:"total_rate_nanousd_per_hour" doc:"all GPUs of the query; with a bid, at the least bid: what clears may be more"`
+		TotalRateNanoUSDPerHour int64  `json:"total_rate_nanousd_per_hour" doc:"all GPUs of the query, without disk and traffic; with a bid, at the least bid: what clears may be more"`
 		MinBidNanoUSDPerHour    int64  `json:"min_bid_nanousd_per_hour,omitempty" doc:"least bid for one GPU of an interruptible job; missing: on-demand only"`
 		CPUsPerGPU              int    `json:"cpus_per_gpu"`
 		MemoryMiBPerGPU         uint64 `json:"memory_mib_per_gpu" doc:"host memory"`
@@ -56,12 +56,16 @@ type (
 		ReservedRateNanoUSDPerHour int64 `json:"reserved_rate_nanousd_per_hour,omitempty" doc:"per GPU, for a job that commits to at least reserved_min_ms"`
 		ReservedMinMS              int64 `json:"reserved_min_ms,omitempty"`
 		Reserved                   bool  `json:"reserved,omitempty" doc:"the job of the query earns the reserved rate: total_rate_nanousd_per_hour and expected_cost are by it"`
+
+		Tariff
 	}
 	// Cost is what a job is expected to cost, and what that is made of.
 	Cost struct {
 		RunNanoUSD     int64 `json:"run_nanousd" doc:"the rate for run_ms or, in a quote, its duration"`
-		StartNanoUSD   int64 `json:"start_nanousd" doc:"the rate for ready_ms, and for the time that holds which the host does not honour are expected to cost. It is not billed: it is what the time without the GPUs is worth at least"`
-		FailureNanoUSD int64 `json:"failure_nanousd" doc:"the rate for the time that failures of the host are expected to throw away"`
+		DiskNanoUSD    int64 `json:"disk_nanousd" doc:"what the job may write, for the same time"`
+		TrafficNanoUSD int64 `json:"traffic_nanousd" doc:"all the traffic that the customer pays for, both ways"`
+		StartNanoUSD   int64 `json:"start_nanousd" doc:"the rate, with the disk's, for ready_ms, and for the time that holds which the host does not honour are expected to cost. It is not billed: it is what the time without the GPUs is worth at least"`
+		FailureNanoUSD int64 `json:"failure_nanousd" doc:"the same rates for the time that failures of the host are expected to throw away"`
 		WaitingNanoUSD int64 `json:"waiting_nanousd" doc:"wait_rate_nanousd_per_hour for the same times"`
 		TotalNanoUSD   int64 `json:"total_nanousd" doc:"the sum"`
 	}
@@ -119,7 +123,7 @@ type (
 		MinGPUMemoryMiB        uint64   `json:"min_gpu_memory_mib,omitempty" query:"min_gpu_memory_mib" doc:"as the card is sold"`
 		MemoryMiB              uint64   `json:"memory_mib,omitempty" query:"memory_mib" doc:"host memory of the job"`
 		CPUs                   int      `json:"cpus,omitempty" query:"cpus" minimum:"0" maximum:"1024"`
-		MaxRateNanoUSDPerHour  int64    `json:"max_rate_nanousd_per_hour,omitempty" query:"max_rate_nanousd_per_hour" minimum:"0" doc:"per GPU"`
+		MaxRateNanoUSDPerHour  int64    `json:"max_rate_nanousd_per_hour,omitempty" query:"max_rate_nanousd_per_hour" minimum:"0" doc:"per GPU, with the disk, and with all the traffic spread over run_ms"`
 		BidNanoUSDPerHour      int64    `json:"bid_nanousd_per_hour,omitempty" query:"bid_nanousd_per_hour" minimum:"0" doc:"per GPU, of an interruptible job; unless given, on-demand"`
 		Region                 string   `json:"region,omitempty" query:"region" maxLength:"2"`
 		Provider               string   `json:"provider,omitempty" query:"provider" maxLength:"128"`
@@ -128,6 +132,8 @@ type (
 		RunMS                  int64    `json:"run_ms,omitempty" query:"run_ms" minimum:"0" maximum:"2592000000" doc:"how long the job is expected to run; unless given, an hour. A quote's is its duration"`
 		WaitRateNanoUSDPerHour int64    `json:"wait_rate_nanousd_per_hour,omitempty" query:"wait_rate_nanousd_per_hour" minimum:"0" doc:"what an hour of waiting costs beside the GPUs themselves"`
 		ReserveMS              int64    `json:"reserve_ms,omitempty" query:"reserve_ms" minimum:"0" maximum:"2592000000" doc:"term that the job commits to: offers that it earns a reserved rate of have that price"`
+		DiskMiB                uint64   `json:"disk_mib,omitempty" query:"disk_mib" minimum:"0" doc:"what the job may write, 16 to 16777215; unless given 10240, which is 10 GiB, and also of hosts that do not say how much they have"`
+		TrafficBytes           int64    `json:"traffic_bytes,omitempty" query:"traffic_bytes" minimum:"0" doc:"what the customer pays for at most through the job's tunnel, each way, 1 to 1000000000000000; unless given 1000000000, which is 1 GB"`
 	}
 	// Page says in which order offers come, and which part of them.
 	Page struct {
@@ -216,12 +222,15 @@ func (s *Server) failQuery(ctx context.Context, err error) error {
 // toBroker fails with a [*broker.FieldError].
 func (q Query) toBroker() (broker.Query, error) {
 	where, err := broker.ParseFilter(q.Q)
+	if err == nil {
+		err = q.checkExtras()
+	}
 	return broker.Query{
 		GPU:       broker.GPURequest{Model: q.Model, Count: q.Count, MinMemoryMiB: q.MinGPUMemoryMiB},
 		MemoryMiB: q.MemoryMiB, CPUs: q.CPUs, MaxRate: pricing.Rate(q.MaxRateNanoUSDPerHour), Bid: pricing.Rate(q.BidNanoUSDPerHour),
 		Region: q.Region, Provider: broker.PeerID(q.Provider), Image: q.ImageDigest, Weights: q.WeightRoots, Where: where,
 		Run: time.Duration(q.RunMS) * time.Millisecond, WaitRate: pricing.Rate(q.WaitRateNanoUSDPerHour),
-		Reserve: time.Duration(q.ReserveMS) * time.Millisecond,
+		Reserve: time.Duration(q.ReserveMS) * time.Millisecond, DiskMiB: q.DiskMiB, Traffic: q.TrafficBytes,
 	}, err
 }
 
@@ -236,6 +245,7 @@ func offerOf(m broker.Match) Offer {
 		Expected: costOf(m.Cost), ReadyMS: m.Cost.Ready.Milliseconds(),
 		FillRatePPM: m.Record.FillRate(), HoldsAsked: m.Record.Asked, HoldsHonoured: m.Record.Honoured,
 		ReservedRateNanoUSDPerHour: int64(o.ReservedRate), ReservedMinMS: o.ReservedMin.Milliseconds(), Reserved: m.Reserved,
+		Tariff: tariffOf(o.Tariff),
 	}
 	if m.Cost.Sized {
 		out.MissBytes, out.HeldBytes = &m.Cost.MissBytes, &m.Cost.HeldBytes
@@ -262,7 +272,7 @@ func offerOf(m broker.Match) Offer {
 
 func costOf(c broker.Cost) Cost {
 	return Cost{
-		RunNanoUSD: int64(c.Run), StartNanoUSD: int64(c.Start), FailureNanoUSD: int64(c.Failure),
+		RunNanoUSD: int64(c.Run), DiskNanoUSD: int64(c.Disk), TrafficNanoUSD: int64(c.Traffic), StartNanoUSD: int64(c.Start), FailureNanoUSD: int64(c.Failure),
 		WaitingNanoUSD: int64(c.Waiting), TotalNanoUSD: int64(c.Total),
 	}
 }

@@ -34,7 +34,10 @@ type FirmQuote struct {
 	Simulated               bool       `json:"simulated"`
 	RateNanoUSDPerHour      int64      `json:"rate_nanousd_per_hour" doc:"per GPU; it holds for the whole job"`
 	TotalRateNanoUSDPerHour int64      `json:"total_rate_nanousd_per_hour" doc:"all GPUs of the job"`
-	CostNanoUSD             int64      `json:"cost_nanousd" doc:"for the whole duration, at most"`
+	Tariff                             // of the host; it holds for the whole job, too
+	DiskMiB                 uint64     `json:"disk_mib" doc:"that the job may write"`
+	TrafficBytes            int64      `json:"traffic_bytes" doc:"that the customer pays for at most, each way"`
+	CostNanoUSD             int64      `json:"cost_nanousd" doc:"for the whole duration, with disk and all the traffic, at most"`
 	HeldNanoUSD             int64      `json:"held_nanousd" doc:"kept aside; all of it comes back unless the quote is accepted"`
 	ReservedMS              int64      `json:"reserved_ms,omitempty" doc:"the rate is a reserved one: who accepts commits to this term from ready on, and what of it is not used is billed"`
 	FirmMS                  int64      `json:"firm_ms" doc:"how long the quote waits, from when it was made"`
@@ -114,6 +117,7 @@ func (s *Server) firmQuote(ctx context.Context, j broker.Job) FirmQuote {
 	out := FirmQuote{
 		ID: string(j.ID), State: j.State.String(), GPUs: []GPULease{}, HeldNanoUSD: int64(j.Hold), FirmMS: j.Spec.Firm.Milliseconds(),
 		MaxDurationMS: j.Spec.MaxDuration.Milliseconds(), Expires: stamp(j.Quote.Until), Accepted: stamp(j.Quote.Taken), Error: j.Error,
+		DiskMiB: j.Spec.Disk(), TrafficBytes: j.Spec.PaidTraffic(),
 	}
 	if j.State == broker.JobQuoted {
 		out.ExpiresInMS = max(0, time.Until(j.Quote.Until).Milliseconds())
@@ -127,10 +131,10 @@ func (s *Server) firmQuote(ctx context.Context, j broker.Job) FirmQuote {
 		return out
 	}
 	out.Host, out.Provider, out.Model, out.Simulated, out.GPUs, out.Answer = l.Host, string(l.Provider), l.Model, l.Simulated, gpusOf(l.GPUs), l.Answer
-	out.RateNanoUSDPerHour, out.ReservedMS = int64(l.Rate), l.Term.Milliseconds()
-	if total, err := l.Rate.MulInt(int64(j.Spec.GPU.Count)); err == nil {
-		out.TotalRateNanoUSDPerHour = int64(total)
-		if cost, err := total.Cost(j.Spec.MaxDuration); err == nil {
+	out.RateNanoUSDPerHour, out.ReservedMS, out.Tariff = int64(l.Rate), l.Term.Milliseconds(), tariffOf(l.Tariff)
+	if charge, err := j.Spec.Charge(l.Rate, l.Tariff); err == nil {
+		out.TotalRateNanoUSDPerHour = int64(charge.GPUs)
+		if cost, err := charge.Cost(j.Spec.MaxDuration); err == nil {
 			out.CostNanoUSD = int64(cost)
 		}
 	}
