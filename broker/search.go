@@ -16,6 +16,7 @@ type Match struct {
 	HasImage bool         // the host holds every block of the image
 	Weights  int          // how many of the query's weights the host holds
 	Rate     pricing.Rate // for all GPUs of the job, per hour
+	AllIn    pricing.Rate // for one, with disk and traffic: what a limit on the price is compared with
 	Cost     Cost         // expected, of the whole job
 	Record   Record       // what was seen of the host
 	Reserved bool         // the rate is the reserved one
@@ -127,6 +128,7 @@ func (m *Market) matches(q *Query, all []candidate) []Match {
 	for _, c := range all {
 		x := Match{Offer: *c.offer, Free: m.available(c.offer), HasImage: c.image, Weights: c.weights, Rate: c.rate, Cost: c.cost, Record: m.RecordOf(c.offer.Provider), Reserved: c.offer.reserves(q.Reserve)}
 		x.Offer.Free = m.free(c.offer)
+		x.AllIn, _ = q.allIn(c.offer) // the largest rate if it is more than can be said
 		out = append(out, x)
 	}
 	return out

@@ -37,6 +37,7 @@ type (
 		Simulated               bool   `json:"simulated" doc:"not a real GPU"`
 		RateNanoUSDPerHour      int64  `json:"rate_nanousd_per_hour" doc:"per GPU, on demand"`
 		TotalRateNanoUSDPerHour int64  `json:"total_rate_nanousd_per_hour" doc:"all GPUs of the query, without disk and traffic; with a bid, at the least bid: what clears may be more"`
+		AllInNanoUSDPerHour     int64  `json:"all_in_nanousd_per_hour" doc:"one GPU of the query, with its disk, and with all the traffic spread over run_ms: what max_rate_nanousd_per_hour and all_in_price in a query are compared with"`
 		MinBidNanoUSDPerHour    int64  `json:"min_bid_nanousd_per_hour,omitempty" doc:"least bid for one GPU of an interruptible job; missing: on-demand only"`
 		CPUsPerGPU              int    `json:"cpus_per_gpu"`
 		MemoryMiBPerGPU         uint64 `json:"memory_mib_per_gpu" doc:"host memory"`
@@ -239,7 +240,7 @@ func offerOf(m broker.Match) Offer {
 	out := Offer{
 		ID: string(o.ID), Provider: string(o.Provider), Host: o.Host, Region: o.Region,
 		GPUs: len(o.GPUs), Free: m.Free, Simulated: o.Simulated(), RateNanoUSDPerHour: int64(o.Rate),
-		TotalRateNanoUSDPerHour: int64(m.Rate), MinBidNanoUSDPerHour: int64(o.MinBid),
+		TotalRateNanoUSDPerHour: int64(m.Rate), AllInNanoUSDPerHour: int64(m.AllIn), MinBidNanoUSDPerHour: int64(o.MinBid),
 		CPUsPerGPU: o.CPUs, MemoryMiBPerGPU: o.MemoryMiB, DiskMiB: o.DiskMiB, HasImage: m.HasImage, Level: broker.LevelClaimed.String(),
 		ReliabilityPPM: m.Record.Reliability(), SeenMS: m.Record.Seen.Milliseconds(), Failures: m.Record.Failures,
 		Expected: costOf(m.Cost), ReadyMS: m.Cost.Ready.Milliseconds(),

@@ -50,6 +50,9 @@ func TestTariffOverHTTP(t *testing.T) {
 		if o.DiskNanoUSDPerGiBHour != 200_000 || o.IngressNanoUSDPerGB != 5_000_000 || o.EgressNanoUSDPerGB != 10_000_000 {
 			t.Errorf("%s: tariff %+v", tt.name, o.Tariff)
 		}
+		if want := tt.cost; o.AllInNanoUSDPerHour != want { // of one GPU for an hour
+			t.Errorf("%s: all in %d, want %d", tt.name, o.AllInNanoUSDPerHour, want)
+		}
 		if e := o.Expected; e.DiskNanoUSD != tt.disk || e.TrafficNanoUSD != tt.traffic || e.RunNanoUSD != 400_000_000 ||
 			e.TotalNanoUSD != e.RunNanoUSD+e.DiskNanoUSD+e.TrafficNanoUSD+e.StartNanoUSD+e.FailureNanoUSD+e.WaitingNanoUSD {
 			t.Errorf("%s: expected cost %+v, want %d for the disk and %d for traffic", tt.name, e, tt.disk, tt.traffic)
