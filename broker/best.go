@@ -165,7 +165,7 @@ func (t *top) Wanted(r pricing.Rate) bool {
 
 func (t *top) Most(r pricing.Rate) Tariff {
 	if len(t.all) < t.n {
-		return anyTariff()
+		return unbounded()
 	}
 	return t.floor.most(t.all[t.n-1].cost.Total - t.floor.cost(r))
 }

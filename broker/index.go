@@ -159,7 +159,7 @@ func (f *floor) most(amount pricing.Money) Tariff {
 	return Tariff{Disk: pricing.Rate(within(room * 1024 / (float64(f.diskMiB) * hours))), Ingress: traffic, Egress: traffic}
 }
 
-// anyTariff is above all tariffs.
-func anyTariff() Tariff {
+// unbounded is above all tariffs.
+func unbounded() Tariff {
 	return Tariff{Disk: math.MaxInt64, Ingress: math.MaxInt64, Egress: math.MaxInt64}
 }

@@ -102,7 +102,7 @@ type places struct {
 
 func (p *places) Wanted(pricing.Rate) bool { return p.n < p.most }
 
-func (p *places) Most(pricing.Rate) Tariff { return anyTariff() }
+func (p *places) Most(pricing.Rate) Tariff { return unbounded() }
 
 func (p *places) Visit(l *Listed) {
 	if p.fits(l) {

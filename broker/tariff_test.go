@@ -32,7 +32,7 @@ func anyRequest(t *rapid.T) *JobSpec {
 		Traffic:     near(MaxTraffic).Draw(t, "traffic"),
 		MaxDuration: time.Second + time.Duration(near(int64(maxDuration-time.Second)).Draw(t, "duration")),
 	}
-	if s.DiskMiB < minDiskMiB {
+	if s.DiskMiB < MinDiskMiB {
 		s.DiskMiB = 0
 	}
 	return s
