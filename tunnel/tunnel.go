@@ -76,5 +76,8 @@ type Stats struct {
 type Device interface {
 	Name() string
 	Stats() (Stats, error)
+	// Limit slows the tunnel down to so many bytes per second in each direction, as long as it is open; zero lifts the
+	// limit. Handshakes and keepalives always pass.
+	Limit(bytesPerSecond int64) error
 	Close() error
 }

@@ -210,6 +210,7 @@ type wireless struct{}
 
 func (wireless) Name() string                 { return "rl0" }
 func (wireless) Stats() (tunnel.Stats, error) { return tunnel.Stats{ListenPort: 7}, nil }
+func (wireless) Limit(int64) error            { return nil }
 func (wireless) Close() error                 { return nil }
 
 // addHost starts an agent with all that has to do with blocks, wired as `rialto-provider run` does.

@@ -49,6 +49,8 @@ type endDevice struct {
 	name string
 }
 
+func (endDevice) Limit(int64) error { return nil }
+
 func (d endDevice) Name() string { return d.name }
 
 func (e *ends) Open(_ context.Context, netns, name string, c tunnel.Config) (tunnel.Device, error) {

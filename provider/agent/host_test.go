@@ -239,6 +239,8 @@ func (d *fakeDevice) Name() string { return d.name }
 
 func (d *fakeDevice) Stats() (tunnel.Stats, error) { return tunnel.Stats{ListenPort: d.port}, nil }
 
+func (*fakeDevice) Limit(int64) error { return nil }
+
 func (d *fakeDevice) Close() error {
 	d.owner.mu.Lock()
 	defer d.owner.mu.Unlock()

@@ -12,6 +12,9 @@
 // device survives and is taken over, a TUN ended with the old process and is made anew. Removing the network namespace
 // removes either kind of interface.
 //
+// A tunnel can be slowed down while it is open, by the kernel's traffic control on either kind of interface, see
+// [Device.Limit].
+//
 // wireguard-go pools 64 KiB buffers without a bound of its own: 1 MiB when idle, up to 300 MiB on a saturated
 // tunnel. The agent runs under a memory limit of its own.
 package device

@@ -67,8 +67,14 @@ func newJob(t *testing.T, name string) *job {
 
 func (j *job) echoAddress() string { return netip.AddrPortFrom(j.plan.Job, 7).String() }
 
-// echo serves until the test ends, and then closes its connections too: their peers may be gone unheard.
+// echo serves until the test ends.
 func echo(t *testing.T, ln net.Listener) {
+	t.Helper()
+	serve(t, ln, func(c net.Conn) { _, _ = io.Copy(c, c) })
+}
+
+// serve serves until the test ends, and then closes its connections too: their peers may be gone unheard.
+func serve(t *testing.T, ln net.Listener, handle func(net.Conn)) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wait sync.WaitGroup
@@ -81,7 +87,7 @@ func echo(t *testing.T, ln net.Listener) {
 			wait.Go(func() {
 				defer c.Close()
 				defer context.AfterFunc(ctx, func() { c.Close() })()
-				_, _ = io.Copy(c, c)
+				handle(c)
 			})
 		}
 	})

@@ -14,4 +14,7 @@ type Device struct{ tunnel.Device }
 // Open reports ErrUnsupported.
 func Open(context.Context, Config) (*Device, error) { return nil, ErrUnsupported }
 
+// CheckLimit reports ErrUnsupported.
+func CheckLimit() error { return ErrUnsupported }
+
 func removeSocket(context.Context, string) error { return ErrUnsupported }
