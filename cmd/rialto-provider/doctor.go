@@ -19,6 +19,7 @@ import (
 	"rialto/cmd/internal/cli"
 	"rialto/provider/nvml"
 	"rialto/provider/sandbox"
+	"rialto/tunnel/device"
 )
 
 // check is one line of the doctor's table.
@@ -90,7 +91,7 @@ func resultTone(text string) cli.Tone {
 func examine(ctx context.Context, state, runc string, driver bool) []check {
 	checks := []check{
 		checkRoot(), checkKernel(), checkTUN(), checkOverlay(), checkCgroups(), checkRunc(ctx, runc), checkNetns(),
-		checkSeccomp(), checkWireGuard(), checkMounts(ctx, state), checkJobDisk(ctx, state), checkDisk(state), checkDiskSpeed(ctx, state), checkDriver(ctx, driver),
+		checkSeccomp(), checkWireGuard(), checkLimit(), checkMounts(ctx, state), checkJobDisk(ctx, state), checkDisk(state), checkDiskSpeed(ctx, state), checkDriver(ctx, driver),
 	}
 	for i := range checks {
 		if checks[i].OK {
@@ -247,6 +248,17 @@ func checkWireGuard() check {
 	if exists("/sys/module/wireguard") {
 		k.Found = "in the kernel"
 	}
+	return k
+}
+
+// checkLimit tries whether traffic beyond what a customer pays for can be slowed down.
+func checkLimit() check {
+	k := check{Name: "traffic limit", Found: "in the kernel", Advice: "`modprobe -a sch_tbf sch_ingress cls_u32 act_mirred ifb`, or ask no price for traffic"}
+	if err := device.CheckLimit(); err != nil {
+		k.Found = err.Error()
+		return k
+	}
+	k.OK = true
 	return k
 }
 

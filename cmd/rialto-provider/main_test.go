@@ -174,7 +174,7 @@ func TestDoctor(t *testing.T) {
 			t.Errorf("%+v does not say what to do", c)
 		}
 	}
-	for _, name := range []string{"root", "kernel", "tun", "overlayfs", "cgroups", "runc", "network namespaces", "WireGuard", "disk space", "disk speed", "NVIDIA driver", "seccomp"} {
+	for _, name := range []string{"root", "kernel", "tun", "overlayfs", "cgroups", "runc", "network namespaces", "WireGuard", "traffic limit", "disk space", "disk speed", "NVIDIA driver", "seccomp"} {
 		if _, ok := names[name]; !ok {
 			t.Errorf("no check of %s", name)
 		}
