@@ -55,6 +55,13 @@ func (s *JobSpec) Disk() uint64 { return cmp.Or(s.DiskMiB, UsualDiskMiB) }
 // PaidTraffic is how many bytes, each way, the customer pays for at most.
 func (s *JobSpec) PaidTraffic() int64 { return cmp.Or(s.Traffic, UsualTraffic) }
 
+// Validate checks that a market takes the tariff. The error is a [*FieldError].
+func (t Tariff) Validate() error {
+	var c checker
+	t.check(&c, "tariff")
+	return c.err
+}
+
 func (t Tariff) check(c *checker, field string) {
 	c.that(t.Disk >= 0 && t.Disk <= maxDiskRate, field+".disk", "%v for a GiB: want $0.00/h to %v", t.Disk, maxDiskRate)
 	c.that(t.Ingress >= 0 && t.Ingress <= maxTrafficPrice, field+".ingress", "%v for a GB: want $0.00 to %v", t.Ingress, maxTrafficPrice)

@@ -70,17 +70,18 @@ type Config struct {
 	Rate         pricing.Rate // per GPU-hour
 	ReservedRate pricing.Rate // for jobs that commit to at least ReservedMin; zero: there is none
 	ReservedMin  time.Duration
-	MinBid       pricing.Rate // least price per GPU-hour of an interruptible job; zero: none is taken
-	CPUs         int          // whole cores per GPU, at least 1
-	MemoryMiB    uint64       // host memory per GPU, at least 1
-	AdvertiseIPs []netip.Addr // where customers reach our tunnels; empty: the network's addresses
-	Ports        PortRange    // UDP ports of tunnels; zero: any
+	MinBid       pricing.Rate  // least price per GPU-hour of an interruptible job; zero: none is taken
+	Tariff       broker.Tariff // what is charged for beside GPUs; a price for the disk needs a DiskPerJobMiB of what a job has that says nothing
+	CPUs         int           // whole cores per GPU, at least 1
+	MemoryMiB    uint64        // host memory per GPU, at least 1
+	AdvertiseIPs []netip.Addr  // where customers reach our tunnels; empty: the network's addresses
+	Ports        PortRange     // UDP ports of tunnels; zero: any
 	Version      string
 
 	// DiskFree returns the free disk in MiB where images and workloads live; nil: not known.
 	DiskFree func() (uint64, error)
-	// DiskPerJobMiB is the most that a job may write; zero: as much as there is. DiskLeft returns how much of that a
-	// lease's workload may still write; nil: not known.
+	// DiskPerJobMiB is the most that a job may write; zero: as much as there is. DiskLeft returns how much of what it may
+	// write a lease's workload has not written yet; nil: not known.
 	DiskPerJobMiB uint64
 	DiskLeft      func(broker.LeaseID) uint64
 	// SetAside is told how much the jobs may still write together, in MiB, which images must leave free; nil: nobody.
@@ -117,8 +118,13 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("agent: a reserved price of %v from %v on: want less than %v, from 1s to %v on", c.ReservedRate, c.ReservedMin, c.Rate, broker.MaxTerm)
 	case c.MinBid < 0 || c.MinBid > c.Rate:
 		return c, fmt.Errorf("agent: the least bid of %v is above the price of %v", c.MinBid, c.Rate)
+	case c.Tariff.Disk > 0 && c.DiskPerJobMiB > 0 && c.DiskPerJobMiB < broker.UsualDiskMiB:
+		return c, fmt.Errorf("agent: a job that does not say pays for %d MiB of disk, and may write %d MiB", broker.UsualDiskMiB, c.DiskPerJobMiB)
 	case c.Ports.First > c.Ports.Last:
 		return c, fmt.Errorf("agent: port range %d-%d is empty", c.Ports.First, c.Ports.Last)
+	}
+	if err := c.Tariff.Validate(); err != nil {
+		return c, fmt.Errorf("agent: %w", err)
 	}
 	if c.Clock.Now == nil {
 		c.Clock = ownClock()

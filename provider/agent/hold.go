@@ -111,7 +111,7 @@ func (a *Agent) claim(arrived time.Time, hold broker.Hold, spec broker.JobSpec, 
 	if err != nil {
 		return nil, err
 	}
-	if err := a.checkRoom(); err != nil {
+	if err := a.checkRoom(spec); err != nil {
 		return nil, err
 	}
 	disk, _ := a.freeDisk()
@@ -204,6 +204,12 @@ func (a *Agent) checkOffer(hold broker.Hold, spec broker.JobSpec) error {
 		return refusal("the price is above the customer's bid")
 	case spec.Bid == 0 && hold.Rate < price: // its owner may ask more at a broker
 		return refusal(fmt.Sprintf("the price is %v, not %v", price, hold.Rate))
+	case hold.Tariff.Disk < a.Tariff.Disk:
+		return refusal(fmt.Sprintf("a GiB of disk costs %v, not %v", a.Tariff.Disk, hold.Tariff.Disk))
+	case hold.Tariff.Ingress < a.Tariff.Ingress:
+		return refusal(fmt.Sprintf("a GB to the job costs %v, not %v", a.Tariff.Ingress, hold.Tariff.Ingress))
+	case hold.Tariff.Egress < a.Tariff.Egress:
+		return refusal(fmt.Sprintf("a GB from the job costs %v, not %v", a.Tariff.Egress, hold.Tariff.Egress))
 	case price < a.Rate && !spec.Pays(spec.Reserve, charge):
 		return refusal(fmt.Sprintf("the job's budget does not pay the %v that its customer commits to", spec.Reserve))
 	case min(hold.TTL, maxHoldTTL) < spec.Firm:
@@ -218,6 +224,8 @@ func (a *Agent) checkOffer(hold broker.Hold, spec broker.JobSpec) error {
 		return refusal(fmt.Sprintf("a job has at most %d cores per GPU", a.CPUs))
 	case spec.MemoryMiB > a.MemoryMiB*gpus:
 		return refusal(fmt.Sprintf("a job has at most %d MiB of memory per GPU", a.MemoryMiB))
+	case a.DiskPerJobMiB > 0 && spec.DiskMiB > a.DiskPerJobMiB:
+		return refusal(fmt.Sprintf("a job may write at most %d MiB, not %d", a.DiskPerJobMiB, spec.DiskMiB))
 	}
 	return nil
 }

@@ -161,7 +161,7 @@ func (a *Agent) offerOf(model string, diskMiB uint64) broker.Offer {
 	}
 	o := broker.Offer{
 		ID: offerID(a.self, model), Provider: a.self, Host: a.Host, Region: a.Region, Rate: a.Rate,
-		ReservedRate: a.ReservedRate, ReservedMin: a.ReservedMin, MinBid: a.MinBid,
+		ReservedRate: a.ReservedRate, ReservedMin: a.ReservedMin, MinBid: a.MinBid, Tariff: a.Tariff,
 		CPUs: a.CPUs, MemoryMiB: a.MemoryMiB, DiskMiB: diskMiB, Agent: a.Version,
 	}
 	for _, g := range a.gpus {

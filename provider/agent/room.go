@@ -33,13 +33,21 @@ func (s shortage) lack() uint64 {
 	return max(need, s.free) - s.free
 }
 
+// mayWrite is how much a job may write here, in MiB; zero: as much as there is, and how much it needs nobody said.
+func (a *Agent) mayWrite(spec *broker.JobSpec) uint64 {
+	if a.DiskPerJobMiB == 0 {
+		return spec.DiskMiB
+	}
+	return min(spec.Disk(), a.DiskPerJobMiB)
+}
+
 // checkRoom returns a shortage if the disk has no room for all that jobs may write, with one more. The caller holds a.mu.
-func (a *Agent) checkRoom() error {
+func (a *Agent) checkRoom(spec broker.JobSpec) error {
 	free, known := a.freeDisk()
 	if !known {
 		return nil
 	}
-	s := shortage{free: free, keep: a.MinDiskMiB, want: a.DiskPerJobMiB}
+	s := shortage{free: free, keep: a.MinDiskMiB, want: a.mayWrite(&spec)}
 	s.promised, s.jobs = a.promised()
 	if s.lack() > 0 {
 		return s
@@ -54,7 +62,7 @@ func (a *Agent) promised() (mib uint64, jobs int) {
 			continue
 		}
 		jobs++
-		left := a.DiskPerJobMiB
+		left := a.mayWrite(&w.spec)
 		if a.DiskLeft != nil {
 			left = min(left, a.DiskLeft(lease))
 		}

@@ -87,7 +87,7 @@ func (s *site) sandbox(ctx context.Context) (provider.Sandbox, error) {
 	}
 	name := strings.TrimPrefix(string(s.lease), "l-")
 	return s.agent.Runtime.Prepare(ctx, provider.Launch{
-		Lease: s.lease, CPUs: cpus, MemoryMiB: memory, Hostname: "rialto-" + name[:min(8, len(name))],
+		Lease: s.lease, CPUs: cpus, MemoryMiB: memory, DiskMiB: s.agent.mayWrite(&s.spec), Hostname: "rialto-" + name[:min(8, len(name))],
 	})
 }
 
