@@ -100,6 +100,7 @@ type Record struct {
 	Tariff      broker.Tariff // of the hold
 	Report      broker.Report // the last report made
 	Acked       uint64        // sequence of the last report that the broker acknowledged
+	Counted     bool          // whether it takes reports of traffic
 	Linger      time.Time     // when an ended workload is removed
 	Rank        int           // of the job among the nodes of its spec
 }

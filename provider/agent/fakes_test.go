@@ -122,6 +122,11 @@ func (b *fakeBroker) serve(protocol string, request []byte) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
+		for _, old := range b.reports {
+			if old.Lease == r.Lease && (r.Traffic.Ingress < old.Traffic.Ingress || r.Traffic.Egress < old.Traffic.Egress) {
+				return nil, errors.New("its traffic shrinks")
+			}
+		}
 		b.reports = append(b.reports, r)
 		return wire.SealRenewal(b.key, broker.Renewal{Lease: r.Lease, TTL: b.ttl, Seq: r.Seq, Preempt: b.notice})
 	case wire.ProtocolTrace:

@@ -89,6 +89,7 @@ type fakeBox struct {
 	extended time.Duration
 	stopped  string
 	busy     bool // it hears that it should stop, and goes on
+	lost     bool // nobody knows how it ended
 }
 
 func (b *fakeBox) Netns() string { return "/run/netns/" + string(b.launch.Lease) }
@@ -162,11 +163,22 @@ func (b *fakeBox) finish(e provider.Exit) {
 	}
 }
 
+// lose has the sandbox vanish.
+func (b *fakeBox) lose() {
+	b.mu.Lock()
+	b.lost = true
+	b.mu.Unlock()
+	b.finish(provider.Exit{})
+}
+
 func (b *fakeBox) Wait(ctx context.Context) (provider.Exit, error) {
 	select {
 	case <-b.exited:
 		b.mu.Lock()
 		defer b.mu.Unlock()
+		if b.lost {
+			return provider.Exit{}, provider.ErrNoSandbox
+		}
 		return b.exit, nil
 	case <-ctx.Done():
 		return provider.Exit{}, ctx.Err()
@@ -197,6 +209,8 @@ type fakeTunnels struct {
 	opened []tunnel.Config
 	taken  map[uint16]bool // by strangers
 	open   int
+	last   *fakeDevice  // opened
+	begin  tunnel.Stats // of each device
 
 	removed []string
 }
@@ -212,7 +226,18 @@ func (f *fakeTunnels) Open(_ context.Context, _, name string, c tunnel.Config) (
 	if c.ListenPort == 0 {
 		c.ListenPort = uint16(40000 + len(f.opened))
 	}
-	return &fakeDevice{owner: f, name: name, port: c.ListenPort}, nil
+	f.last = &fakeDevice{owner: f, name: name, stats: f.begin}
+	f.last.stats.ListenPort = c.ListenPort
+	return f.last, nil
+}
+
+// carry has the device that was opened last carry bytes, and returns it.
+func (f *fakeTunnels) carry(in, out int64) *fakeDevice {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.last.stats.ReceivedBytes += in
+	f.last.stats.SentBytes += out
+	return f.last
 }
 
 func (f *fakeTunnels) Remove(_ context.Context, name string) error {
@@ -232,12 +257,19 @@ func (f *fakeTunnels) count() int {
 type fakeDevice struct {
 	owner *fakeTunnels
 	name  string
-	port  uint16
+
+	// Guarded by owner.mu.
+	stats tunnel.Stats
+	fail  error // of Stats
 }
 
 func (d *fakeDevice) Name() string { return d.name }
 
-func (d *fakeDevice) Stats() (tunnel.Stats, error) { return tunnel.Stats{ListenPort: d.port}, nil }
+func (d *fakeDevice) Stats() (tunnel.Stats, error) {
+	d.owner.mu.Lock()
+	defer d.owner.mu.Unlock()
+	return d.stats, d.fail
+}
 
 func (*fakeDevice) Limit(int64) error { return nil }
 
@@ -245,6 +277,7 @@ func (d *fakeDevice) Close() error {
 	d.owner.mu.Lock()
 	defer d.owner.mu.Unlock()
 	d.owner.open--
+	d.fail = net.ErrClosed
 	return nil
 }
 

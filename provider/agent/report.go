@@ -54,11 +54,11 @@ func (w *workload) setBox(box provider.Sandbox) {
 
 // next returns the report to send after the record's.
 func (w *workload) next(r *provider.Record) broker.Report {
-	used := w.used()
+	used, traffic := w.used(), w.traffic.read()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	next := w.draft
-	next.Lease, next.GPUs, next.Seq, next.Used = r.Lease, r.GPUs, r.Report.Seq+1, used
+	next.Lease, next.GPUs, next.Seq, next.Used, next.Traffic = r.Lease, r.GPUs, r.Report.Seq+1, used, traffic
 	return next
 }
 
@@ -293,6 +293,9 @@ func (w *workload) send(ctx context.Context) error {
 	if !w.agent.understands(r.Broker) {
 		report.Fetched.From = nil
 	}
+	if r.Counted = w.agent.counts(&r); !r.Counted {
+		report.Traffic = broker.Traffic{}
+	}
 	envelope, err := wire.SealReport(w.agent.Key, report)
 	if err != nil {
 		return err
@@ -337,7 +340,7 @@ func (w *workload) renewed(ctx context.Context, sent time.Time, r provider.Recor
 		extended = err == nil
 	}
 	err := w.update(ctx, func(now *provider.Record) error {
-		now.Acked = max(now.Acked, r.Report.Seq)
+		now.Acked, now.Counted = max(now.Acked, r.Report.Seq), r.Counted
 		if extended {
 			now.TTL, now.Deadline = ttl, w.agent.Clock.instant(sent.Add(ttl))
 		}

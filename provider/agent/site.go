@@ -117,6 +117,9 @@ func (s *site) openTunnel(ctx context.Context) error {
 			return fmt.Errorf("open tunnel: %w", err)
 		}
 		s.port = stats.ListenPort
+		if s.record().State.Holding() {
+			s.traffic.open(device, stats)
+		}
 		return nil
 	}
 	return fmt.Errorf("open tunnel: %w", errs)

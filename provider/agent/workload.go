@@ -48,6 +48,7 @@ type workload struct {
 	gone      chan struct{}      // closed when run is over
 	uses      uses
 	keys      *keyring
+	traffic   gauge
 	refetched func() // closes fetched
 
 	mu        sync.Mutex // guards what follows
@@ -72,6 +73,7 @@ func newWorkload(a *Agent, r provider.Record, spec broker.JobSpec, arrived time.
 		evicted: make(chan struct{}, 1), reported: make(chan struct{}), fetched: make(chan struct{}),
 		gone: make(chan struct{}), keys: newKeyring(spec.PrivateRoots()),
 	}
+	w.traffic = gauge{log: w.log, total: r.Report.Traffic}
 	w.refetched = sync.OnceFunc(func() { close(w.fetched) })
 	if r.State >= provider.StateConfirmed {
 		w.confirm()
@@ -176,7 +178,9 @@ func (w *workload) startMeter() {
 	w.meterFrom = time.Now()
 }
 
+// stopMeter ends the counting of time and of traffic.
 func (w *workload) stopMeter() {
+	w.traffic.close()
 	used := w.used()
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -225,13 +229,16 @@ func (w *workload) handed(ctx context.Context) bool {
 	return ctx.Err() != nil && !w.agent.StopJobsOnExit
 }
 
-// handOver leaves the time metered so far to the next agent.
+// handOver leaves what was metered so far to the next agent.
 func (w *workload) handOver(ctx context.Context) {
 	w.agent.handed.Add(1)
 	w.stopMeter()
-	err := w.update(context.WithoutCancel(ctx), func(r *provider.Record) error { r.Report.Used = w.used(); return nil })
+	err := w.update(context.WithoutCancel(ctx), func(r *provider.Record) error {
+		r.Report.Used, r.Report.Traffic = w.used(), w.traffic.read()
+		return nil
+	})
 	if err != nil {
-		w.log.Error("metered time is lost", slog.Any("err", err))
+		w.log.Error("metered time and traffic are lost", slog.Any("err", err))
 	}
 }
 

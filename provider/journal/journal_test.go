@@ -36,7 +36,7 @@ func record1(n uint64) provider.Record {
 		TunnelKey: tunnel.PrivateKey{1, 2, 3}, TunnelPort: 5000, Answer: []byte("answer"),
 		Deadline: provider.Instant{Boot: "b", Since: 90 * time.Second}, TTL: time.Minute, MaxDuration: time.Hour, Rate: 400_000_000, Tariff: broker.Tariff{Disk: 1, Ingress: 2, Egress: 3},
 		Report: broker.Report{Lease: "l", Seq: n, Phase: broker.PhaseReady, Used: time.Second, Steps: []broker.Step{{Name: "image", Took: 1}}},
-		Acked:  3,
+		Acked:  3, Counted: true,
 	}
 }
 

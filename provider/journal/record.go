@@ -35,6 +35,7 @@ type record struct {
 	Tariff      broker.Tariff        `json:"tariff,omitzero"`
 	Report      broker.Report        `json:"report,omitzero"`
 	Acked       uint64               `json:"acked,omitempty"`
+	Counted     bool                 `json:"counted,omitempty"`
 	Linger      time.Time            `json:"linger,omitzero"`
 	Rank        int                  `json:"rank,omitempty"`
 }
@@ -46,7 +47,7 @@ func encode(r provider.Record) ([]byte, error) {
 	stored := record{
 		Lease: r.Lease, Job: r.Job, Broker: r.Broker, State: r.State, GPUs: r.GPUs, Simulated: r.Simulated,
 		Spec: r.Spec, Sources: r.Sources, TunnelPort: r.TunnelPort, Answer: r.Answer,
-		Deadline: r.Deadline, TTL: r.TTL, MaxDuration: r.MaxDuration, Rate: r.Rate, Tariff: r.Tariff, Report: r.Report, Acked: r.Acked,
+		Deadline: r.Deadline, TTL: r.TTL, MaxDuration: r.MaxDuration, Rate: r.Rate, Tariff: r.Tariff, Report: r.Report, Acked: r.Acked, Counted: r.Counted,
 		Linger: r.Linger.Round(0), Rank: r.Rank,
 	}
 	if r.TunnelKey != (tunnel.PrivateKey{}) {
@@ -79,7 +80,7 @@ func decode(value []byte) (provider.Record, error) {
 		Lease: stored.Lease, Job: stored.Job, Broker: stored.Broker, State: stored.State, GPUs: stored.GPUs,
 		Simulated: stored.Simulated, Spec: stored.Spec, Sources: stored.Sources,
 		TunnelPort: stored.TunnelPort, Answer: stored.Answer, Deadline: stored.Deadline, TTL: stored.TTL,
-		MaxDuration: stored.MaxDuration, Rate: stored.Rate, Tariff: stored.Tariff, Report: stored.Report, Acked: stored.Acked, Linger: stored.Linger,
+		MaxDuration: stored.MaxDuration, Rate: stored.Rate, Tariff: stored.Tariff, Report: stored.Report, Acked: stored.Acked, Counted: stored.Counted, Linger: stored.Linger,
 		Rank: stored.Rank,
 	}
 	if stored.TunnelKey != "" {
