@@ -212,6 +212,8 @@ type fakeTunnels struct {
 	last   *fakeDevice  // opened
 	begin  tunnel.Stats // of each device
 
+	unlimited bool // no device can be limited
+
 	removed []string
 }
 
@@ -259,8 +261,9 @@ type fakeDevice struct {
 	name  string
 
 	// Guarded by owner.mu.
-	stats tunnel.Stats
-	fail  error // of Stats
+	stats  tunnel.Stats
+	fail   error   // of Stats
+	limits []int64 // so far
 }
 
 func (d *fakeDevice) Name() string { return d.name }
@@ -271,7 +274,22 @@ func (d *fakeDevice) Stats() (tunnel.Stats, error) {
 	return d.stats, d.fail
 }
 
-func (*fakeDevice) Limit(int64) error { return nil }
+func (d *fakeDevice) Limit(bytesPerSecond int64) error {
+	d.owner.mu.Lock()
+	defer d.owner.mu.Unlock()
+	d.limits = append(d.limits, bytesPerSecond)
+	if d.owner.unlimited {
+		return errors.New("no traffic control")
+	}
+	return nil
+}
+
+// limited returns the limits that the device was given.
+func (d *fakeDevice) limited() []int64 {
+	d.owner.mu.Lock()
+	defer d.owner.mu.Unlock()
+	return slices.Clone(d.limits)
+}
 
 func (d *fakeDevice) Close() error {
 	d.owner.mu.Lock()

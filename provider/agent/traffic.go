@@ -1,12 +1,24 @@
 package agent
 
 import (
+	"context"
+	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"rialto/broker"
 	"rialto/provider"
 	"rialto/tunnel"
+)
+
+const (
+	// slowTunnel is what a tunnel carries each way, in bytes per second, when its customer pays for no more: 1 Mbit/s is
+	// enough to read a log, and to stop what sends too much.
+	slowTunnel = 125_000
+	// trafficTick is the time between two looks at traffic that has a price: what flows beyond the paid until the next
+	// look is the host's gift.
+	trafficTick = 2 * time.Second
 )
 
 // gauge counts what a workload's tunnel carries, in bytes of WireGuard's packets, from the tunnel's opening to the
@@ -68,4 +80,52 @@ func (g *gauge) close() {
 // know. One that named prices for traffic does, and so does one that took such a report, which must not miss it in the next.
 func (a *Agent) counts(r *provider.Record) bool {
 	return r.Tariff != (broker.Tariff{}) || r.Counted || a.understands(r.Broker)
+}
+
+// boundTraffic slows a workload's tunnel down once it has carried more than the customer pays for in a direction that the
+// host charges for. It returns then, or when ctx ends.
+func (w *workload) boundTraffic(ctx context.Context, d tunnel.Device) {
+	tariff := w.record().Tariff
+	if tariff.Ingress == 0 && tariff.Egress == 0 {
+		return
+	}
+	tick := time.NewTicker(trafficTick)
+	defer tick.Stop()
+	for {
+		if way := beyond(w.traffic.read(), tariff, w.spec.PaidTraffic()); way != "" {
+			w.slowDown(ctx, d, way)
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// beyond says which traffic with a price was more than what is paid; empty: none.
+func beyond(n broker.Traffic, tariff broker.Tariff, paid int64) string {
+	switch {
+	case tariff.Ingress > 0 && n.Ingress > paid:
+		return "reached"
+	case tariff.Egress > 0 && n.Egress > paid:
+		return "left"
+	}
+	return ""
+}
+
+// slowDown limits the tunnel for as long as it is open, and tells the customer why.
+func (w *workload) slowDown(ctx context.Context, d tunnel.Device, way string) {
+	if err := d.Limit(slowTunnel); err != nil {
+		if ctx.Err() == nil {
+			w.log.Error("traffic that nobody pays for cannot be slowed down", slog.Any("err", err))
+		}
+		return
+	}
+	paid := fmt.Sprintf("%.3g GB", float64(w.spec.PaidTraffic())/1e9)
+	w.log.Info("the tunnel is slowed down: its customer pays for no more traffic", slog.String("paid", paid))
+	w.note(func(r *broker.Report) {
+		r.Message = fmt.Sprintf("the job's tunnel is slowed down to 1 Mbit/s: more than the %s that are paid for %s the job", paid, way)
+	})
 }

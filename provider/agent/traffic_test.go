@@ -2,6 +2,8 @@ package agent
 
 import (
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -161,4 +163,87 @@ func TestTrafficIsToldToWhoReadsIt(t *testing.T) {
 			})
 		})
 	}
+}
+
+// hasTraffic brings a job to run on a host with prices for traffic, which pays for 1 MB, and has its tunnel carry bytes.
+func (w *world) hasTraffic(tariff broker.Tariff, in, out int64) broker.LeaseID {
+	w.t.Helper()
+	w.start()
+	spec := w.spec()
+	spec.Traffic = 1e6
+	h := w.holdOf("one", spec)
+	h.Tariff = tariff
+	if a := w.ask(h); a.Grant == nil {
+		w.t.Fatal(a.Refusal)
+	}
+	if err := w.confirm(h.Lease); err != nil {
+		w.t.Fatal(err)
+	}
+	w.settle()
+	w.tunnels.carry(in, out)
+	time.Sleep(trafficTick + progressPause)
+	synctest.Wait()
+	return h.Lease
+}
+
+// What is beyond the paid traffic is slow, once and in both directions, where the host charges for it.
+func TestTrafficBeyondThePaidIsSlow(t *testing.T) {
+	for name, c := range map[string]struct {
+		tariff  broker.Tariff
+		in, out int64
+		message string
+	}{
+		"ingress":         {broker.Tariff{Ingress: 1}, 1e6 + 1, 0, "more than the 0.001 GB that are paid for reached the job"},
+		"egress":          {broker.Tariff{Egress: 1}, 0, 1e6 + 1, "more than the 0.001 GB that are paid for left the job"},
+		"all that is due": {broker.Tariff{Ingress: 1, Egress: 1}, 1e6, 1e6, ""},
+		"other way in":    {broker.Tariff{Ingress: 1}, 0, 1e9, ""},
+		"other way out":   {broker.Tariff{Egress: 1}, 1e9, 0, ""},
+		"disk alone":      {broker.Tariff{Disk: 1}, 1e9, 1e9, ""},
+		"free":            {broker.Tariff{}, 1e9, 1e9, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				lease := w.hasTraffic(c.tariff, c.in, c.out)
+				check := func(d *fakeDevice) {
+					t.Helper()
+					var want []int64
+					if c.message != "" {
+						want = []int64{125_000}
+					}
+					r := w.next()
+					if got := d.limited(); !slices.Equal(got, want) || !strings.HasSuffix(r.Message, c.message) || (r.Message == "") != (c.message == "") {
+						t.Errorf("limited to %v, reported %q", got, r.Message)
+					}
+				}
+				device := w.tunnels.carry(0, 0)
+				check(device)
+				w.mustStop()
+				w.start()
+				if w.tunnels.carry(0, 0) == device {
+					t.Fatal("the next agent opened no device")
+				}
+				check(w.tunnels.carry(0, 0))
+				w.runtime.box(lease).finish(provider.Exit{})
+				w.settle()
+				if r := w.broker.last(); r.Phase != broker.PhaseExited || r.Message != "" {
+					t.Errorf("last report: %+v", r)
+				}
+				w.mustStop()
+			})
+		})
+	}
+}
+
+// A host that cannot slow traffic down goes on, and does not say that it did.
+func TestTrafficThatCannotBeSlowedDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.tunnels.unlimited = true
+		w.hasTraffic(broker.Tariff{Egress: 1}, 0, 1e9)
+		if r := w.next(); r.Message != "" || r.Phase != broker.PhaseReady || len(w.tunnels.carry(0, 0).limited()) != 1 {
+			t.Errorf("reported %+v", r)
+		}
+		w.mustStop()
+	})
 }

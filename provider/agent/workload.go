@@ -334,6 +334,10 @@ func (w *workload) live(ctx, alive context.Context, s *site) outcome {
 		w.mu.Unlock()
 		return broken(hostError{err})
 	}
+	running, over := context.WithCancel(alive)
+	defer over()
+	device := s.device
+	s.tasks.Go(func() { w.boundTraffic(running, device) })
 	if err := w.grant(ctx, s.port); err != nil {
 		return broken(hostError{err})
 	}
