@@ -88,11 +88,11 @@ func (a *Agent) advertise(ctx context.Context) error {
 // sendOffers reports whether every connected broker has our present offers.
 func (a *Agent) sendOffers(ctx context.Context) bool {
 	a.mu.Lock()
-	var to []*home
+	to := make(map[*home]identity.ID)
 	for _, h := range a.brokers {
 		if h.connected && h.stale {
 			h.stale = false
-			to = append(to, h)
+			to[h] = h.id // it may be another one's by the time of the answer
 		}
 	}
 	a.mu.Unlock()
@@ -106,13 +106,13 @@ func (a *Agent) sendOffers(ctx context.Context) bool {
 		return false
 	}
 	all := true
-	for _, h := range to {
+	for h, id := range to {
 		ctx, cancel := context.WithTimeout(ctx, offerTimeout)
-		answer, err := a.Network.Request(ctx, h.id, wire.ProtocolOffers, envelope)
+		answer, err := a.Network.Request(ctx, id, wire.ProtocolOffers, envelope)
 		cancel()
 		if err == nil {
-			if err := a.advise(h, h.id, set, answer); err != nil {
-				a.Logger.Warn("advice is not followed", slog.String("broker", string(h.id)), slog.Any("err", err))
+			if err := a.advise(h, id, set, answer); err != nil {
+				a.Logger.Warn("advice is not followed", slog.String("broker", string(id)), slog.Any("err", err))
 			}
 		}
 		if err != nil {
@@ -120,7 +120,7 @@ func (a *Agent) sendOffers(ctx context.Context) bool {
 			a.mu.Lock()
 			h.stale = true
 			a.mu.Unlock()
-			a.Logger.Warn("broker did not take our offers", slog.String("broker", string(h.id)), slog.Any("err", err))
+			a.Logger.Warn("broker did not take our offers", slog.String("broker", string(id)), slog.Any("err", err))
 		}
 	}
 	return all
