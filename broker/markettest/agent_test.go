@@ -14,6 +14,7 @@ import (
 type agent struct {
 	host   string
 	rate   pricing.Rate
+	tariff broker.Tariff
 	uuids  []string
 	epochs map[string]uint64
 	work   map[broker.LeaseID]*workload
@@ -33,6 +34,7 @@ type workload struct {
 	deadline time.Time // the watchdog's: granted or renewed until
 	acked    bool      // the final report is durable at the broker
 	fault    bool      // it broke through its host's fault
+	traffic  broker.Traffic
 	why      string    // its host ended it; empty: it ended by itself
 	ends     time.Time // of its notice, if it is displaced
 }
@@ -66,7 +68,7 @@ func (a *agent) offers() broker.OffersPosted {
 	if a.rate == 0 {
 		o.ReservedMin = 0
 	}
-	o.Free, o.MinBid = a.free(), a.rate/4
+	o.Free, o.MinBid, o.Tariff = a.free(), a.rate/4, a.tariff
 	return broker.OffersPosted{
 		Provider: broker.PeerID(a.host),
 		Set:      broker.OfferSet{Boot: "boot", Seq: a.set, Offers: []broker.Offer{o}},
@@ -89,7 +91,8 @@ func (a *agent) hold(now time.Time, h broker.Hold, spec *broker.JobSpec) broker.
 	}
 	w.granted = markettest.Grant(broker.Lease{ID: h.Lease, Job: h.Job}, w.gpus...)
 	if spec.Firm > 0 {
-		w.granted.Answer.Grant.Rate, w.granted.Answer.Grant.Firm = h.Rate, spec.Firm
+		g := w.granted.Answer.Grant
+		g.Rate, g.Tariff, g.Firm = h.Rate, h.Tariff, spec.Firm
 	}
 	a.work[h.Lease] = w
 	return w.granted
@@ -145,7 +148,7 @@ func (w *workload) used(now time.Time) time.Duration {
 // report makes the next report of a workload.
 func (a *agent) report(now time.Time, w *workload) broker.Reported {
 	w.seq++
-	r := broker.Report{Lease: w.lease, GPUs: w.gpus, Seq: w.seq, Phase: w.phase, Used: w.used(now), Message: w.why}
+	r := broker.Report{Lease: w.lease, GPUs: w.gpus, Seq: w.seq, Phase: w.phase, Used: w.used(now), Message: w.why, Traffic: w.traffic}
 	if a.liar {
 		r.Used *= 10
 	}

@@ -99,20 +99,22 @@ func (h *history) checkQueue(t *rapid.T) {
 		return
 	}
 	for _, j := range waiting {
-		found, err := h.world.Market.Search(broker.Query{GPU: j.Spec.GPU, Provider: j.Spec.Provider, MaxRate: j.Spec.MaxRate, Bid: j.Spec.Bid, Reserve: j.Spec.Reserve})
+		s := &j.Spec
+		found, err := h.world.Market.Search(broker.Query{
+			GPU: s.GPU, Provider: s.Provider, MaxRate: s.MaxRate, Bid: s.Bid, Reserve: s.Reserve, Run: s.MaxDuration, DiskMiB: s.DiskMiB, Traffic: s.Traffic,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, m := range found.Matches {
-			buys, err := m.Rate.Buys(j.Hold)
-			paid := j.Spec.MaxCost > 0 || j.Spec.MaxRate > 0 || j.Spec.Bid > 0 // else it may need more money than there is
-			rate := m.Offer.RateFor(j.Spec.Reserve)
-			quoted := j.Quote.Taken.IsZero() || rate <= j.Quote.Rate
+			rate, asks, q := m.Offer.RateFor(s.Reserve), m.Offer.Tariff, &j.Quote
+			paid := need(s, rate, asks) <= j.Hold // else it may need more money than there is
+			quoted := q.Taken.IsZero() || rate <= q.Rate && asks.Disk <= q.Tariff.Disk && asks.Ingress <= q.Tariff.Ingress && asks.Egress <= q.Tariff.Egress
 			least := time.Second
-			if j.Spec.Bid == 0 && rate < m.Offer.Rate {
-				least = max(least, j.Spec.Reserve)
+			if s.Bid == 0 && rate < m.Offer.Rate {
+				least = max(least, s.Reserve)
 			}
-			if err == nil && buys >= least && paid && quoted && !slices.Contains(j.Tried, m.Offer.Provider) {
+			if lasts(s, max(rate, s.Bid), asks) >= least && paid && quoted && !slices.Contains(j.Tried, m.Offer.Provider) {
 				t.Fatalf("job %s waits, and %s has %d GPUs free at %v: %+v", j.ID, m.Offer.Host, m.Free, m.Rate, j)
 			}
 		}
@@ -131,6 +133,7 @@ func (h *history) checkJob(t *rapid.T, j broker.Job) {
 	}
 	h.checkQuote(t, &j)
 	h.checkGang(t, &j)
+	h.checkHeld(t, &j)
 	if end, ok := h.ends[j.ID]; ok && !reflect.DeepEqual(end, j) {
 		t.Fatalf("job %s changed after its end:\n got  %+v\n want %+v", j.ID, j, end)
 	}
@@ -172,7 +175,7 @@ func (h *history) checkQuote(t *rapid.T, j *broker.Job) {
 	l := h.world.Leases[j.Lease]
 	if j.State == broker.JobQuoted {
 		w := h.agent(l.Provider).work[l.ID]
-		if l.State != broker.LeaseGranted || l.Rate != j.Quote.Rate || !j.Quote.Taken.IsZero() || j.Hold == 0 && l.Rate > 0 {
+		if l.State != broker.LeaseGranted || l.Rate != j.Quote.Rate || l.Tariff != j.Quote.Tariff || !j.Quote.Taken.IsZero() || j.Hold == 0 && l.Rate > 0 {
 			t.Fatalf("job %s is quoted: %+v, lease %+v", j.ID, j.Quote, l)
 		}
 		if w != nil && w.running() && w.seq == 0 && w.deadline.Before(j.Quote.Until) {
@@ -182,8 +185,9 @@ func (h *history) checkQuote(t *rapid.T, j *broker.Job) {
 	if j.Spec.Firm > 0 && j.Quote.Taken.IsZero() && (l.Cost != 0 || !l.Ready.IsZero() || j.State == broker.JobLeased) {
 		t.Fatalf("job %s was not accepted and is %v, its lease %+v", j.ID, j.State, l)
 	}
-	if !j.Quote.Taken.IsZero() && l.Rate > j.Quote.Rate {
-		t.Fatalf("job %s: quoted at %v, leased at %v", j.ID, j.Quote.Rate, l.Rate)
+	q, x := &j.Quote.Tariff, &l.Tariff
+	if !j.Quote.Taken.IsZero() && (l.Rate > j.Quote.Rate || x.Disk > q.Disk || x.Ingress > q.Ingress || x.Egress > q.Egress) {
+		t.Fatalf("job %s: quoted at %+v, leased at %v and %+v", j.ID, j.Quote, l.Rate, l.Tariff)
 	}
 }
 
@@ -206,20 +210,13 @@ func (h *history) checkLease(t *rapid.T, l broker.Lease) {
 	}
 }
 
-// checkTerm wants that the rest of a term is billed where its customer or its workload ended it, and nowhere else, and
-// that nothing is billed twice or beyond what was held.
+// checkTerm wants that the rest of a term is billed where its customer or its workload ended it, and nowhere else.
 func (h *history) checkTerm(t *rapid.T, l *broker.Lease, until time.Time) {
 	j := h.world.Jobs[l.Job]
 	if committed := l.Rate > 0 && j.Spec.Reserve >= time.Minute; committed != (l.Term > 0) || l.Term > 0 && l.Term != j.Spec.Reserve {
 		t.Fatalf("lease %s: a commitment of %v is a term of %v at %v", l.ID, j.Spec.Reserve, l.Term, l.Rate)
 	}
-	all, err := l.Rate.MulInt(int64(len(l.GPUs)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want, err := all.Cost(l.Billed - l.Covered + l.Unused); err != nil || l.Cost != want || l.Cost > h.most[j.ID] {
-		t.Fatalf("lease %s: %v for %v, %v of it covered, and %v unused at %v, %v held: %v", l.ID, l.Cost, l.Billed, l.Covered, l.Unused, all, h.most[j.ID], err)
-	}
+	h.checkBill(t, l)
 	h.checkRest(t, l)
 	last := h.said[l.ID][l.Seq]
 	theirs := j.State == broker.JobCancelled || j.State == broker.JobDone && last.Message == ""
@@ -227,7 +224,8 @@ func (h *history) checkTerm(t *rapid.T, l *broker.Lease, until time.Time) {
 	if l.Term > 0 && l.State == broker.LeaseEnded && !l.Ready.IsZero() && j.Lease == l.ID && theirs && last.Phase == broker.PhaseExited {
 		want = max(0, l.Ready.Add(l.Term).Sub(until))
 	}
-	if l.Unused != want || want == 0 && l.UnusedCost != 0 {
+	unused := during(tabOf(&j.Spec, l.Rate, l.Tariff).gpus, l.Unused) // rounded by itself, which the bill does not
+	if l.Unused != want || want == 0 && l.UnusedCost != 0 || l.UnusedCost < unused-1 || l.UnusedCost > unused+1 {
 		t.Fatalf("lease %s: %v unused for %v, want %v: job %+v, said %+v", l.ID, l.Unused, l.UnusedCost, want, j.Log, last)
 	}
 }
@@ -294,7 +292,7 @@ func (h *history) checkMoney(t *rapid.T) {
 	}
 	books := map[book]pricing.Money{}
 	held := map[broker.JobID]pricing.Money{}
-	out := map[broker.JobID]int{}
+	out, paid := map[broker.JobID]int{}, map[broker.JobID]pricing.Money{}
 	for i, x := range h.world.Transfers {
 		if x.Seq != uint64(i+1) || x.Amount <= 0 {
 			t.Fatalf("transfer %d: %+v", i+1, x)
@@ -307,6 +305,9 @@ func (h *history) checkMoney(t *rapid.T) {
 		case "charge", "fee", "void":
 			held[x.Job] -= x.Amount
 			out[x.Job]++
+			if x.Ref != "void" {
+				paid[x.Job] += x.Amount
+			}
 		}
 	}
 	for b, balance := range books {
@@ -321,6 +322,9 @@ func (h *history) checkMoney(t *rapid.T) {
 		}
 	}
 	for id, j := range h.world.Jobs {
+		if cost := h.world.Leases[j.Lease].Cost; j.State.Terminal() && paid[id] != cost || !j.State.Terminal() && paid[id] != 0 {
+			t.Fatalf("job %s is %v: %v were paid, its lease costs %v", id, j.State, paid[id], cost)
+		}
 		if held[id] != j.Hold || out[id] > 3 || j.State.Terminal() && j.Hold != 0 {
 			t.Fatalf("job %s is %v: holds %v, the ledger says %v after %d payments", id, j.State, j.Hold, held[id], out[id])
 		}

@@ -19,8 +19,12 @@ func (h *history) submit(t *rapid.T) {
 	spec := markettest.Spec(customer, string(id))
 	spec.GPU.Count = rapid.IntRange(1, 3).Draw(t, "gpus")
 	spec.MaxDuration = time.Duration(rapid.IntRange(1, 600).Draw(t, "seconds")) * time.Second
+	writes(t, &spec)
 	if rapid.Bool().Draw(t, "budget") {
 		spec.MaxCost = pricing.Money(rapid.Int64Range(1, 100_000_000).Draw(t, "cost"))
+		if rapid.Bool().Draw(t, "large") {
+			spec.MaxCost *= 5
+		}
 	}
 	if rapid.Bool().Draw(t, "capped") {
 		spec.MaxRate = pricing.Rate(rapid.Int64Range(1, 600_000_000).Draw(t, "rate"))
@@ -53,6 +57,12 @@ func (h *history) submit(t *rapid.T) {
 	h.step(broker.Submitted{Job: id, Account: broker.AccountID(customer), Spec: spec, Envelope: []byte("spec")})
 }
 
+// writes draws what a job may write and carry.
+func writes(t *rapid.T, spec *broker.JobSpec) {
+	spec.DiskMiB = rapid.SampledFrom([]uint64{0, 0, 17, 50 << 10}).Draw(t, "disk")
+	spec.Traffic = rapid.SampledFrom([]int64{0, 0, 1, 333_333_333, 4_000_000_000}).Draw(t, "traffic")
+}
+
 // use sends a job to where its account has reserved.
 func (h *history) use(t *rapid.T) {
 	var rests []broker.Lease
@@ -69,6 +79,7 @@ func (h *history) use(t *rapid.T) {
 	spec := markettest.Spec(string(r.Account), string(id))
 	spec.Provider, spec.GPU.Count = r.Provider, rapid.IntRange(1, len(r.GPUs)).Draw(t, "gpus")
 	spec.MaxDuration = time.Duration(rapid.IntRange(1, 600).Draw(t, "seconds")) * time.Second
+	writes(t, &spec)
 	h.jobs = append(h.jobs, id)
 	h.step(broker.Submitted{Job: id, Account: r.Account, Spec: spec, Envelope: []byte("spec")})
 }

@@ -26,6 +26,7 @@ type history struct {
 	held   map[broker.JobID]pricing.Money
 	most   map[broker.JobID]pricing.Money              // ever held
 	said   map[broker.LeaseID]map[uint64]broker.Report // by the number of the report
+	posted map[broker.PeerID]broker.Tariff             // by who asks for it
 	past   []moment
 
 	displaced int // leases, so far
@@ -48,7 +49,7 @@ func live(t *rapid.T) {
 	h := begin(t)
 	actions := map[string]func(*rapid.T){
 		"submit": h.submit, "use": h.use, "deliver": h.deliver, "flow": h.flow, "advance": h.advance, "report": h.report,
-		"pass": h.pass, "cancel": h.cancel, "accept": h.accept, "limit": h.limit, "connect": h.connect, "restart": h.restart, "crash": h.crash, "forge": h.forge,
+		"pass": h.pass, "cancel": h.cancel, "accept": h.accept, "limit": h.limit, "connect": h.connect, "restart": h.restart, "crash": h.crash, "forge": h.forge, "reprice": h.reprice,
 	}
 	// What usually happens is more likely than faults, so that jobs get far.
 	names := slices.Sorted(maps.Keys(actions))
@@ -68,9 +69,11 @@ func begin(t *rapid.T) *history {
 	}
 	h := &history{
 		T: t, world: w, ends: map[broker.JobID]broker.Job{},
-		most: map[broker.JobID]pricing.Money{}, said: map[broker.LeaseID]map[uint64]broker.Report{},
+		most: map[broker.JobID]pricing.Money{}, said: map[broker.LeaseID]map[uint64]broker.Report{}, posted: map[broker.PeerID]broker.Tariff{},
 	}
 	h.agents = []*agent{newAgent("alpha", 1, 0), newAgent("beta", 2, 400_000_001), newAgent("gamma", 4, 500_000_000)}
+	h.agents[0].tariff = broker.Tariff{Egress: 50_000_001}
+	h.agents[1].tariff = broker.Tariff{Disk: 333_333, Ingress: 7, Egress: 49_999_999}
 	h.agents[1].liar = true
 	for _, name := range []string{"ann", "bob"} {
 		if err := w.Open(name, 3*pricing.USD); err != nil {
@@ -90,6 +93,9 @@ func (h *history) step(ev broker.Event) (broker.Renewal, bool) {
 		}
 		h.said[r.Report.Lease][r.Report.Seq] = r.Report
 	}
+	if p, ok := ev.(broker.OffersPosted); ok {
+		h.posted[p.Provider] = p.Set.Offers[0].Tariff
+	}
 	effects, err := h.world.Step(ev)
 	if err != nil && !markettest.Refused(err) {
 		h.Fatal(err)
@@ -97,6 +103,7 @@ func (h *history) step(ev broker.Event) (broker.Renewal, bool) {
 	h.past = append(h.past, moment{h.world.Now, ev, fmt.Sprintf("%+v %v", effects, err)})
 	h.checkLimits(before)
 	h.checkDisplaced(leases)
+	h.checkTariffs(leases)
 	var renewal broker.Renewal
 	renewed := false
 	for _, e := range effects {
@@ -211,6 +218,8 @@ func (h *history) carry(e broker.Effect, fate string) {
 			h.Fatalf("lease %s is confirmed, its quote was not accepted", e.Confirm.Lease)
 		} else if j.Member.Gang != "" && j.Member.Started.IsZero() {
 			h.Fatalf("lease %s is confirmed, its gang has not all its hosts", e.Confirm.Lease)
+		} else if l := h.world.Leases[e.Confirm.Lease]; e.Confirm.MaxDuration != lasts(&j.Spec, l.Rate, l.Tariff) {
+			h.Fatalf("lease %s may run for %v, want %v", l.ID, e.Confirm.MaxDuration, lasts(&j.Spec, l.Rate, l.Tariff))
 		}
 		if a, ok := reaches(e.Provider); ok {
 			answer = a.confirm(now, e.Confirm)
@@ -252,6 +261,7 @@ func (h *history) report(t *rapid.T) {
 		return
 	}
 	i := rapid.IntRange(0, len(work)-1).Draw(t, "workload")
+	work[i].carry(t)
 	r := of[i].report(h.world.Now, work[i])
 	before := h.world.Leases[r.Report.Lease]
 	ended := h.world.Jobs[before.Job].State.Terminal()
@@ -268,6 +278,13 @@ func (h *history) report(t *rapid.T) {
 			t.Fatalf("a replayed report changed a lease: %s", effects)
 		}
 	}
+}
+
+// carry counts traffic; liars count as much as they like.
+func (w *workload) carry(t *rapid.T) {
+	bytes := rapid.SampledFrom([]int64{0, 0, 1, 1_234_567, 700_000_000, 20_000_000_000})
+	w.traffic.Ingress += bytes.Draw(t, "in")
+	w.traffic.Egress += bytes.Draw(t, "out")
 }
 
 // advance moves a random workload along.
@@ -319,6 +336,19 @@ func (h *history) connect(t *rapid.T) {
 	h.step(a.offers())
 }
 
+// reprice has a host ask for more or less for disk and traffic.
+func (h *history) reprice(t *rapid.T) {
+	a := rapid.SampledFrom(h.agents).Draw(t, "agent")
+	price := rapid.SampledFrom([]int64{0, 1, 333_333, 49_999_999, 200_000_000})
+	a.tariff = broker.Tariff{
+		Disk:    pricing.Rate(price.Draw(t, "disk price") / 50),
+		Ingress: pricing.Money(price.Draw(t, "ingress price")), Egress: pricing.Money(price.Draw(t, "egress price")),
+	}
+	if a.online {
+		h.step(a.offers())
+	}
+}
+
 // restart loses the market's memory, its messages and, for a while, its connections.
 func (h *history) restart(t *rapid.T) {
 	h.reboot()
@@ -365,6 +395,7 @@ func (h *history) forge(t *rapid.T) {
 		broker.Reported{Provider: "mallory", Report: broker.Report{Lease: l.ID, GPUs: l.GPUs, Seq: l.Seq + 1, Phase: broker.PhaseExited}},
 		broker.Reported{Provider: l.Provider, Report: broker.Report{Lease: l.ID, GPUs: stale, Seq: l.Seq + 1, Phase: broker.PhaseReady, Used: -1}},
 		broker.Reported{Provider: l.Provider, Report: broker.Report{Lease: l.ID, GPUs: l.GPUs, Seq: l.Seq + 1, Phase: 9}},
+		broker.Reported{Provider: l.Provider, Report: broker.Report{Lease: l.ID, GPUs: l.GPUs, Seq: l.Seq + 1, Phase: broker.PhaseReady, Used: l.Used, Traffic: broker.Traffic{Egress: -1}}},
 		broker.Deposited{Account: l.Account, Amount: -1, Ref: "forged"},
 		broker.Deposited{Account: l.Account, Amount: 1, Ref: "first of bob"},
 		broker.Submitted{Job: l.Job, Account: l.Account, Spec: markettest.Spec("ann", "forged")},

@@ -47,6 +47,7 @@ func (h *history) bid(t *rapid.T) {
 	spec := markettest.Spec(customer, string(id))
 	spec.GPU.Count = rapid.IntRange(1, 2).Draw(t, "gpus")
 	spec.MaxDuration, spec.MaxCost = time.Hour, 100_000_000
+	writes(t, &spec)
 	spec.Bid = pricing.Rate(rapid.Int64Range(0, 8).Draw(t, "bid") * 75_000_000)
 	if spec.Bid == 0 || rapid.Bool().Draw(t, "stands") {
 		spec.GoodUntil = spec.Created.Add(10 * time.Minute)
