@@ -126,6 +126,10 @@ func (h *history) checkHeld(t *rapid.T, j *broker.Job) {
 	if named := j.Spec.MaxCost > 0 || j.Spec.MaxRate > 0; j.Hold < want || named && j.Hold != want {
 		t.Fatalf("job %s: holds %v, want %v: lease %+v", j.ID, j.Hold, want, l)
 	}
+	// A term that the budget pays to the nanodollar may last for a moment less: it is rounded in two parts.
+	if least := max(time.Second, l.Term-time.Millisecond); l.State == broker.LeaseHolding && lasts(&j.Spec, l.Rate, l.Tariff) < least {
+		t.Fatalf("job %s: it asks a host on which its money lasts for %v, want %v", j.ID, lasts(&j.Spec, l.Rate, l.Tariff), least)
+	}
 }
 
 // checkTariffs wants a lease to have the prices that its host asked for when it was asked, from then on.

@@ -66,6 +66,7 @@ func (h *history) live(t *rapid.T) {
 		if w.phase == broker.PhasePreparing || rapid.IntRange(0, 19).Draw(t, "ends") == 0 {
 			h.move(w, false)
 		}
+		w.carry(t)
 		if renewal, ok := h.step(of[i].report(h.world.Now, w)); ok {
 			of[i].renewed(h.world.Now, renewal)
 		}
