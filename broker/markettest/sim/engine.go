@@ -182,10 +182,11 @@ func (h *host) baits() bool { return h.kind == baiter && !h.raised }
 // ask sends a hold to a host; the answer comes after a round trip, or never.
 func (e *engine) ask(r *run) {
 	e.tally.asked++
-	r.cheapest = r.rate
+	r.asks = r.job.allIn(r.host)
+	r.cheapest = r.asks
 	for _, h := range e.hosts {
-		if h.online && !h.baits() && h.rate < r.cheapest && h.free() >= r.job.gpus && r.job.suits(h) {
-			r.cheapest = h.rate
+		if h.online && !h.baits() && h.free() >= r.job.gpus && r.job.suits(h) {
+			r.cheapest = min(r.cheapest, r.job.allIn(h))
 		}
 	}
 	e.after(r.host.rtt, func() { e.decide(r) })

@@ -23,7 +23,7 @@ type tally struct {
 	compared     int
 }
 
-func (t *tally) price(r *run) { t.ratios += float64(r.rate) / float64(r.cheapest) }
+func (t *tally) price(r *run) { t.ratios += r.asks / r.cheapest }
 
 // trade records a lease that was paid for.
 func (t *tally) trade(e *engine, r *run, billed time.Duration) {
@@ -113,7 +113,7 @@ func wash(in pricing.Inputs, operators int, share int64) float64 {
 func (e *engine) figures() figures {
 	t := &e.tally
 	f := figures{}
-	welfare, fair := 0.0, 0.0
+	welfare, surplus, fair := 0.0, 0.0, 0.0
 	finished, never := 0, 0
 	var waits []float64
 	for _, j := range e.jobs {
@@ -127,6 +127,7 @@ func (e *engine) figures() figures {
 			waits = append(waits, (j.won.ready - j.arrived).Seconds())
 			if j.won.ended <= j.deadline() {
 				welfare += j.value
+				surplus += j.value
 			}
 		}
 	}
@@ -134,6 +135,7 @@ func (e *engine) figures() figures {
 	n := float64(len(e.jobs))
 	share := func(a, b float64) float64 { return a / b } // of nothing is NaN, which reports leave out
 	f[welfareUSD] = welfare - t.cost
+	f[surplusUSD] = surplus - dollars(t.paid)
 	f[priceRatio] = share(t.ratios, float64(t.granted))
 	f[paidOverFair] = share(dollars(t.paid), fair)
 	f[fillRate] = share(float64(t.granted), float64(t.asked))

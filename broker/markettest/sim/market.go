@@ -103,7 +103,7 @@ func (m *market) step(ev broker.Event) error {
 func (m *market) do(e broker.Effect) {
 	if e, ok := e.(broker.SendHold); ok {
 		j := m.byJob[e.Hold.Job]
-		r := &run{id: string(e.Hold.Lease), job: j, host: m.peers[e.Provider], rate: e.Hold.Rate}
+		r := &run{id: string(e.Hold.Lease), job: j, host: m.peers[e.Provider], rate: e.Hold.Rate, tariff: e.Hold.Tariff}
 		m.runs[e.Hold.Lease] = r
 		m.ask(r)
 	}
@@ -151,7 +151,7 @@ func (m *market) let(r *run) {
 func (m *market) post(h *host) {
 	h.seq++
 	o := markettest.Offer(h.name, h.model.name, len(h.slots), h.rate)
-	o.Region, o.Free = h.region, nil
+	o.Region, o.Tariff, o.Free = h.region, h.tariff, nil
 	for i := range o.GPUs {
 		o.GPUs[i].MemoryMiB = h.model.memoryMiB
 		if h.slots[i] == nil {
@@ -185,6 +185,7 @@ func (m *market) submit(j *job) bool {
 		spec.GPU.Model = j.model.name
 	}
 	spec.MaxRate, spec.MaxDuration = j.maxRate, j.maxDuration()
+	spec.DiskMiB, spec.Traffic = j.disk, j.traffic
 	if len(j.bad) > 0 {
 		var names []string
 		for _, h := range j.bad {
@@ -224,7 +225,7 @@ func (m *market) report(r *run) { m.send(m.reported(r)) }
 func (m *market) reported(r *run) broker.Reported {
 	r.seq++
 	size := int64(m.images[r.job.image])
-	report := broker.Report{Lease: broker.LeaseID(r.id), GPUs: r.leased(), Seq: r.seq, Used: r.used(m.now)}
+	report := broker.Report{Lease: broker.LeaseID(r.id), GPUs: r.leased(), Seq: r.seq, Used: r.used(m.now), Traffic: r.carried(m.now)}
 	switch r.phase {
 	case asked, held, preparing:
 		report.Phase = broker.PhasePreparing

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"rialto/pricing"
 )
 
 // naive is a venue as simple as can be, with the protocol of the real one. It knows of hosts what they say and how
@@ -106,7 +108,7 @@ func (n *naive) place(p *placing) bool {
 	n.order(n, p.job, fitting)
 	h := fitting[0]
 	n.busy[h.id] += p.job.gpus
-	l := &lease{run: &run{job: p.job, host: h, rate: h.rate}, from: p, sent: n.now}
+	l := &lease{run: &run{job: p.job, host: h, rate: h.rate, tariff: h.tariff}, from: p, sent: n.now}
 	l.id = fmt.Sprintf("%d.%d.%d", p.job.id, p.job.tries, p.asks)
 	p.asks++
 	n.live = append(n.live, l)
@@ -160,13 +162,26 @@ func (n *naive) bill(l *lease, until time.Duration, done bool) {
 	if l.begun > 0 {
 		billed = min(until-l.begun, l.job.maxDuration())
 	}
-	if rate, err := l.rate.MulInt(int64(l.job.gpus)); err == nil {
-		if cost, err := rate.Cost(billed); err == nil {
-			n.settle(l.run, billed, cost)
-		}
+	if cost, err := l.cost(billed); err == nil {
+		n.settle(l.run, billed, cost)
 	}
 	j := l.job
 	n.after(0, func() { n.finished(j, l.run, done) })
+}
+
+// cost is what a run costs by the time that was seen, with its disk and what its host says that it carried.
+func (l *lease) cost(billed time.Duration) (pricing.Money, error) {
+	c, err := l.job.charge(l.rate, l.tariff)
+	if err != nil {
+		return 0, err
+	}
+	if billed > 0 {
+		share := float64(l.carried(l.renewed).Egress) / float64(l.job.traffic)
+		c.Traffic = pricing.Money(share * float64(c.Traffic))
+	} else {
+		c.Traffic = 0
+	}
+	return c.Cost(billed)
 }
 
 func (n *naive) report(r *run) {

@@ -12,6 +12,7 @@ type metric int
 
 const (
 	welfareUSD metric = iota
+	surplusUSD
 	priceRatio
 	paidOverFair
 	fillRate
@@ -46,6 +47,7 @@ type column struct {
 func columns() [metrics]column {
 	return [metrics]column{
 		welfareUSD:    {"welfare_usd", "welfare $", "%.0f", 1},
+		surplusUSD:    {"surplus_usd", "customers' surplus $", "%.0f", 1},
 		priceRatio:    {"price_ratio", "price / cheapest", "%.3f", 1},
 		paidOverFair:  {"paid_over_fair", "paid / fair", "%.3f", 1},
 		fillRate:      {"fill_rate", "fill rate %", "%.1f", 100},

@@ -3,6 +3,7 @@ package sim
 import (
 	"time"
 
+	"rialto/broker"
 	"rialto/pricing"
 )
 
@@ -31,7 +32,9 @@ type run struct {
 	job      *job
 	host     *host
 	rate     pricing.Rate
-	cheapest pricing.Rate // of a host that would have granted it
+	tariff   broker.Tariff
+	asks     float64 // all-in, when it was asked
+	cheapest float64 // likewise, of a host that would have granted it
 
 	phase    phase
 	slots    []int // GPUs
@@ -46,6 +49,16 @@ type run struct {
 }
 
 func (r *run) live() bool { return r.phase == preparing || r.phase == running }
+
+// carried is the traffic so far, each way: it comes evenly. A liar counts all that may be paid for.
+func (r *run) carried(now time.Duration) broker.Traffic {
+	share := min(1, float64(r.used(now))/float64(r.job.work))
+	if r.host.kind == liar && r.ready > 0 {
+		share = 1
+	}
+	n := int64(share * float64(r.job.traffic))
+	return broker.Traffic{Ingress: n, Egress: n}
+}
 
 // used is how long it has been ready.
 func (r *run) used(now time.Duration) time.Duration {

@@ -10,23 +10,29 @@
 // fail at a rate that differs between them (a gamma distribution), chosen so that 100 nodes over a week show the 182
 // reallocations and the mean life of 35 h of an interrupted run that Salad published of its own in 2025.
 //
-// An owner is honest; or lies (his GPUs have half the memory that they claim and less speed: jobs run out of memory or
-// time); or baits (asks too little, refuses or ignores most holds, then asks more for a while); or vanishes with one
-// job in four. Jobs arrive by a Poisson process. Each has a value per GPU-hour, which is its highest price; an image that
-// the host fetches unless it holds it; a time that it needs at the speed of its model; and a customer who, when it
-// fails, submits it again elsewhere up to twice, and gives up in the end.
+// An owner is honest; or lies (his GPUs have half the memory that they claim and less speed: jobs run out of memory
+// or time); or baits (asks too little, refuses or ignores most holds, then asks more for a while); or vanishes with
+// one job in four; or baits with a cheap GPU whose disk and traffic are dear. Other hosts ask little for these. A
+// liar counts all the traffic that a job's customer would pay for. Jobs arrive by a Poisson process. Each has a
+// value per GPU-hour, which is its highest price; an image that the host fetches unless it holds it; a time that it
+// needs at the speed of its model; and a customer who, when it fails, submits it again elsewhere up to twice, and
+// gives up in the end.
 //
 // # Figures
 //
-// Welfare is the value of jobs that finished in time less what all hosts' time did cost their owners, prices aside: a
-// price only says who gets it. The price ratio is a lease's rate over the lowest of a host that would have granted it at
-// that moment. Paid over fair is all that was paid, failures too, over the fair price of the work that finished. The
-// index is [rialto/pricing.Compute]'s of each policy's own leases; its error is against the mean rate of the GPUs of
-// honest hosts that run at that moment, its bias against the fair price, which buyers of the cheapest stay below. The
-// cost of a wash is the least turnover of trades with oneself, by so many operators, that raises the print of the most
-// traded model by 1 or 10 %. Of that turnover the manipulator loses the market's fee, and what his GPUs would have earned.
+// Welfare is the value of jobs that finished in time less what all hosts' time did cost their owners, prices aside:
+// a price only says who gets it. Customers' surplus is the same value less all that they paid. The price ratio is a
+// lease's price per GPU-hour over the lowest of a host that would have granted it at that moment, with the job's
+// disk and traffic if it takes as long as it should. Paid over fair is all that was paid, failures too, over the
+// fair price of the work that finished, usual prices of disk and traffic included. The index is
+// [rialto/pricing.Compute]'s of each policy's own leases; its error is against the mean rate of the GPUs of honest
+// hosts that run at that moment, its bias against the fair price, which buyers of the cheapest stay below. The cost
+// of a wash is the least turnover of trades with oneself, by so many operators, that raises the print of the most
+// traded model by 1 or 10 %. Of that turnover the manipulator loses the market's fee, and what his GPUs would have
+// earned.
 //
-// The naive placers have the market's own protocol, timeouts and retries: only whom they ask differs.
+// The naive placers have the market's own protocol, timeouts and retries: only whom they ask differs. They see the price
+// of GPUs, and keep to a job's highest price by it.
 package sim
 
 import (

@@ -104,11 +104,11 @@ func TestSameSeedTwice(t *testing.T) {
 	}
 }
 
-// TestPrices wants what holds on any seed: nobody pays less than the cheapest of the moment, the one who sorts by price
-// pays that, and the market pays at most a twentieth more, for all else that a job costs; the best of two random offers
-// costs clearly more. A host that a job was just given back by counts as one that would take it, hence the hundredth.
+// TestPrices: nobody pays less than the cheapest of the moment, disk and traffic included, and the market at most a
+// fiftieth more, for all else that a job costs. Who sorts by the price of GPUs takes the baits: these seeds have some. The
+// best of two random offers costs clearly more on any seed.
 func TestPrices(t *testing.T) {
-	r, err := sim.Run(sim.Config{Seeds: 2, First: 3, Hosts: 24, Span: 8 * time.Hour})
+	r, err := sim.Run(sim.Config{Seeds: 2, First: 5, Hosts: 24, Span: 8 * time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,11 +121,11 @@ func TestPrices(t *testing.T) {
 			t.Errorf("%s: price ratio %v, want 1 at least", policy, got)
 		}
 	}
-	if got := ratio["price sort"]; got > 1.01 {
-		t.Errorf("price sort: price ratio %v, want 1.01 at most", got)
+	if got := ratio["rialto"]; got > 1.02 {
+		t.Errorf("rialto: price ratio %v, want 1.02 at most", got)
 	}
-	if got, want := ratio["rialto"], 1.05*ratio["price sort"]; got > want {
-		t.Errorf("rialto: price ratio %v, want %v at most", got, want)
+	if got := ratio["price sort"]; got < 1.2 {
+		t.Errorf("price sort: price ratio %v, want 1.2 at least", got)
 	}
 	if got := ratio["random of 2"]; got < 1.05 {
 		t.Errorf("random of 2: price ratio %v, want 1.05 at least", got)

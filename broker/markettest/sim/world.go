@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"rialto/broker"
 	"rialto/pricing"
 )
 
@@ -35,6 +36,7 @@ const (
 	liar
 	baiter
 	vanisher
+	dear // a cheap GPU with dear disk and traffic
 )
 
 // host is an owner's machine as it is, not as it claims to be.
@@ -59,6 +61,7 @@ type host struct {
 	boot   int          // of its agent; an event meant for an earlier boot is void
 	seq    uint64       // of its offers
 	rate   pricing.Rate // that it asks now
+	tariff broker.Tariff
 	raised bool         // after a bait
 	slots  []*run       // by GPU; nil: free
 	epochs []uint64     // by GPU
@@ -75,6 +78,8 @@ type job struct {
 	work     time.Duration // at the full speed of a model
 	value    float64       // dollars, if it finishes in time
 	maxRate  pricing.Rate
+	disk     uint64  // MiB that it may write
+	traffic  int64   // bytes that it carries, each way
 	fair     float64 // dollars, of the work when it arrived
 	image    int
 	arrived  time.Duration
@@ -163,7 +168,7 @@ func makeHosts(seed uint64, n int) []*host {
 		}
 		h := &host{
 			id: i, name: fmt.Sprintf("h%03d", i), model: &all[pick(r, shares...)],
-			kind:     honesty(pick(r, 0.82, 0.06, 0.06, 0.06)), //nolint:gosec // small
+			kind:     honesty(pick(r, 0.76, 0.06, 0.06, 0.06, 0.06)), //nolint:gosec // small
 			region:   regions[pick(r, 4, 2, 2, 1, 1)],
 			operator: fmt.Sprintf("o%03d", i*2/3), // every third owner has two
 			speed:    logNormal(r, 1, 0.05),
@@ -187,10 +192,42 @@ func makeHosts(seed uint64, n int) []*host {
 			h.ask *= 0.7
 		case vanisher:
 			h.ask *= 0.9
+		case dear:
+			h.ask *= 0.75
 		}
+		h.tariff = makeTariff(stream(seed, "tariff", i), h.kind)
 		hosts[i] = h
 	}
 	return hosts
+}
+
+// What usual hosts ask for disk and traffic: about $0.15 a month for a GiB, and little for traffic or nothing.
+const (
+	usualDisk   = 0.0002 // dollars per GiB-hour
+	usualEgress = 0.01   // dollars per GB
+)
+
+func makeTariff(r *rand.Rand, kind honesty) broker.Tariff {
+	disk, egress, ingress := logNormal(r, usualDisk, 0.5), logNormal(r, usualEgress, 0.5)*float64(pick(r, 1, 1)), 0.0
+	if kind == dear {
+		disk, egress, ingress = 15*disk, 0.1+egress, 0.05
+	}
+	nano := func(dollars float64) int64 { return int64(math.Round(dollars * float64(pricing.USD))) }
+	return broker.Tariff{Disk: pricing.Rate(nano(disk)), Ingress: pricing.Money(nano(ingress)), Egress: pricing.Money(nano(egress))}
+}
+
+// allIn is what a GPU-hour of a job costs on a host in dollars, with disk and traffic, if it takes as long as it should.
+func (j *job) allIn(h *host) float64 {
+	c, err := j.charge(h.rate, h.tariff)
+	if err != nil {
+		return math.Inf(1) // not of what hosts ask here
+	}
+	return (dollars(c.Hourly()) + dollars(c.Traffic)/j.work.Hours()) / float64(j.gpus)
+}
+
+func (j *job) charge(rate pricing.Rate, t broker.Tariff) (broker.Charge, error) {
+	s := broker.JobSpec{GPU: broker.GPURequest{Count: j.gpus}, DiskMiB: j.disk, Traffic: j.traffic}
+	return s.Charge(rate, t)
 }
 
 // makeFair returns the fair price of each model by hour.
@@ -267,7 +304,10 @@ func makeJobs(e *engine) []*job {
 		}
 		j.maxRate = tick(perHour)
 		j.value = perHour * float64(j.gpus) * j.work.Hours()
-		j.fair = fair * float64(j.gpus) * j.work.Hours()
+		needs := stream(e.seed, "needs", j.id)
+		gib, gb := min(max(logNormal(needs, 20, 0.8), 1), 100), min(max(logNormal(needs, 1, 1.2), 0.01), 50)
+		j.disk, j.traffic = uint64(gib*1024), int64(gb*1e9)
+		j.fair = fair*float64(j.gpus)*j.work.Hours() + usualDisk*gib*j.work.Hours() + usualEgress/2*gb
 		jobs = append(jobs, j)
 	}
 	return jobs
