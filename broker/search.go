@@ -208,7 +208,7 @@ func (s *JobSpec) MostTime(c Charge) (time.Duration, error) {
 
 // Affords reports whether a host that charges so much keeps to the job's limit on the price, if it has one.
 func (s *JobSpec) Affords(perGPU pricing.Rate, c Charge) bool {
-	return s.MaxRate == 0 || c.allIn(perGPU, s.GPU.Count, s.MaxDuration) <= s.MaxRate
+	return s.MaxRate == 0 || s.AllIn(perGPU, c) <= s.MaxRate
 }
 
 // checkHold returns the money to keep aside for one host, and refuses less than what a second costs.

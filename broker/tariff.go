@@ -120,6 +120,11 @@ func (s *JobSpec) Charge(perGPU pricing.Rate, t Tariff) (Charge, error) {
 	return t.charge(perGPU, s.GPU.Count, s.Disk(), s.PaidTraffic())
 }
 
+// AllIn is the lowest limit on the price, [JobSpec].MaxRate, that a host keeps to which charges the job so much.
+func (s *JobSpec) AllIn(perGPU pricing.Rate, c Charge) pricing.Rate {
+	return c.allIn(perGPU, s.GPU.Count, s.MaxDuration)
+}
+
 // Hourly is what an hour costs beside the traffic.
 func (c Charge) Hourly() pricing.Rate { return c.GPUs + c.Disk }
 
