@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"rialto/broker"
-	"rialto/pricing"
 )
 
 const (
@@ -37,7 +36,7 @@ type wish struct {
 	script  string   // of an instance that stays up
 	stays   bool
 	env     map[string]string
-	disk    *big.Rat // 10^9 bytes; nil: not said
+	diskMiB uint64 // zero: not said
 	label   string
 	runtype string
 }
@@ -105,6 +104,7 @@ func (s *Server) launch(c *call) (any, error) {
 	}
 	tries := min(q.limit, 16)
 	w := readWish(r)
+	q.diskMiB = max(q.diskMiB, w.diskMiB)
 	if err := r.done(); err != nil {
 		return nil, err
 	}
@@ -148,9 +148,7 @@ func readWish(r *reader) wish {
 	if n, ok := r.rational("price"); ok {
 		w.bid = n
 	}
-	if n, ok := r.rational("disk"); ok {
-		w.disk = n
-	}
+	w.diskMiB = r.disk("disk")
 	r.absent("extra", "docker's options cannot be passed on: this market runs no docker")
 	r.absent("image_login", "a private image cannot be used: hosts fetch images without a password")
 	r.absent("user", "an instance runs as its image's user")
@@ -254,7 +252,7 @@ func (s *Server) start(ctx context.Context, account broker.AccountID, id int64, 
 	if err := ctx.Err(); err != nil {
 		return nil, &refusal{Status: http.StatusRequestTimeout, Code: "timeout", Msg: "not tried: the others took too long"}
 	}
-	o, total, rentable, err := s.offer(ctx, id)
+	o, rentable, err := s.offer(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -265,30 +263,20 @@ func (s *Server) start(ctx context.Context, account broker.AccountID, id int64, 
 	if err := w.fits(&o); err != nil {
 		return nil, err
 	}
-	terms := broker.JobSpec{MaxRate: o.Rate}
-	kind := "on-demand"
-	if w.bid != nil {
-		if terms, err = w.bids(&o, count); err != nil {
-			return nil, err
-		}
-		kind, total = "interruptible", terms.Bid*pricing.Rate(count)
+	spec, charge, err := w.job(&o, count, s.c.Term)
+	if err != nil {
+		return nil, err
 	}
 	a, err := s.c.Market.Account(ctx, account)
 	if err != nil {
 		return nil, err
 	}
-	hold, run, err := s.hold(a, total)
+	hold, run, err := s.hold(a, charge)
 	if err != nil {
 		return nil, err
 	}
-	t := tag{Label: w.label, Runtype: w.runtype}
-	if w.disk != nil {
-		t.Disk = diskText(w.disk)
-	}
-	order := Order{Account: account, Tag: t.encode(), Spec: broker.JobSpec{
-		Image: w.image, Env: w.env, GPU: broker.GPURequest{Model: o.GPUs[0].Model, Count: count}, Where: "id=" + string(o.ID),
-		Provider: o.Provider, MaxRate: terms.MaxRate, Bid: terms.Bid, MaxCost: hold, MaxDuration: s.c.Term,
-	}}
+	spec.MaxCost = hold
+	order := Order{Account: account, Tag: tag{Label: w.label, Runtype: w.runtype}.encode(), Spec: spec}
 	order.Spec.Command, order.Append = w.command()
 	job, err := s.c.Custodian.Start(ctx, order)
 	if err != nil {
@@ -297,35 +285,55 @@ func (s *Server) start(ctx context.Context, account broker.AccountID, id int64, 
 	if err := s.taken(ctx, job); err != nil {
 		return nil, err
 	}
+	kind := "on-demand"
+	if w.bid != nil {
+		kind = "interruptible"
+	}
 	return row{
 		{"success", true},
 		{"new_contract", instanceID(job.ID)},
 		{"type", kind},
 		{"is_bid", w.bid != nil},
-		{"dph_base", dollars(int64(total))},
-		{"dph_total", dollars(int64(total))},
+		{"dph_base", dollars(int64(charge.GPUs))},
+		{"dph_total", dollars(int64(charge.Hourly()))},
 		{"num_gpus", int64(count)},
 		{"gpu_name", vastModel(o.GPUs[0].Model)},
 		{"hold", dollars(int64(hold))},
 		{"max_duration", int64(run / time.Second)},
-		{"notes", w.notes()},
+		{"notes", w.notes(&o, &spec)},
 		{"job", string(job.ID)}, // ours
 	}, nil
 }
 
-// diskText is a size in 10^9 bytes as an instance shows it.
-func diskText(n *big.Rat) json.Number {
-	if n.IsInt() {
-		return json.Number(n.Num().String())
+// job is what is wanted as a job on an offer, but for its command and hold, and what its host charges. It takes the price as
+// it is and none above.
+func (w *wish) job(o *broker.Offer, count int, term time.Duration) (broker.JobSpec, broker.Charge, error) {
+	spec := broker.JobSpec{
+		Image: w.image, Env: w.env, GPU: broker.GPURequest{Model: o.GPUs[0].Model, Count: count}, Where: "id=" + string(o.ID),
+		Provider: o.Provider, DiskMiB: w.diskMiB, MaxDuration: term,
 	}
-	return json.Number(strings.TrimRight(strings.TrimRight(n.FloatString(3), "0"), "."))
+	if w.bid != nil {
+		bid, err := w.bids(o, count)
+		if err != nil {
+			return spec, broker.Charge{}, err
+		}
+		spec.Bid = bid
+		charge, err := spec.Charge(bid, o.Tariff)
+		return spec, charge, err
+	}
+	charge, err := spec.Charge(o.Rate, o.Tariff)
+	spec.MaxRate = spec.AllIn(o.Rate, charge)
+	return spec, charge, err
 }
 
 // notes are what a client should know of an instance that it might not expect.
-func (w *wish) notes() []string {
+func (w *wish) notes(o *broker.Offer, spec *broker.JobSpec) []string {
 	out := []string{custodyNote}
 	if w.bid != nil {
 		out = append(out, "interruptible: it pays what clears the market, at most the bid, and may be displaced by a higher one after a notice")
+	}
+	if note := trafficNote(o.Tariff, spec); note != "" {
+		out = append(out, note)
 	}
 	if w.stays {
 		out = append(out, sshNote)
@@ -340,13 +348,9 @@ const (
 
 // fits refuses an offer that has less than is wanted.
 func (w *wish) fits(o *broker.Offer) error {
-	if w.disk == nil {
-		return nil
-	}
-	wanted := new(big.Rat).Mul(w.disk, big.NewRat(1e9, 1))
-	has := new(big.Rat).SetInt(new(big.Int).Lsh(new(big.Int).SetUint64(o.DiskMiB), 20))
-	if wanted.Cmp(has) > 0 {
-		return invalid("disk", fmt.Sprintf("%s GB: a job on this offer has %v GB, and nothing was started; search for disk_space>=%s", w.disk.FloatString(1), gigabytes(o.DiskMiB), w.disk.FloatString(0)))
+	if w.diskMiB > o.DiskMiB {
+		wanted := gibibytes(w.diskMiB)
+		return invalid("disk", fmt.Sprintf("%s GB: a job on this offer has %s GB, and nothing was started; search for disk_space>=%s", wanted, gibibytes(o.DiskMiB), wanted))
 	}
 	return nil
 }

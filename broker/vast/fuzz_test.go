@@ -2,11 +2,13 @@ package vast
 
 import (
 	"encoding/json"
+	"math/big"
 	"net/url"
 	"testing"
 	"time"
 
 	"rialto/broker"
+	"rialto/pricing"
 )
 
 // FuzzQuery reads searches: what is taken can be searched with, and means the same when it is read again.
@@ -76,11 +78,12 @@ func FuzzWish(f *testing.F) {
 		if w.stays && len(args) != 5 || !w.stays && w.entry != "" && args[0] != w.entry {
 			t.Errorf("command %q", args)
 		}
-		if fits && w.disk != nil {
-			in := tag{Label: w.label, Runtype: w.runtype, Disk: diskText(w.disk)}
-			if out := readTag(in.encode()); len(in.encode()) > 4<<10 || out.Disk != in.Disk {
-				t.Errorf("tag %s reads as %+v", in.encode(), out)
-			}
+		if w.diskMiB != 0 && w.diskMiB < broker.MinDiskMiB || fits && w.diskMiB > offer.DiskMiB {
+			t.Errorf("a disk of %d MiB", w.diskMiB)
+		}
+		in := tag{Label: w.label, Runtype: w.runtype}
+		if out := readTag(in.encode()); len(in.encode()) > 4<<10 || out != in {
+			t.Errorf("tag %s reads as %+v", in.encode(), out)
 		}
 	})
 }
@@ -129,5 +132,21 @@ func TestReaching(t *testing.T) {
 	leave[0]()
 	if _, err := r.enter("a"); err != nil {
 		t.Errorf("after one has left: %v", err)
+	}
+}
+
+// TestMonthly reads what is shown of a price for a month as the same price again, and shows what owners say as they said it.
+func TestMonthly(t *testing.T) {
+	for rate := pricing.Rate(0); rate <= pricing.Rate(pricing.USD); rate += 1 + rate/100 {
+		said, ok := new(big.Rat).SetString(string(monthly(rate)))
+		if again := nearest(hourly(said)); !ok || again.Cmp(big.NewRat(int64(rate), 1)) != 0 {
+			t.Errorf("%v is %s a month, and that %s nanodollars an hour", rate, monthly(rate), again.RatString())
+		}
+	}
+	for _, want := range []string{"0", "0.1", "0.15", "0.199", "1", "0.00001", "720"} {
+		said, _ := new(big.Rat).SetString(want)
+		if got := string(monthly(pricing.Rate(nearest(hourly(said)).Num().Int64()))); got != want {
+			t.Errorf("%s is shown as %s", want, got)
+		}
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"rialto/broker"
-	"rialto/pricing"
 )
 
 // instance is a job as Vast's clients see it.
@@ -184,19 +183,13 @@ func (s *Server) filterValues(c *call) (any, error) {
 func (i *instance) row(now time.Time) row {
 	j, l := &i.job, &i.lease
 	n := int64(j.Spec.GPU.Count)
-	rate := cmp.Or(l.Rate, j.Spec.MaxRate, j.Spec.Bid)
-	total, err := rate.MulInt(n)
-	if err != nil {
-		total = 0
-	}
 	actual, cur := i.status()
 	intended := "running"
 	if j.State.Terminal() || j.Stopping != 0 {
 		intended = "stopped"
 	}
 	host := hostID(cmp.Or(l.Provider, j.Spec.Provider))
-	price := dollars(int64(total))
-	return row{
+	return append(row{
 		{"id", instanceID(j.ID)},
 		{"job", string(j.ID)}, // ours
 		{"machine_id", host},
@@ -217,7 +210,7 @@ func (i *instance) row(now time.Time) row {
 		{"cpu_cores_effective", nil},
 		{"cpu_ram", nil},
 		{"cpu_util", nil},
-		{"disk_space", number(i.tag.Disk)},
+		{"disk_space", gibibytes(j.Spec.Disk())},
 		{"disk_usage", nil},
 		{"disk_util", nil},
 		{"volume_info", []any{}},
@@ -236,28 +229,18 @@ func (i *instance) row(now time.Time) row {
 		{"ssh_idx", nil},
 		{"direct_port_count", int64(0)},
 		{"start_date", seconds(j.Accepted)},
-		{"end_date", seconds(i.end(total))},
-		{"duration", i.left(now, total)},
+		{"end_date", seconds(i.end())},
+		{"duration", i.left(now)},
 		{"uptime_mins", i.minutes()},
-		{"dph_base", price},
-		{"dph_total", price},
-		{"is_bid", j.Spec.Bid > 0},
-		{"min_bid", price},
-		{"storage_cost", int64(0)},
-		{"inet_up_cost", int64(0)},
-		{"inet_down_cost", int64(0)},
 		{"inet_up", nil},
 		{"inet_down", nil},
 		{"reliability2", nil},
 		{"verification", nil},
 		{"geolocation", nil},
-		{"instance", row{{"gpuCostPerHour", price}, {"diskHour", int64(0)}, {"totalHour", price}}},
-		{"cost", dollars(int64(l.Cost))}, // ours: billed so far
-		{"hold", dollars(int64(j.Hold))}, // ours: kept aside
-		{"simulated", l.Simulated},       // ours: not a real GPU
-		{"custody", custodyNote},         // ours
-		{"exit_code", exitCode(j)},       // ours
-	}
+		{"simulated", l.Simulated}, // ours: not a real GPU
+		{"custody", custodyNote},   // ours
+		{"exit_code", exitCode(j)}, // ours
+	}, i.prices()...)
 }
 
 func exitCode(j *broker.Job) any {
@@ -265,13 +248,6 @@ func exitCode(j *broker.Job) any {
 		return nil
 	}
 	return int64(j.ExitCode)
-}
-
-func number(n json.Number) any {
-	if n == "" {
-		return nil
-	}
-	return n
 }
 
 // status is Vast's word for where the container is, and whether the instance is on.
@@ -319,23 +295,23 @@ func (i *instance) script() any {
 }
 
 // end is when the instance ends by itself, or did; the zero time if that is not known yet.
-func (i *instance) end(total pricing.Rate) time.Time {
+func (i *instance) end() time.Time {
 	if !i.job.Ended.IsZero() {
 		return i.job.Ended
 	}
 	if i.lease.Ready.IsZero() {
 		return time.Time{}
 	}
-	run := i.job.Spec.MaxDuration
-	if buys, err := total.Buys(i.job.Spec.MaxCost); err == nil && total > 0 {
-		run = min(run, buys)
+	run, err := i.job.Spec.MostTime(i.charge())
+	if err != nil {
+		return time.Time{}
 	}
 	return i.lease.Ready.Add(run)
 }
 
 // left is how many seconds the instance has left.
-func (i *instance) left(now time.Time, total pricing.Rate) any {
-	end := i.end(total)
+func (i *instance) left(now time.Time) any {
+	end := i.end()
 	if end.IsZero() || now.IsZero() {
 		return nil
 	}

@@ -136,7 +136,7 @@ func TestCreateRefuses(t *testing.T) {
 		want []string
 	}{
 		"a bid (trap 10)":                   {create(`"price":0.1`), []string{"price", "on-demand"}},
-		"more disk than there is (trap 11)": {create(`"disk":105`), []string{"disk", "104.858"}},
+		"more disk than there is (trap 11)": {create(`"disk":105`), []string{"disk", "97.65625", "disk_space>=105"}},
 		"ssh (trap 5)":                      {create(`"runtype":"ssh_direc ssh_proxy"`), []string{"runtype", "ssh"}},
 		"jupyter (trap 5)":                  {create(`"runtype":"jupyter_direc ssh_direc ssh_proxy"`), []string{"runtype"}},
 		"a port (trap 6)":                   {create(`"env":{"A":"b","-p 8080:8080":"1"}`), []string{"env", "8080", "public port"}},

@@ -59,7 +59,7 @@ func (s *Server) machineRows(ctx context.Context, provider broker.PeerID) ([]row
 			{"hostname", o.Host},
 			{"num_gpus", int64(len(o.GPUs))},
 			{"gpu_name", vastModel(o.GPUs[0].Model)},
-			{"disk_space", gigabytes(o.DiskMiB)},
+			{"disk_space", space(o.DiskMiB)},
 			{"driver_version", known(o.GPUs[0].Driver)},
 			{"reliability2", nil},
 			{"verification", verification(isVerified(o))},

@@ -60,7 +60,7 @@ func (s *Server) find(ctx context.Context, q query) (found, error) {
 	}
 	for i := 0; i < len(sizes); i++ {
 		n := sizes[i]
-		want := broker.Query{GPU: broker.GPURequest{Model: broker.AnyModel, Count: n}, Where: q.where}
+		want := broker.Query{GPU: broker.GPURequest{Model: broker.AnyModel, Count: n}, Where: q.where, DiskMiB: q.diskMiB}
 		if q.bids {
 			want.Bid = anyBid
 		}
@@ -85,7 +85,7 @@ func (s *Server) find(ctx context.Context, q query) (found, error) {
 				if all && whole > n && !slices.Contains(sizes, whole) {
 					sizes = append(sizes, whole)
 				}
-				if r := offerRow(m, n, rentable, q.bids); q.shows(n, whole) && q.own(r) {
+				if r := offerRow(m, n, q.diskMiB, rentable, q.bids); q.shows(n, whole) && q.own(r) {
 					out.rows = append(out.rows, r)
 				}
 			}
@@ -101,8 +101,8 @@ const maxGPUs = 16
 // anyBid reaches every offer that takes bids.
 const anyBid = pricing.MaxRate / 100
 
-// offerRow is an offer rented with a number of GPUs, on demand or for a bid.
-func offerRow(m *broker.Match, count int, rentable, bids bool) row {
+// offerRow is an offer rented with a number of GPUs and a disk, on demand or for a bid.
+func offerRow(m *broker.Match, count int, diskMiB uint64, rentable, bids bool) row {
 	o := &m.Offer
 	gpu := &o.GPUs[0]
 	memory, verified := gpu.MemoryMiB, true
@@ -112,14 +112,14 @@ func offerRow(m *broker.Match, count int, rentable, bids bool) row {
 	}
 	n := int64(count)
 	id, host := offerID(o, count), hostID(o.Provider)
-	price := dollars(int64(m.Rate))
+	price, disk := dollars(int64(m.Rate)), diskRate(o.Tariff, diskMiB)
 	least := price // nothing less rents it
 	if o.MinBid > 0 {
 		least = dollars(int64(o.MinBid) * n)
 	}
 	var discounted any // for who commits to a term; null: there is none
 	if o.ReservedRate > 0 {
-		discounted = dollars(int64(o.ReservedRate) * n)
+		discounted = dollars(int64(o.ReservedRate)*n + int64(disk))
 	}
 	return row{
 		{"id", id},
@@ -164,26 +164,26 @@ func offerRow(m *broker.Match, count int, rentable, bids bool) row {
 		{"has_avx", nil},
 		{"mobo_name", nil},
 		{"os_version", nil},
-		{"disk_space", gigabytes(o.DiskMiB)},
+		{"disk_space", space(o.DiskMiB)},
 		{"disk_bw", nil},
 		{"disk_name", nil},
-		{"storage_cost", int64(0)}, // this market charges for GPUs alone
-		{"storage_total_cost", int64(0)},
+		{"storage_cost", monthly(o.Tariff.Disk)},
+		{"storage_total_cost", dollars(int64(disk))},
 		{"inet_up", nil},
 		{"inet_down", nil},
-		{"inet_up_cost", int64(0)},
-		{"inet_down_cost", int64(0)},
+		{"inet_up_cost", dollars(int64(o.Tariff.Egress))},
+		{"inet_down_cost", dollars(int64(o.Tariff.Ingress))},
 		{"direct_port_count", int64(0)}, // a job is reached through its tunnel alone
 		{"static_ip", nil},
 		{"public_ipaddr", nil},
 		{"dph_base", price},
-		{"dph_total", price},
+		{"dph_total", dollars(int64(m.Rate + disk))},
 		{"min_bid", least},
 		{"is_bid", bids},
 		{"discounted_dph_total", discounted},
 		{"credit_discount_max", nil},
 		{"vram_costperhour", nil},
-		{"search", row{{"gpuCostPerHour", price}, {"diskHour", int64(0)}, {"totalHour", price}}},
+		{"search", costs(m.Rate, disk)},
 		{"start_date", nil},
 		{"end_date", nil},
 		{"duration", nil},
@@ -264,24 +264,16 @@ func ratio(n int64, of int) json.Number {
 	return json.Number(new(big.Rat).SetFrac64(n, int64(of)).FloatString(4))
 }
 
-// gigabytes is a size in 10^9 bytes; nil if it is not known.
-func gigabytes(mib uint64) any {
-	if mib == 0 {
-		return nil
-	}
-	return json.Number(new(big.Rat).SetFrac(new(big.Int).Lsh(new(big.Int).SetUint64(mib), 20), big.NewInt(1e9)).FloatString(3))
-}
-
-// offer returns the live offer with an id, its price for all GPUs, and whether it can be rented now.
-func (s *Server) offer(ctx context.Context, id int64) (o broker.Offer, total pricing.Rate, rentable bool, err error) {
+// offer returns the live offer with an id, and whether it can be rented now.
+func (s *Server) offer(ctx context.Context, id int64) (o broker.Offer, rentable bool, err error) {
 	gone := &refusal{Status: 404, Code: "no_such_ask", Msg: fmt.Sprintf("there is no offer %d now: search again", id)}
 	n := offerCount(id)
 	if n < 1 || n > maxGPUs {
-		return o, 0, false, gone
+		return o, false, gone
 	}
 	got, err := s.c.Market.Search(ctx, broker.Query{GPU: broker.GPURequest{Model: broker.AnyModel, Count: n}})
 	if err != nil {
-		return o, 0, false, err
+		return o, false, err
 	}
 	var hits []broker.Match
 	for i, m := range slices.Concat(got.Matches, got.Busy) {
@@ -292,9 +284,9 @@ func (s *Server) offer(ctx context.Context, id int64) (o broker.Offer, total pri
 	}
 	switch len(hits) {
 	case 0:
-		return o, 0, false, gone
+		return o, false, gone
 	case 1:
-		return hits[0].Offer, hits[0].Rate, rentable, nil
+		return hits[0].Offer, rentable, nil
 	}
-	return o, 0, false, &refusal{Status: 409, Code: "ambiguous_ask", Msg: fmt.Sprintf("%d offers have the id %d: take another", len(hits), id)}
+	return o, false, &refusal{Status: 409, Code: "ambiguous_ask", Msg: fmt.Sprintf("%d offers have the id %d: take another", len(hits), id)}
 }

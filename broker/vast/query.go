@@ -1,6 +1,7 @@
 package vast
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"regexp"
@@ -12,7 +13,8 @@ import (
 
 // query is a search as a client of Vast asks for it.
 type query struct {
-	bids    bool // for interruptible instances
+	bids    bool   // for interruptible instances
+	diskMiB uint64 // of an instance: its price is in dph_total
 	where   broker.Filter
 	ids     []idFilter // on Vast's ids, which only this package knows
 	order   []sorting
@@ -90,7 +92,7 @@ func isIDKey(key string) bool { return isOfferKey(key) || key == "machine_id" ||
 // readQuery reads the body of a search: filters and settings beside each other or, as PUT /search/asks/ and some clients
 // of POST /bundles/ have it, in q.
 func readQuery(body object) (query, error) {
-	q := query{limit: maxRows}
+	q := query{limit: maxRows, diskMiB: searchedDiskMiB}
 	r := read(body)
 	inner := body
 	if raw := r.raw("q"); raw != nil {
@@ -130,14 +132,14 @@ func (q *query) settings(r *reader) error {
 	if err != nil {
 		return err
 	}
-	if q.bids = q.bids || bids; q.bids && (q.where.Has("total_price") || q.where.Has("price")) {
+	if q.bids = q.bids || bids; q.bids && slices.ContainsFunc([]string{"price", "base_price", "total_price"}, q.where.Has) {
 		return invalid("dph_total", "an interruptible search compares no price on demand: its offers come by their least bid, the lowest first")
 	}
 	if n := r.count("limit", 1<<31); n > 0 {
 		q.limit = int(n)
 	}
-	r.rational("allocated_storage") // storage costs nothing here: no price depends on it
-	r.truth("disable_bundling")     // and nothing is bundled
+	q.diskMiB = cmp.Or(r.disk("allocated_storage"), q.diskMiB)
+	r.truth("disable_bundling") // nothing is bundled
 	for _, key := range r.texts("select_cols") {
 		if key != "*" && !slices.Contains(columns(), key) {
 			return &broker.FieldError{Field: "select_cols", Problem: clipped(key) + ": Vast's offers have no such field", Nearest: broker.Nearest(key, columns())}
@@ -170,7 +172,7 @@ func readOrder(raw json.RawMessage) ([]sorting, error) {
 			out = append(out, sorting{key: "dph_total", down: p[1] == "asc"})
 			continue
 		}
-		if !isIDKey(key) && !isFree(key) {
+		if !isIDKey(key) && !isOwn(key) {
 			if _, err := broker.ParseOrder(key); err != nil {
 				return nil, err
 			}
@@ -183,16 +185,16 @@ func readOrder(raw json.RawMessage) ([]sorting, error) {
 	return out, nil
 }
 
-// isFree reports whether a cell is the same in all offers, because this market charges nothing for it or has none.
-func isFree(key string) bool {
-	return slices.Contains([]string{"storage_cost", "inet_up_cost", "inet_down_cost", "direct_port_count", "min_bid", "verification"}, key)
+// isOwn reports whether offers can be ordered by a cell though the market's language does not have it as it is shown.
+func isOwn(key string) bool {
+	return slices.Contains([]string{"direct_port_count", "min_bid", "verification"}, key)
 }
 
 // columns are the cells of an offer.
 func columns() []string {
 	var out []string
 	m := broker.Match{Offer: broker.Offer{GPUs: make([]broker.GPU, 1)}}
-	for _, c := range offerRow(&m, 1, true, false) {
+	for _, c := range offerRow(&m, 1, searchedDiskMiB, true, false) {
 		out = append(out, c.key)
 	}
 	return out
@@ -334,8 +336,7 @@ func native(key string, raw json.RawMessage) (string, json.RawMessage, error) {
 	return key, raw, nil
 }
 
-// scalar writes a value as the market's language reads it. Numbers may come as text. Sizes are in megabytes, but disks
-// in gigabytes.
+// scalar writes a value as the market's language reads it. Numbers may come as text.
 func scalar(key string, raw json.RawMessage) (string, error) {
 	text := strings.TrimSpace(string(raw))
 	if text == "true" || text == "false" {
@@ -358,15 +359,15 @@ func scalar(key string, raw json.RawMessage) (string, error) {
 		}
 		s = n
 	}
-	if unit, ok := megabytes()[key]; ok && isNumberText(s) {
+	if unit, ok := units()[key]; ok && isNumberText(s) {
 		s += unit
 	}
 	return s, nil
 }
 
-// megabytes are the fields whose bare numbers are in megabytes on Vast's wire.
-func megabytes() map[string]string {
-	return map[string]string{"cpu_ram": "MB", "gpu_ram": "MB", "gpu_total_ram": "MB", "gpu_totalram": "MB"}
+// units are those of sizes on Vast's wire, where the market's language has another for a bare number.
+func units() map[string]string {
+	return map[string]string{"cpu_ram": "MB", "gpu_ram": "MB", "gpu_total_ram": "MB", "gpu_totalram": "MB", "disk_space": "GiB"}
 }
 
 // isVersionKey reports whether a text of digits and dots is no number.

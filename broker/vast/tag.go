@@ -8,11 +8,10 @@ import (
 
 // tag is what this package keeps with a job.
 type tag struct {
-	Label     string      `json:"label,omitempty"`
-	Disk      json.Number `json:"disk,omitempty"` // 10^9 bytes, as asked for
-	Runtype   string      `json:"runtype,omitempty"`
-	Stopped   bool        `json:"stopped,omitempty"`   // by a client
-	Destroyed bool        `json:"destroyed,omitempty"` // not shown any more
+	Label     string `json:"label,omitempty"`
+	Runtype   string `json:"runtype,omitempty"`
+	Stopped   bool   `json:"stopped,omitempty"`   // by a client
+	Destroyed bool   `json:"destroyed,omitempty"` // not shown any more
 }
 
 func (t tag) encode() []byte {

@@ -10,21 +10,21 @@ import (
 	"rialto/pricing"
 )
 
-// bids is what a bid for all GPUs makes of a job, rounded down to what each may cost.
-func (w *wish) bids(o *broker.Offer, count int) (broker.JobSpec, error) {
+// bids is what a bid for all GPUs is for each, rounded down.
+func (w *wish) bids(o *broker.Offer, count int) (pricing.Rate, error) {
 	all := new(big.Rat).Mul(w.bid, big.NewRat(int64(pricing.USD), int64(count)))
 	nanos := new(big.Int).Quo(all.Num(), all.Denom())
 	if nanos.Sign() <= 0 || !nanos.IsInt64() {
-		return broker.JobSpec{}, invalid("price", w.bid.FloatString(4)+": want dollars an hour, more than none")
+		return 0, invalid("price", w.bid.FloatString(4)+": want dollars an hour, more than none")
 	}
 	each := pricing.Rate(nanos.Int64())
 	switch least := pricing.Money(o.MinBid) * pricing.Money(count); {
 	case o.MinBid == 0:
-		return broker.JobSpec{}, invalid("price", "the offer is on-demand only, and nothing was started: search with type bid, or leave the price away")
+		return 0, invalid("price", "the offer is on-demand only, and nothing was started: search with type bid, or leave the price away")
 	case each < o.MinBid:
-		return broker.JobSpec{}, invalid("price", fmt.Sprintf("$%s/h is less than the least bid of %v/h, and nothing was started", w.bid.FloatString(4), least))
+		return 0, invalid("price", fmt.Sprintf("$%s/h is less than the least bid of %v/h, and nothing was started", w.bid.FloatString(4), least))
 	}
-	return broker.JobSpec{Bid: each}, nil
+	return each, nil
 }
 
 // interruptible reports whether a kind of renting is for bids, and refuses those that this market does not have.
@@ -41,20 +41,24 @@ func interruptible(kind string) (bool, error) {
 }
 
 // hold is the money to keep aside for an instance, and for how long it runs on it: the whole term, or what the account has.
-func (s *Server) hold(a broker.Account, total pricing.Rate) (pricing.Money, time.Duration, error) {
-	whole, err := total.Cost(s.c.Term)
+func (s *Server) hold(a broker.Account, c broker.Charge) (pricing.Money, time.Duration, error) {
+	whole, err := c.Cost(s.c.Term)
 	if err != nil {
 		return 0, 0, fmt.Errorf("price of %v: %w", s.c.Term, err)
 	}
 	if whole <= a.Available {
 		return whole, s.c.Term, nil
 	}
-	run, err := total.Buys(a.Available)
+	run, err := c.Buys(a.Available)
 	if err != nil {
 		return 0, 0, fmt.Errorf("what %v buys: %w", a.Available, err)
 	}
 	if run < leastRun {
-		return 0, 0, &refusal{Status: http.StatusPaymentRequired, Code: "insufficient_credit", Msg: fmt.Sprintf("the account has %v, which is less than %v of this offer at %v", a.Available, leastRun, total)}
+		traffic := ""
+		if c.Traffic > 0 {
+			traffic = fmt.Sprintf(" and %v for traffic", c.Traffic)
+		}
+		return 0, 0, &refusal{Status: http.StatusPaymentRequired, Code: "insufficient_credit", Msg: fmt.Sprintf("the account has %v, which is less than %v of this offer at %v%s", a.Available, leastRun, c.Hourly(), traffic)}
 	}
 	return a.Available, run, nil
 }

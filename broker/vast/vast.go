@@ -22,11 +22,19 @@
 //
 // An instance runs until it is stopped or destroyed, for [Config.Term] or as long as the account's money lasts, whichever
 // ends first; end_date says when. There are no paused containers: stop ends the job, and start is refused. A stopped
-// instance is listed until it is destroyed. What a client keeps with it (label, disk) is the job's tag.
+// instance is listed until it is destroyed. What a client keeps with it (its label) is the job's tag.
 //
 // An instance of Vast's runtype ssh, which is its command line's default, gets no ssh server: it runs the onstart script
 // and stays up, and its status_msg says so. Runtypes that are asked for by name (ssh_proxy, ssh_direc, jupyter_…) are
 // refused, and so are ports.
+//
+// # Prices
+//
+// dph_base is the price of the GPUs and dph_total that of GPUs and disk: of the instance's or, in a search, of
+// allocated_storage, which is 5 GB where a search does not say it, and which an offer must have. A GB of disk is 2^30 bytes, and
+// storage_cost the price of one for a month of 720 hours. A GB of traffic is 10^9 bytes; up is what leaves the host, down what
+// reaches it. inet_up_billed and inet_down_billed count all that was carried, in KiB as Vast does. An instance pays for at
+// most [broker.UsualTraffic] of it each way; that is in its hold, and the answer to its creation says so.
 package vast
 
 import (

@@ -255,8 +255,9 @@ type provider struct {
 
 	mu     sync.Mutex
 	refuse string
-	rate   pricing.Rate // of the last hold
-	given  int          // GPUs granted so far, each once
+	rate   pricing.Rate  // of the last hold
+	tariff broker.Tariff // likewise
+	given  int           // GPUs granted so far, each once
 }
 
 // gpu is a real one, as NVML describes it.
@@ -319,7 +320,7 @@ func (p *provider) hold(_ context.Context, _ identity.ID, request []byte) ([]byt
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.rate = h.Rate
+	p.rate, p.tariff = h.Rate, h.Tariff
 	if p.refuse != "" {
 		return wire.SealAnswer(p.key, broker.Answer{Lease: h.Lease, Refusal: p.refuse})
 	}
