@@ -3,13 +3,11 @@ package vast
 import (
 	"context"
 	"fmt"
-	"math/big"
 	"net/http"
 	"slices"
 	"strings"
 
 	"rialto/broker"
-	"rialto/pricing"
 )
 
 // ownHost returns the host of the owner who calls, if that is what an id names.
@@ -53,7 +51,7 @@ func (s *Server) machineRows(ctx context.Context, provider broker.PeerID) ([]row
 	rows := []row{}
 	for i := range set.Offers {
 		o := &set.Offers[i]
-		rows = append(rows, row{
+		rows = append(rows, append(row{
 			{"id", hostID(provider)},
 			{"machine_id", hostID(provider)},
 			{"hostname", o.Host},
@@ -67,24 +65,12 @@ func (s *Server) machineRows(ctx context.Context, provider broker.PeerID) ([]row
 			{"geolocation", place(o.Region)},
 			{"num_reports", nil},
 			{"listed", !ask.Unlisted},
-			{"listed_gpu_cost", listed(ask, o.Rate)},
-			{"agent_gpu_cost", dollars(int64(o.Rate))}, // ours: the agent's own, below which nothing is listed
 			{"min_bid_price", leastBid(o)},
 			{"credit_discount_max", nil},
-			{"listed_inet_up_cost", int64(0)},
-			{"listed_inet_down_cost", int64(0)},
 			{"gpu_occupancy", occupancy(o)},
-		})
+		}, listing(&ask, o)...))
 	}
 	return rows, nil
-}
-
-// listed is the price of one GPU for an hour; nil if it is not listed.
-func listed(ask broker.OwnerAsk, agent pricing.Rate) any {
-	if ask.Unlisted {
-		return nil
-	}
-	return dollars(int64(max(ask.Rate, agent)))
 }
 
 // occupancy is a letter for each GPU, as Vast's: D for one that is rented, x for one that is not.
@@ -101,16 +87,21 @@ func occupancy(o *broker.Offer) string {
 }
 
 // listMachine answers PUT /machines/create_asks/. A price above the agent's holds at this broker; one below it is refused,
-// because the agent would grant nothing for it.
+// because the agent would grant nothing for it. What is not said stays as it is.
 func (s *Server) listMachine(c *call) (any, error) {
 	r := read(c.body)
 	id := r.count("machine", 1<<53-1)
-	price, priced := r.rational("price_gpu")
+	said := map[string]int64{}
+	for _, p := range prices() {
+		if nanos, ok := p.read(r); ok {
+			said[p.key] = nanos
+		}
+	}
 	if n := r.count("min_chunk", 64); n > 1 {
 		r.fail("min_chunk", "offers of this market can be rented in parts: want 1")
 	}
-	for _, key := range []string{"price_disk", "price_inetu", "price_inetd", "vol_size", "vol_price"} {
-		r.absent(key, "this market charges for GPUs alone")
+	for _, key := range []string{"vol_size", "vol_price"} {
+		r.absent(key, "there are no volumes on this market")
 	}
 	r.absent("price_min_bid", "the least bid is the agent's own: start it with rialto-provider run --min-bid")
 	r.absent("credit_discount_max", "there are no reserved instances on this market")
@@ -125,33 +116,22 @@ func (s *Server) listMachine(c *call) (any, error) {
 		return nil, err
 	}
 	ask.Unlisted = false
-	if priced {
-		if ask.Rate, err = nanodollars(price); err != nil {
-			return nil, err
-		}
-		for _, o := range set.Offers {
-			if ask.Rate < o.Rate {
-				return nil, invalid("price_gpu", fmt.Sprintf("%v is below the agent's own price, %v, which it holds to: start the agent with --price to lower it", ask.Rate, o.Rate))
+	for _, p := range prices() {
+		if nanos, ok := said[p.key]; ok {
+			if err := p.raise(&ask, nanos, set.Offers); err != nil {
+				return nil, err
 			}
 		}
 	}
 	if err := s.c.Hosts.SetAsk(c.Context(), provider, ask); err != nil {
 		return nil, err
 	}
-	prices := row{}
-	for _, o := range set.Offers {
-		prices = append(prices, cell{vastModel(o.GPUs[0].Model), listed(ask, o.Rate)})
+	gpus := row{}
+	for i := range set.Offers {
+		o := ask.On(set.Offers[i])
+		gpus = append(gpus, cell{vastModel(o.GPUs[0].Model), dollars(int64(o.Rate))})
 	}
-	return row{{"success", true}, {"machine", id}, {"price_gpu", prices}, {"extended", int64(0)}}, nil
-}
-
-// nanodollars reads dollars exactly.
-func nanodollars(price *big.Rat) (pricing.Rate, error) {
-	n := new(big.Rat).Mul(price, big.NewRat(int64(pricing.USD), 1))
-	if !n.IsInt() || !n.Num().IsInt64() {
-		return 0, invalid("price_gpu", price.FloatString(12)+": want dollars with at most nine decimals")
-	}
-	return pricing.Rate(n.Num().Int64()), nil
+	return row{{"success", true}, {"machine", id}, {"price_gpu", gpus}, {"extended", int64(0)}}, nil
 }
 
 // leastBid is what an owner takes for one GPU at least; null: no bids.

@@ -99,9 +99,9 @@ func TestOwner(t *testing.T) {
 		t.Errorf("list: %d %s", r.status, r.text)
 	}
 	prices(0.55)
-	w.refused(key, "PUT", "/api/v0/machines/create_asks/", listing("0.39"), http.StatusBadRequest, "$0.40/h", "--price")
+	w.refused(key, "PUT", "/api/v0/machines/create_asks/", listing("0.39"), http.StatusBadRequest, "$0.40", "--price ")
 	w.refused(key, "PUT", "/api/v0/machines/create_asks/", listing("-1"), http.StatusBadRequest, "price_gpu")
-	w.refused(key, "PUT", "/api/v0/machines/create_asks/", strings.Replace(listing("0.55"), `"price_disk":null`, `"price_disk":0.2`, 1), http.StatusBadRequest, "price_disk")
+	w.refused(key, "PUT", "/api/v0/machines/create_asks/", strings.Replace(listing("0.55"), `"vol_price":null`, `"vol_price":0.2`, 1), http.StatusBadRequest, "vol_price")
 	w.refused(key, "PUT", "/api/v0/machines/create_asks/", strings.Replace(listing("0.55"), m, "7", 1), http.StatusNotFound, m)
 	w.ok("PUT", w.ask(1), create(""))
 	p.mu.Lock()

@@ -263,3 +263,104 @@ func TestLaunchDisk(t *testing.T) {
 	}
 	w.refused(w.token, "PUT", "/api/v0/launch_instance/", `{"image":"x","disk":98,"q":{"num_gpus":{"eq":"1"}}}`, http.StatusConflict, "disk")
 }
+
+// TestOwnerTariff prices disk and traffic with the key of a host's owner: up is what leaves the host.
+func TestOwnerTariff(t *testing.T) {
+	w := newWorld(t)
+	p := w.provider("berlin", "DE", 2, gpu("RTX 4090", 24_564), "0.40/h")
+	p.charges()
+	key, err := w.market.OwnerToken(t.Context(), p.id())
+	if err != nil {
+		t.Fatal(err)
+	}
+	machine := func() map[string]any {
+		t.Helper()
+		return list(w.call(key, "GET", "/api/v0/machines", "").object()["machines"])[0]
+	}
+	m := id(machine()["id"])
+	listed := func(when string, gpu, storage, up, down any) {
+		t.Helper()
+		i := machine()
+		for name, want := range map[string]any{"gpu": gpu, "storage": storage, "inet_up": up, "inet_down": down} {
+			if got := i["listed_"+name+"_cost"]; got != want {
+				t.Errorf("%s: %s is listed at %v, want %v", when, name, got, want)
+			}
+		}
+		if i["agent_gpu_cost"] != 0.4 || i["agent_storage_cost"] != 0.15 || i["agent_inet_up_cost"] != 0.01 || i["agent_inet_down_cost"] != 0.005 {
+			t.Errorf("%s: the agent asks %v", when, i)
+		}
+		found := list(w.ok("POST", "/api/v0/bundles/", `{"num_gpus":{"eq":1}}`)["offers"])
+		if gpu == nil {
+			if len(found) != 0 {
+				t.Errorf("%s: found %v", when, found)
+			}
+			return
+		}
+		if o := found[0]; o["dph_base"] != gpu || o["storage_cost"] != storage || o["inet_up_cost"] != up || o["inet_down_cost"] != down {
+			t.Errorf("%s: offered at %v, %v, %v, %v", when, o["dph_base"], o["storage_cost"], o["inet_up_cost"], o["inet_down_cost"])
+		}
+	}
+	set := func(prices string) reply {
+		t.Helper()
+		return w.call(key, "PUT", "/api/v0/machines/create_asks/", `{"machine":`+m+`,`+prices+`,"min_chunk":1,"vol_size":null}`)
+	}
+	listed("at first", 0.4, 0.15, 0.01, 0.005)
+	for _, step := range []struct {
+		prices          string
+		gpu, disk, u, d float64
+	}{
+		{`"price_disk":0.2,"price_inetu":"0.02"`, 0.4, 0.2, 0.02, 0.005},
+		{`"price_gpu":0.5,"price_disk":null`, 0.5, 0.2, 0.02, 0.005}, // what is not said stays
+		{`"price_inetd":0.007,"price_inetu":0.01`, 0.5, 0.2, 0.01, 0.007},
+		{`"price_disk":0.15`, 0.5, 0.15, 0.01, 0.007}, // the agent's own again
+	} {
+		if r := set(step.prices); r.status != 200 {
+			t.Errorf("%s: %d %s", step.prices, r.status, r.text)
+		}
+		listed(step.prices, step.gpu, step.disk, step.u, step.d)
+	}
+	for prices, want := range map[string][]string{
+		`"price_disk":0.149`:                    {"price_disk", "$0.149", "$0.15", "--disk-price"},
+		`"price_disk":0`:                        {"price_disk", "--disk-price"},
+		`"price_inetu":0.009`:                   {"price_inetu", "$0.01", "--egress-price"},
+		`"price_inetd":0.004`:                   {"price_inetd", "$0.005", "--ingress-price"},
+		`"price_gpu":0.9,"price_inetd":0`:       {"price_inetd"}, // and the rest of it is not taken either
+		`"price_disk":-1`:                       {"price_disk", "negative"},
+		`"price_disk":1000`:                     {"price_disk", "want $0.00/h to $1.00/h"},
+		`"price_inetu":11`:                      {"price_inetu", "$10.00"},
+		`"price_inetd":0.0123456789`:            {"price_inetd", "nine decimals"},
+		`"price_inetd":"free"`:                  {"price_inetd", "number"},
+		`"price_inetd":1e29`:                    {"price_inetd"},
+		`"price_disk":1e29`:                     {"price_disk"},
+		`"price_inet":0.02`:                     {"price_inet", "price_inetd"},
+		`"price_gpu":0.5,"price_min_bid":"0.1"`: {"price_min_bid"},
+		`"price_gpu":0.5,"vol_price":0.1`:       {"vol_price", "volumes"},
+	} {
+		w.refused(key, "PUT", "/api/v0/machines/create_asks/", `{"machine":`+m+`,`+prices+`}`, http.StatusBadRequest, want...)
+	}
+	listed("refused", 0.5, 0.15, 0.01, 0.007)
+
+	// The agent raises its own above what was asked.
+	p.offer.Tariff.Ingress = pricing.USD / 100
+	p.post()
+	if o := list(w.ok("POST", "/api/v0/bundles/", `{"num_gpus":{"eq":1}}`)["offers"])[0]; o["inet_down_cost"] != 0.01 {
+		t.Errorf("the agent's own is higher: %v", o["inet_down_cost"])
+	}
+	p.charges()
+
+	w.ok("PUT", w.ask(1), create(""))
+	p.mu.Lock()
+	asked := p.tariff
+	p.mu.Unlock()
+	if want := (broker.Tariff{Disk: 208_333, Ingress: 7 * pricing.USD / 1000, Egress: pricing.USD / 100}); asked != want {
+		t.Errorf("the host was asked at %+v, want %+v", asked, want)
+	}
+	if r := w.call(key, "DELETE", "/api/v0/machines/"+m+"/asks/", "{}"); r.status != 200 {
+		t.Errorf("unlist: %d %s", r.status, r.text)
+	}
+	listed("unlisted", nil, nil, nil, nil)
+	if r := set(`"price_gpu":null`); r.status != 200 {
+		t.Errorf("list again: %d %s", r.status, r.text)
+	}
+	listed("listed again", 0.5, 0.15, 0.01, 0.007)
+}

@@ -35,6 +35,8 @@
 // storage_cost the price of one for a month of 720 hours. A GB of traffic is 10^9 bytes; up is what leaves the host, down what
 // reaches it. inet_up_billed and inet_down_billed count all that was carried, in KiB as Vast does. An instance pays for at
 // most [broker.UsualTraffic] of it each way; that is in its hold, and the answer to its creation says so.
+//
+// An owner may ask more here than his agent does, of each price; less is refused.
 package vast
 
 import (
