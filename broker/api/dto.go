@@ -272,7 +272,7 @@ func jobOf(j broker.Job, l broker.Lease) Job {
 		BidNanoUSDPerHour: int64(j.Spec.Bid), RateNanoUSDPerHour: int64(l.Rate),
 		Gang: string(j.Member.Gang), Rank: j.Member.Rank, Nodes: j.Spec.Nodes,
 		ReserveMS: j.Spec.Reserve.Milliseconds(), ReservedUntil: stamp(l.Until()), UnusedNanoUSD: int64(l.UnusedCost), CoveredMS: l.Covered.Milliseconds(),
-		DiskMiB: j.Spec.Disk(), TrafficBytes: j.Spec.PaidTraffic(), Tariff: tariffOf(l.Tariff), Extras: extrasOf(l.Traffic, l.DiskCost, l.TrafficCost),
+		DiskMiB: j.Spec.Disk(), TrafficBytes: j.Spec.PaidTraffic(), Tariff: TariffOf(l.Tariff), Extras: ExtrasOf(l.Traffic, l.DiskCost, l.TrafficCost),
 	}
 	if j.State == broker.JobDone {
 		out.ExitCode = new(j.ExitCode)
@@ -307,7 +307,7 @@ func leaseOf(l broker.Lease) Lease {
 		Granted: stamp(l.Granted), Ready: stamp(l.Ready), Ended: stamp(l.Ended),
 		UsedMS: l.Used.Milliseconds(), BilledMS: l.Billed.Milliseconds(), CostNanoUSD: int64(l.Cost),
 		Fetched: fetchedOf(l.Fetched), Steps: []Step{}, Simulated: l.Simulated, ReservedUntil: stamp(l.Until()),
-		Tariff: tariffOf(l.Tariff), Extras: extrasOf(l.Traffic, l.DiskCost, l.TrafficCost),
+		Tariff: TariffOf(l.Tariff), Extras: ExtrasOf(l.Traffic, l.DiskCost, l.TrafficCost),
 	}
 	for _, s := range l.Steps {
 		out.Steps = append(out.Steps, Step{Name: s.Name, StartMS: s.Start.Milliseconds(), TookMS: s.Took.Milliseconds()})
@@ -322,7 +322,7 @@ func receiptOf(r broker.Receipt, envelope []byte) Receipt {
 		UsedMS: r.Used.Milliseconds(), BilledMS: r.Billed.Milliseconds(), CostNanoUSD: int64(r.Cost),
 		FeeNanoUSD: int64(r.Fee), Fetched: fetchedOf(r.Fetched), ExitCode: r.ExitCode, Envelope: envelope,
 		UnusedMS: r.Unused.Milliseconds(), UnusedCostNanoUSD: int64(r.UnusedCost),
-		DiskMiB: r.DiskMiB, Tariff: tariffOf(r.Tariff), Extras: extrasOf(r.Traffic, r.DiskCost, r.TrafficCost),
+		DiskMiB: r.DiskMiB, Tariff: TariffOf(r.Tariff), Extras: ExtrasOf(r.Traffic, r.DiskCost, r.TrafficCost),
 	}
 }
 

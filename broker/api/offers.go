@@ -246,7 +246,7 @@ func offerOf(m broker.Match) Offer {
 		Expected: costOf(m.Cost), ReadyMS: m.Cost.Ready.Milliseconds(),
 		FillRatePPM: m.Record.FillRate(), HoldsAsked: m.Record.Asked, HoldsHonoured: m.Record.Honoured,
 		ReservedRateNanoUSDPerHour: int64(o.ReservedRate), ReservedMinMS: o.ReservedMin.Milliseconds(), Reserved: m.Reserved,
-		Tariff: tariffOf(o.Tariff),
+		Tariff: TariffOf(o.Tariff),
 	}
 	if m.Cost.Sized {
 		out.MissBytes, out.HeldBytes = &m.Cost.MissBytes, &m.Cost.HeldBytes

@@ -131,7 +131,7 @@ func (s *Server) firmQuote(ctx context.Context, j broker.Job) FirmQuote {
 		return out
 	}
 	out.Host, out.Provider, out.Model, out.Simulated, out.GPUs, out.Answer = l.Host, string(l.Provider), l.Model, l.Simulated, gpusOf(l.GPUs), l.Answer
-	out.RateNanoUSDPerHour, out.ReservedMS, out.Tariff = int64(l.Rate), l.Term.Milliseconds(), tariffOf(l.Tariff)
+	out.RateNanoUSDPerHour, out.ReservedMS, out.Tariff = int64(l.Rate), l.Term.Milliseconds(), TariffOf(l.Tariff)
 	if charge, err := j.Spec.Charge(l.Rate, l.Tariff); err == nil {
 		out.TotalRateNanoUSDPerHour = int64(charge.GPUs)
 		if cost, err := charge.Cost(j.Spec.MaxDuration); err == nil {

@@ -23,7 +23,8 @@ type Extras struct {
 	TrafficCostNanoUSD int64 `json:"traffic_cost_nanousd,omitempty" doc:"what of the cost is for the traffic that the customer pays for"`
 }
 
-func tariffOf(t broker.Tariff) Tariff {
+// TariffOf returns a tariff as it is in JSON.
+func TariffOf(t broker.Tariff) Tariff {
 	return Tariff{DiskNanoUSDPerGiBHour: int64(t.Disk), IngressNanoUSDPerGB: int64(t.Ingress), EgressNanoUSDPerGB: int64(t.Egress)}
 }
 
@@ -34,7 +35,8 @@ func (t Tariff) Broker() broker.Tariff {
 	}
 }
 
-func extrasOf(n broker.Traffic, disk, traffic pricing.Money) Extras {
+// ExtrasOf returns what a tunnel carried, and what disk and traffic cost.
+func ExtrasOf(n broker.Traffic, disk, traffic pricing.Money) Extras {
 	return Extras{IngressBytes: n.Ingress, EgressBytes: n.Egress, DiskCostNanoUSD: int64(disk), TrafficCostNanoUSD: int64(traffic)}
 }
 

@@ -13,14 +13,13 @@ import (
 
 	"rialto/broker"
 	"rialto/broker/api"
-	"rialto/broker/wire"
 	"rialto/cmd/internal/cli"
 	"rialto/cmd/internal/tenant"
 	"rialto/pricing"
 )
 
 // bill is a receipt that was checked: the broker signed it for this customer, the provider signed the
-// usage inside, and the cost is what the rate makes of the billed time.
+// usage inside, and the cost is what the rate makes of the billed time, and the tariff of disk and traffic.
 type bill struct {
 	Job                string    `json:"job"`
 	Lease              string    `json:"lease"`
@@ -39,6 +38,11 @@ type bill struct {
 	ExitCode           int       `json:"exit_code"`
 	Ended              time.Time `json:"ended"`
 	Verified           bool      `json:"verified"`
+
+	DiskMiB      uint64 `json:"disk_mib,omitempty"`      // that is charged for
+	TrafficBytes int64  `json:"traffic_bytes,omitempty"` // each way, that is paid for at most; zero: not known here
+	api.Tariff
+	api.Extras
 
 	billed, unused time.Duration
 }
@@ -138,7 +142,8 @@ func (a *app) billCommand() *cobra.Command {
 
 // billOf returns the bill of a job; one that never had a container cost nothing.
 func (m *market) billOf(ctx context.Context, job api.Job) (bill, error) {
-	b, err := m.bill(ctx, broker.JobID(job.ID))
+	r, _ := m.home.recordOf(job) // of one that was signed on another machine there is none
+	b, err := m.bill(ctx, broker.JobID(job.ID), r.Envelope)
 	if !errors.Is(err, broker.ErrNotFound) {
 		return b, explain(err)
 	}
@@ -152,8 +157,8 @@ func (m *market) billOf(ctx context.Context, job api.Job) (bill, error) {
 	return bill{Job: job.ID, Lease: job.Lease, Provider: job.Provider, Model: job.GPUModel, GPUs: job.GPUCount, Ended: *job.Ended}, nil
 }
 
-// bill fetches a receipt and checks it.
-func (m *market) bill(ctx context.Context, id broker.JobID) (bill, error) {
+// bill fetches a receipt and checks it against the spec that its customer signed.
+func (m *market) bill(ctx context.Context, id broker.JobID, envelope []byte) (bill, error) {
 	answer, err := m.Receipt(ctx, id)
 	if err != nil {
 		return bill{}, err
@@ -166,10 +171,14 @@ func (m *market) bill(ctx context.Context, id broker.JobID) (bill, error) {
 	if err != nil {
 		return bill{}, err
 	}
-	spec := m.signed(id)
+	spec, known := signed(envelope)
 	r, err := checkReceipt(answer.Envelope, id, broker.PeerID(info.Broker), broker.PeerID(key.ID()), spec)
 	if err != nil {
 		return bill{}, fmt.Errorf("receipt of job %s: %w", id, err)
+	}
+	var paid int64
+	if known {
+		paid = spec.PaidTraffic()
 	}
 	return bill{
 		BidNanoUSDPerHour: int64(spec.Bid),
@@ -178,84 +187,8 @@ func (m *market) bill(ctx context.Context, id broker.JobID) (bill, error) {
 		RateNanoUSDPerHour: int64(r.Rate), UsedMS: r.Used.Milliseconds(), BilledMS: r.Billed.Milliseconds(),
 		CostNanoUSD: int64(r.Cost), FeeNanoUSD: int64(r.Fee), ExitCode: r.ExitCode, Ended: r.Ended, Verified: true, billed: r.Billed,
 		Fetched: fetchedOf(r.Fetched), UnusedMS: r.Unused.Milliseconds(), UnusedCostNanoUSD: int64(r.UnusedCost), unused: r.Unused,
+		DiskMiB: r.DiskMiB, TrafficBytes: paid, Tariff: api.TariffOf(r.Tariff), Extras: api.ExtrasOf(r.Traffic, r.DiskCost, r.TrafficCost),
 	}, nil
-}
-
-// signed is what a job's customer signed, as far as it bounds the bill; of a job that was signed on another machine, what
-// bounds nothing.
-func (m *market) signed(id broker.JobID) broker.JobSpec {
-	r, err := m.home.record(string(id))
-	if err != nil {
-		return broker.JobSpec{Reserve: broker.MaxTerm}
-	}
-	spec, _, err := wire.OpenJobSpec(r.Envelope)
-	if err != nil {
-		return broker.JobSpec{Reserve: broker.MaxTerm}
-	}
-	return spec
-}
-
-// checkReceipt opens a receipt and believes only what is signed, was signed for, and adds up.
-func checkReceipt(envelope []byte, job broker.JobID, market, customer broker.PeerID, spec broker.JobSpec) (broker.Receipt, error) {
-	r, signer, err := wire.OpenReceipt(envelope)
-	if err != nil {
-		return r, err
-	}
-	switch {
-	case signer != market:
-		return r, fmt.Errorf("signed by %s, not by the broker %s", signer, market)
-	case r.Job != job:
-		return r, fmt.Errorf("it is for job %s", r.Job)
-	case r.Customer != customer:
-		return r, cli.Hint(fmt.Errorf("it is for customer %s", r.Customer), "this machine's key is %s; the job was signed elsewhere", customer)
-	}
-	limit, term := cmp.Or(spec.Bid, spec.MaxRate), spec.Reserve
-	most, err := costOf(r.Rate, len(r.GPUs), r.Billed+r.Unused)
-	used := pricing.Money(0)
-	if err == nil {
-		used, err = costOf(r.Rate, len(r.GPUs), r.Billed)
-	}
-	switch {
-	case err != nil:
-		return r, err
-	case limit > 0 && r.Rate > limit:
-		return r, fmt.Errorf("it charges %s, the job was signed for %s at most", r.Rate, limit)
-	case r.Cost > most:
-		return r, fmt.Errorf("it says %s, but %s of %d × %s is %s", r.Cost, r.Billed+r.Unused, len(r.GPUs), r.Rate, most)
-	case r.Cost-r.UnusedCost > used:
-		return r, fmt.Errorf("it says %s for the time that was used, but %s of %d × %s is %s", r.Cost-r.UnusedCost, r.Billed, len(r.GPUs), r.Rate, used)
-	case r.Unused > 0 && (r.Ready.IsZero() || r.Ended.Add(r.Unused).After(r.Ready.Add(term))):
-		return r, fmt.Errorf("it bills %s that were not used, but of the %s that were reserved at most %s were left", r.Unused, term, max(0, r.Ready.Add(term).Sub(r.Ended)))
-	case r.Fee > r.Cost:
-		return r, fmt.Errorf("its fee %s is more than its cost %s", r.Fee, r.Cost)
-	case r.Billed > r.Used:
-		return r, fmt.Errorf("it bills %s, but the provider reported %s", r.Billed, r.Used)
-	case len(r.Report) == 0 && r.Cost == 0:
-		return r, nil
-	}
-	report, reporter, err := wire.OpenReport(r.Report)
-	switch {
-	case err != nil:
-		return r, fmt.Errorf("the provider's report: %w", err)
-	case reporter != r.Provider:
-		return r, fmt.Errorf("the provider's report is signed by %s, not by %s", reporter, r.Provider)
-	case report.Lease != r.Lease:
-		return r, fmt.Errorf("the provider's report is for lease %s", report.Lease)
-	case r.Unused > 0 && report.Phase != broker.PhaseExited:
-		return r, fmt.Errorf("it bills %s that were not used, but the provider does not report that the container exited", r.Unused)
-	case report.Used < r.Billed:
-		return r, fmt.Errorf("it bills %s, but the provider reported %s", r.Billed, report.Used)
-	}
-	return r, nil
-}
-
-// costOf is what a time costs on a number of GPUs, rounded once.
-func costOf(rate pricing.Rate, gpus int, d time.Duration) (pricing.Money, error) {
-	all, err := rate.MulInt(int64(gpus))
-	if err != nil {
-		return 0, err
-	}
-	return all.Cost(d)
 }
 
 // line is the bill in one line.
@@ -267,15 +200,46 @@ func (b *bill) line() string {
 	line := func(d time.Duration, cost int64) string {
 		return fmt.Sprintf("%s × %s × %d %s = %s", cli.FormatDuration(d), pricing.Rate(b.RateNanoUSDPerHour), b.GPUs, gpus, pricing.Money(cost))
 	}
+	ran := b.CostNanoUSD - b.UnusedCostNanoUSD - b.DiskCostNanoUSD - b.TrafficCostNanoUSD
+	extras := b.extras()
 	whole, err := costOf(pricing.Rate(b.RateNanoUSDPerHour), b.GPUs, b.billed)
+	covered := b.unused == 0 && err == nil && int64(whole) > ran
 	switch {
-	case b.unused == 0 && err == nil && int64(whole) > b.CostNanoUSD:
-		return fmt.Sprintf("%s, of which %s are to be paid, fee included: a reservation has paid the rest", line(b.billed, int64(whole)), pricing.Money(b.CostNanoUSD))
-	case b.unused == 0:
-		return line(b.billed, b.CostNanoUSD) + ", fee included"
+	case covered && extras == "":
+		return fmt.Sprintf("%s, of which %s are to be paid, fee included: a reservation has paid the rest", line(b.billed, int64(whole)), pricing.Money(ran))
+	case covered:
+		extras = fmt.Sprintf(", of which %s are to be paid and a reservation has paid the rest%s", pricing.Money(ran), extras)
+		ran = int64(whole)
+	case b.unused > 0:
+		extras = ", and unused reservation " + line(b.unused, b.UnusedCostNanoUSD) + extras
+	case extras == "":
+		return line(b.billed, ran) + ", fee included"
 	}
-	return fmt.Sprintf("%s, and unused reservation %s: %s in all, fee included", line(b.billed, b.CostNanoUSD-b.UnusedCostNanoUSD),
-		line(b.unused, b.UnusedCostNanoUSD), pricing.Money(b.CostNanoUSD))
+	return fmt.Sprintf("%s%s: %s in all, fee included", line(b.billed, ran), extras, pricing.Money(b.CostNanoUSD))
+}
+
+// extras is what of the bill is not for GPUs, to go on after what is; empty: nothing.
+func (b *bill) extras() string {
+	text := ""
+	if b.DiskCostNanoUSD > 0 {
+		text += fmt.Sprintf(", and %s for %s of disk", pricing.Money(b.DiskCostNanoUSD), cli.FormatMiB(b.DiskMiB))
+	}
+	if b.TrafficCostNanoUSD > 0 {
+		text += fmt.Sprintf(", and %s for traffic, %s", pricing.Money(b.TrafficCostNanoUSD), carriedText(b.carried()))
+	}
+	return text
+}
+
+func (b *bill) carried() broker.Traffic {
+	return broker.Traffic{Ingress: b.IngressBytes, Egress: b.EgressBytes}
+}
+
+// paidText says how much traffic is paid for at most, if that is known here.
+func (b *bill) paidText() string {
+	if b.TrafficBytes == 0 {
+		return ""
+	}
+	return ", of which at most " + cli.FormatTraffic(b.TrafficBytes) + " each way are paid for"
 }
 
 func writeBill(w io.Writer, b bill) error {
@@ -298,6 +262,12 @@ func writeBill(w io.Writer, b bill) error {
 	}
 	if b.BidNanoUSDPerHour > 0 {
 		fmt.Fprintf(w, "terms     interruptible, bid %s, paid %s\n", pricing.Rate(b.BidNanoUSDPerHour), pricing.Rate(b.RateNanoUSDPerHour))
+	}
+	if b.DiskNanoUSDPerGiBHour > 0 {
+		fmt.Fprintf(w, "disk      %s at %s for a GiB a month: %s\n", cli.FormatMiB(b.DiskMiB), perMonth(b.Tariff), pricing.Money(b.DiskCostNanoUSD))
+	}
+	if chargesTraffic(b.Tariff) {
+		fmt.Fprintf(w, "traffic   %s%s, at %s: %s\n", carriedText(b.carried()), b.paidText(), perGB(b.Tariff), pricing.Money(b.TrafficCostNanoUSD))
 	}
 	fmt.Fprintf(w, "cost      %s\n", b.line())
 	_, err := fmt.Fprintf(w, "          %s: both signatures are right, and the cost adds up\n", cli.Paint(w, cli.Good, "checked"))

@@ -75,6 +75,9 @@ func TestCheckReceipt(t *testing.T) {
 		{"more than reported", market, func(r *broker.Receipt) { r.Report = report(provider, 8*time.Second, lease) }, "the provider reported 8s"},
 		{"a higher price than was signed", market, func(r *broker.Receipt) { r.Rate++ }, "signed for $0.40/h at most"},
 		{"no report", market, func(r *broker.Receipt) { r.Report = nil }, "the provider's report"},
+		{"more in all than was signed", market, func(r *broker.Receipt) {
+			r.Used, r.Billed, r.Cost, r.Report = time.Hour, time.Hour, 800_000_000, report(provider, time.Hour, lease)
+		}, "it says $0.80, the job was signed for $0.50 at most"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := good
@@ -83,7 +86,9 @@ func TestCheckReceipt(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = checkReceipt(envelope, job, broker.PeerID(market.ID()), broker.PeerID(customer.ID()), broker.JobSpec{Reserve: time.Minute, MaxRate: 400_000_000})
+			_, err = checkReceipt(envelope, job, broker.PeerID(market.ID()), broker.PeerID(customer.ID()), broker.JobSpec{
+				Reserve: time.Minute, MaxRate: 400_000_000, MaxCost: 500_000_000, GPU: broker.GPURequest{Count: 2}, MaxDuration: time.Hour,
+			})
 			if (err == nil) != (tt.want == "") || (err != nil && !strings.Contains(err.Error(), tt.want)) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}

@@ -97,6 +97,8 @@ func checkQuote(q api.FirmQuote, firm time.Duration) error {
 		return fmt.Errorf("provider %s: its quote is signed by somebody else, %s", host, signer)
 	case g == nil || string(g.Job) != q.ID:
 		return fmt.Errorf("provider %s: its quote is not for job %s", host, q.ID)
+	case g.Tariff != q.Tariff.Broker():
+		return fmt.Errorf("provider %s signed other prices for disk and traffic, %+v, than the broker says, %+v", host, g.Tariff, q.Tariff.Broker())
 	case int64(g.Rate) != q.RateNanoUSDPerHour || g.Firm < firm:
 		return fmt.Errorf("provider %s signed %s for %v, the broker says %s for %v", host, g.Rate, g.Firm, pricing.Rate(q.RateNanoUSDPerHour), firm)
 	}
@@ -119,6 +121,9 @@ func writeFirmQuote(w io.Writer, q api.FirmQuote, until time.Time) error {
 	}
 	fmt.Fprintf(w, "Firm: %d × %s%s on %s at %s, which the host has signed.\n", len(q.GPUs), cli.Clean(q.Model), mark,
 		tenant.HostName(q.Host, q.Provider), pricing.Rate(q.TotalRateNanoUSDPerHour))
+	if line := besideLine(q.Tariff, q.DiskMiB, q.TrafficBytes); line != "" {
+		fmt.Fprintln(w, sentence(line))
+	}
 	fmt.Fprintf(w, "%s at most for %s, fee included; %s kept aside. Nothing runs and nothing is paid before you accept.\n",
 		pricing.Money(q.CostNanoUSD), cli.FormatDuration(time.Duration(q.MaxDurationMS)*time.Millisecond), pricing.Money(q.HeldNanoUSD))
 	if q.ReservedMS > 0 {

@@ -27,6 +27,8 @@ const (
 	// byte. A job that did not end by itself may have lost its host, so it waits less.
 	drainPatience     = 10 * time.Second
 	drainLostPatience = time.Second
+	// trafficEvery is how often it is looked whether the traffic that is paid for is used up, if the host charges for it.
+	trafficEvery = 10 * time.Second
 	// cancelPatience is how long a cancelled job may take to end.
 	cancelPatience = time.Minute
 )
@@ -48,6 +50,7 @@ type follower struct {
 	ready   time.Duration // since begin, when we heard that the container runs; zero: it never did
 	session *session      // the lease that we are inside of; nil: none
 	refused error         // why a host did not take the keys of what is private
+	slow    bool          // it was said that the traffic that is paid for is used up
 	collect *summary      // where the end of a gang's node is told; nil: it is no node
 }
 
@@ -98,6 +101,8 @@ func (f *follower) watch(ctx, live context.Context) (ended bool, err error) {
 	events := f.stream(streaming)
 	progress := time.NewTicker(300 * time.Millisecond)
 	defer progress.Stop()
+	traffic := time.NewTicker(trafficEvery)
+	defer traffic.Stop()
 	var settle <-chan time.Time
 	for {
 		select {
@@ -127,6 +132,8 @@ func (f *follower) watch(ctx, live context.Context) (ended bool, err error) {
 			return false, nil
 		case <-progress.C:
 			f.progress(live)
+		case <-traffic.C:
+			f.lookAtTraffic(live)
 		}
 	}
 }
@@ -252,6 +259,11 @@ func (f *follower) enter(ctx context.Context, lease api.Lease) error {
 	}
 	if f.session = s; f.flags.detach {
 		return nil
+	}
+	if spec, known := signed(f.record.Envelope); known {
+		if line := besideLine(lease.Tariff, spec.Disk(), spec.PaidTraffic()); line != "" {
+			f.view.talk("%s", line)
+		}
 	}
 	s.follow(ctx, func(stream byte, p []byte) error {
 		f.firstOutput.CompareAndSwap(0, int64(time.Since(f.begin)))

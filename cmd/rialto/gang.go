@@ -208,29 +208,42 @@ func grouped(jobs []api.Job) []api.Job {
 	return out
 }
 
-// dearestOf is the highest rate among the hosts that would take all nodes of a gang now or, if too few are free, later.
-func (r *request) dearestOf(ctx context.Context, market *api.Client, q api.Query) (pricing.Rate, error) {
+// dearestOf is what a gang costs at most, if all its nodes cost what the dearest does of the hosts that would take them now
+// or, if too few are free, later.
+func (r *request) dearestOf(ctx context.Context, market *api.Client, q api.Query) (pricing.Money, error) {
 	found, err := market.Offers(ctx, q)
 	if err != nil {
 		return 0, explain(err)
 	}
 	for _, among := range [][]api.Offer{found.Offers, slices.Concat(found.Offers, found.Busy)} {
-		if rate, ok := r.apart(among); ok {
-			return rate, nil
+		if hosts := r.apart(among); len(hosts) > 0 {
+			return r.dearestHost(hosts)
 		}
 	}
 	err = fmt.Errorf("%d hosts are wanted at once, and there are not so many that match", r.nodes)
 	return 0, cli.Hint(err, "`rialto offers` lists what there is; --wait with --max-price waits for them")
 }
 
-// apart returns the highest rate of the first offers of as many hosts as are wanted, in one region if need be. Which region
-// it will be is the market's choice: the money is enough for any.
-func (r *request) apart(offers []api.Offer) (best pricing.Rate, ok bool) {
-	groups := broker.Apart(offers, r.nodes, r.sameRegion, func(o api.Offer) (broker.PeerID, string) { return broker.PeerID(o.Provider), o.Region })
-	for _, o := range slices.Concat(groups...) {
-		best = max(best, pricing.Rate(o.RateNanoUSDPerHour))
+// apart returns the first offers of as many hosts as are wanted, in each region if need be: which region it will be is the
+// market's choice, and the money is to be enough for any.
+func (r *request) apart(offers []api.Offer) []api.Offer {
+	return slices.Concat(broker.Apart(offers, r.nodes, r.sameRegion, func(o api.Offer) (broker.PeerID, string) { return broker.PeerID(o.Provider), o.Region })...)
+}
+
+// dearestHost is what the job costs if all its nodes cost what the dearest of some hosts asks.
+func (r *request) dearestHost(hosts []api.Offer) (most pricing.Money, err error) {
+	for _, o := range hosts {
+		c, err := r.chargeOf(o)
+		if err != nil {
+			return 0, err
+		}
+		cost, err := r.costAt(c)
+		if err != nil {
+			return 0, err
+		}
+		most = max(most, cost)
 	}
-	return best, len(groups) > 0
+	return most, nil
 }
 
 // gangBill is what `rialto bill --json` says of a job of several hosts.

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
+	"rialto/broker"
 	"rialto/broker/api"
 	"rialto/pricing"
 )
@@ -40,10 +42,19 @@ func TestDearestOfHosts(t *testing.T) {
 		same  bool
 		want  int64 // cents; zero: there are too few
 	}{{2, false, 20}, {3, false, 25}, {5, false, 40}, {6, false, 0}, {2, true, 40}, {3, true, 0}} {
-		got, ok := (&request{nodes: x.nodes, sameRegion: x.same}).apart(offers)
-		if ok != (x.want > 0) || got != pricing.Rate(x.want*int64(pricing.USD)/100) {
-			t.Errorf("%+v: got %v, %v", x, got, ok)
+		r := &request{nodes: x.nodes, sameRegion: x.same, gpu: broker.GPURequest{Count: 1}, duration: time.Hour}
+		hosts := r.apart(offers)
+		got, err := r.dearestHost(hosts)
+		if want := pricing.Money(x.want*int64(x.nodes)) * pricing.USD / 100; err != nil || len(hosts) > 0 != (x.want > 0) || got != want {
+			t.Errorf("%+v: got %v of %d hosts, %v; want %v", x, got, len(hosts), err, want)
 		}
+	}
+	// The dearest is who asks the most with disk and traffic.
+	beside := offer("b", "FR", 10)
+	beside.DiskNanoUSDPerGiBHour, beside.EgressNanoUSDPerGB = 1_000_000, 5_000_000
+	r := &request{nodes: 2, gpu: broker.GPURequest{Count: 1}, duration: time.Hour, diskMiB: 100 << 10, traffic: 2e9}
+	if got, err := r.dearestHost([]api.Offer{offer("a", "DE", 20), beside}); err != nil || got != 2*(100+100+10)*pricing.USD/1000 {
+		t.Errorf("with disk and traffic: got %v, %v", got, err)
 	}
 }
 

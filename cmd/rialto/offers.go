@@ -159,8 +159,8 @@ func writeOffers(w io.Writer, offers api.Offers) error {
 		{Title: "MEMORY", Align: cli.Right},
 		{Title: "FREE", Align: cli.Right, Tone: freeTone},
 		{Title: "GPU-HOUR", Align: cli.Decimal, Tone: func(string) cli.Tone { return cli.Strong }},
-		{Title: "CPUS", Align: cli.Right},
-		{Title: "RAM", Align: cli.Right},
+		{Title: "CPUS", Align: cli.Right, Drop: true},
+		{Title: "RAM", Align: cli.Right, Drop: true},
 		{Title: "HOST"},
 		{Title: "PROOF", Tone: proofTone},
 	}}
@@ -172,6 +172,11 @@ func writeOffers(w io.Writer, offers api.Offers) error {
 	several := slices.ContainsFunc(shown, func(o api.Offer) bool { return o.TotalRateNanoUSDPerHour != int64(hourly(o)) })
 	if several {
 		t.Columns = slices.Insert(t.Columns, jobHour, cli.Column{Title: "JOB-HOUR", Align: cli.Decimal})
+	}
+	beside := anyTariff(shown)
+	if beside {
+		t.Columns = slices.Insert(t.Columns, jobHour, cli.Column{Title: "ALL IN", Align: cli.Decimal})
+		t.Columns = append(t.Columns, cli.Column{Title: "GiB-MONTH", Align: cli.Decimal, Drop: true}, cli.Column{Title: "GB IN/OUT", Drop: true})
 	}
 	reserved := slices.ContainsFunc(shown, func(o api.Offer) bool { return o.ReservedMinMS > 0 })
 	if reserved {
@@ -204,6 +209,10 @@ func writeOffers(w io.Writer, offers api.Offers) error {
 		if several {
 			row = slices.Insert(row, jobHour, pricing.Money(o.TotalRateNanoUSDPerHour).String())
 		}
+		if beside {
+			row = slices.Insert(row, jobHour, pricing.Money(o.AllInNanoUSDPerHour).String())
+			row = append(row, diskText(o.Tariff), trafficText(o.Tariff))
+		}
 		if reserved {
 			row = append(row, reservedText(o))
 		}
@@ -220,6 +229,9 @@ func writeOffers(w io.Writer, offers api.Offers) error {
 	}
 	if err := t.Write(w); err != nil {
 		return err
+	}
+	if beside {
+		fmt.Fprintln(w, cli.Paint(w, cli.Dim, "ALL IN is a GPU-hour with the disk and traffic of --disk, --traffic and --for: what --max-price limits."))
 	}
 	return writeRest(w, offers)
 }

@@ -23,13 +23,15 @@ func (a *app) orderCommand() *cobra.Command {
 			"by the second; the rest comes back, all of it when nothing came. The container starts by itself, also while this\n" +
 			"machine is off; an image or weights that are encrypted need `rialto logs -f` then, for the key goes through the\n" +
 			"job's tunnel.\n\n" +
-			"LINE has, between commas and in any order: which GPUs (4x24GiB, 2x RTX 4090), the limit for one (<= 0.35/h), how\n" +
+			"LINE has, between commas and in any order: which GPUs (4x24GiB, 2x RTX 4090), the limit for one (<= 0.35/h), with disk and traffic, how\n" +
 			"long the order stands (until Friday, until 2026-12-24T18:00, until 48h), and if you like where (EU, DE), the most\n" +
 			"in all (<= 20 total), and for how long the job may run (for 6h; an hour if not said).\n\n" +
 			"Without arguments: the orders that stand. `rialto stop JOB` takes one back.",
 		Example: "  rialto order '4x24GiB, EU, <= 0.35/GPU-h, <= 20 total, until Friday' ghcr.io/me/train:1 -- ./train\n" +
 			"  rialto order\n  rialto stop JOB",
 	}
+	var wants request
+	wants.extrasFlags(c.Flags())
 	spot := c.Flags().Bool("interruptible", false, "the limit is a bid: who bids more may displace the job; see rialto run --bid")
 	p := a.jsonFlag(c)
 	c.Args = func(c *cobra.Command, args []string) error {
@@ -55,6 +57,7 @@ func (a *app) orderCommand() *cobra.Command {
 		}
 		a.say("order   %s", o.describe())
 		r := o.request()
+		r.diskMiB, r.traffic = wants.diskMiB, wants.traffic
 		if *spot {
 			r.bid, r.maxRate = r.maxRate, 0
 		}

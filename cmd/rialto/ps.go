@@ -16,20 +16,30 @@ import (
 
 func (a *app) psCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "ps",
-		Short: "List jobs, newest first",
+		Use:   "ps [JOB]",
+		Short: "List jobs, newest first, or show one",
 		Long: "List jobs, newest first. Job ids are cut to what tells them apart, which every command takes;\n" +
-			"--no-trunc and --json show them whole.",
-		Example: "  rialto ps\n  rialto ps -a --json",
-		Args:    cli.Args(0, 0),
+			"--no-trunc and --json show them whole. With a job: all that there is to know about it, such as the traffic\n" +
+			"that its tunnel carried, and how much of it is paid for.",
+		Example:           "  rialto ps\n  rialto ps -a --json\n  rialto ps j-4k2",
+		ValidArgsFunction: a.completeJobs(false),
+		Args:              cli.Args(0, 1),
 	}
+	ref := newJobRef(c)
 	all := c.Flags().BoolP("all", "a", false, "also jobs that have ended")
 	whole := c.Flags().Bool("no-trunc", false, "show ids, images and hosts whole")
 	p := a.jsonFlag(c)
-	c.RunE = func(c *cobra.Command, _ []string) error {
+	c.RunE = func(c *cobra.Command, args []string) error {
 		m, err := a.connect()
 		if err != nil {
 			return err
+		}
+		if len(args) > 0 || ref.last {
+			word, _, err := ref.split(c, args, 0, 0)
+			if err != nil {
+				return err
+			}
+			return m.showJob(c.Context(), p, word)
 		}
 		jobs, err := m.Jobs(c.Context())
 		if err != nil {

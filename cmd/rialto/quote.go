@@ -74,8 +74,17 @@ func writeQuote(w io.Writer, q api.Quote, r *request) error {
 		mark = " " + cli.Paint(w, cli.Warn, simulated)
 	}
 	fmt.Fprintf(w, "Now: %d × %s%s on %s; %s.\n", r.gpu.Count, cli.Clean(b.Model), mark, tenant.HostName(b.Host, b.Provider), fetching(b))
-	fmt.Fprintf(w, "%s for at most %s: %s at most, fee included; %s kept aside while it runs.\n\n",
-		pricing.Rate(q.RateNanoUSDPerHour), cli.FormatDuration(r.duration), pricing.Money(q.CostNanoUSD), pricing.Money(q.HoldNanoUSD))
+	with := ""
+	if b.Tariff != (api.Tariff{}) {
+		with = ", with disk and traffic"
+	}
+	fmt.Fprintf(w, "%s for at most %s: %s at most%s, fee included; %s kept aside while it runs.\n",
+		pricing.Rate(q.RateNanoUSDPerHour), cli.FormatDuration(r.duration), pricing.Money(q.CostNanoUSD), with, pricing.Money(q.HoldNanoUSD))
+	spec := r.extras()
+	if line := besideLine(b.Tariff, spec.Disk(), spec.PaidTraffic()); line != "" {
+		fmt.Fprintln(w, sentence(line))
+	}
+	fmt.Fprintln(w)
 	if b.Reserved {
 		fmt.Fprintf(w, "Reserved for %s at this price, from when it is ready: what you do not use of it is paid all the same.\n\n", termText(r.reserve))
 	}
@@ -106,6 +115,12 @@ func writeExpected(w io.Writer, o api.Offer, r *request) error {
 	}
 	c := o.Expected
 	t.Add("run", micros(c.RunNanoUSD), cli.FormatDuration(r.duration)+" at the price")
+	if c.DiskNanoUSD > 0 {
+		t.Add("disk", micros(c.DiskNanoUSD), diskFor(o, r))
+	}
+	if c.TrafficNanoUSD > 0 {
+		t.Add("traffic", micros(c.TrafficNanoUSD), trafficFor(o, r))
+	}
 	t.Add("start", micros(c.StartNanoUSD), "ready in "+ready+"; not billed")
 	t.Add("failure", micros(c.FailureNanoUSD), fmt.Sprintf("redoing lost work: %.2f%% of hours pass without failure", float64(o.ReliabilityPPM)/1e4))
 	if c.WaitingNanoUSD > 0 {

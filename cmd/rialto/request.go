@@ -31,6 +31,8 @@ type request struct {
 	duration time.Duration
 	reserve  time.Duration // term that is committed to; zero: none
 	waitRate pricing.Rate
+	diskMiB  uint64 // that the job may write; zero: what is usual
+	traffic  int64  // bytes each way that are paid for at most; zero: what is usual
 	env      []pair
 	workdir  string
 	cpus     int
@@ -58,13 +60,14 @@ func newRequest(c *cobra.Command) *request {
 	f.SortFlags = false
 	f.Var(&value[broker.GPURequest]{to: &r.gpu, parse: parseGPU, kind: "MODEL[:N]", text: "any"}, "gpu", "GPU model and count, such as 'RTX 4090:2' or any:2")
 	f.Var(&value[uint64]{to: &r.gpuMiB, parse: cli.ParseMiB, kind: "size"}, "gpu-memory", "least memory of each GPU, such as 24GiB")
-	f.Var(&value[pricing.Rate]{to: &r.maxRate, parse: pricing.ParseRate, kind: "price"}, "max-price", "highest price of one GPU, such as 0.50/h")
+	f.Var(&value[pricing.Rate]{to: &r.maxRate, parse: pricing.ParseRate, kind: "price"}, "max-price", "highest price of one GPU, such as 0.50/h, with disk and traffic spread over the time of --for")
 	f.Var(&value[pricing.Rate]{to: &r.bid, parse: pricing.ParseRate, kind: "price"}, "bid", "run interruptibly for at most this for one GPU, such as 0.20/h: it pays what clears the market, and who bids more may displace it")
 	f.Var(&value[pricing.Money]{to: &r.maxCost, parse: pricing.ParseMoney, kind: "dollars"}, "max-cost", "never pay more than this; kept aside while the job runs")
 	f.Var(&value[time.Duration]{to: &r.duration, parse: cli.ParseDuration, kind: "duration", text: "1h"}, "for", "end the job after running this long")
 	r.forFlag = f.Lookup("for")
 	f.Var(&value[time.Duration]{to: &r.reserve, parse: cli.ParseDuration, kind: "duration"}, "reserve", "commit to so long, such as 7d, for the lower price of hosts that have one; see rialto run --help")
 	f.Var(&value[pricing.Rate]{to: &r.waitRate, parse: pricing.ParseRate, kind: "price"}, "wait-rate", "what an hour of waiting costs you beside the GPUs, such as 1/h: hosts that are ready sooner may be dearer")
+	r.extrasFlags(f)
 	f.VarP(&list[pair]{to: &r.env, parse: parseEnv, kind: "KEY=VALUE"}, "env", "e", "set a variable in the container (may be repeated)")
 	f.StringVarP(&r.workdir, "workdir", "w", "", "working directory in the container")
 	f.IntVar(&r.cpus, "cpus", 0, "CPU cores that the host must grant")
@@ -217,7 +220,7 @@ func (r *request) query(digest string, mounts []broker.WeightsMount) api.Query {
 		Model: r.gpu.Model, Count: r.gpu.Count, MinGPUMemoryMiB: r.gpuMiB, MemoryMiB: r.memory, CPUs: r.cpus,
 		MaxRateNanoUSDPerHour: int64(r.maxRate), BidNanoUSDPerHour: int64(r.bid), Region: r.region, Provider: r.provider, ImageDigest: digest,
 		Q: r.where, RunMS: r.duration.Milliseconds(), WaitRateNanoUSDPerHour: int64(r.waitRate),
-		ReserveMS: r.reserve.Milliseconds(),
+		ReserveMS: r.reserve.Milliseconds(), DiskMiB: r.diskMiB, TrafficBytes: r.traffic,
 	}
 	for _, m := range mounts {
 		q.WeightRoots = append(q.WeightRoots, m.Root)
@@ -249,5 +252,6 @@ func (r *request) spec(name string, image imageRef, mounts []broker.WeightsMount
 		Region: r.region, Provider: broker.PeerID(r.provider), Weights: mounts,
 		Where: r.where, Created: time.Now().UTC(), Nonce: rand.Text(), WaitRate: r.waitRate, Firm: r.firm, GoodUntil: r.until.UTC(),
 		Nodes: r.nodes, SameRegion: r.sameRegion, Reserve: r.reserve,
+		DiskMiB: r.diskMiB, Traffic: r.traffic,
 	}
 }

@@ -68,7 +68,7 @@ func (f *runFlags) costOn(ctx context.Context, m *market, lease api.Lease) (pric
 	}
 	for _, o := range slices.Concat(live.Offers, live.Busy) {
 		if o.Model == lease.Model {
-			return f.costAt(pricing.Rate(o.RateNanoUSDPerHour))
+			return f.dearestHost([]api.Offer{o})
 		}
 	}
 	return 0, cli.Hint(fmt.Errorf("--on %s: its host is not connected", f.on), "try again when `rialto offers` shows it")

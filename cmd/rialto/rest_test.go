@@ -39,6 +39,26 @@ func TestBillLine(t *testing.T) {
 			func(b *bill) { b.unused, b.UnusedCostNanoUSD, b.CostNanoUSD = 90*time.Second, 7_500_000, 10_000_000 },
 			"30.0 s × $0.30/h × 1 GPU = $0.0025, and unused reservation 1m 30s × $0.30/h × 1 GPU = $0.0075: $0.01 in all, fee included",
 		},
+		{
+			func(b *bill) { b.DiskMiB, b.DiskCostNanoUSD, b.CostNanoUSD = 10<<10, 16_667, 2_516_667 },
+			"30.0 s × $0.30/h × 1 GPU = $0.0025, and $0.000016667 for 10 GiB of disk: $0.002516667 in all, fee included",
+		},
+		{
+			func(b *bill) {
+				b.IngressBytes, b.EgressBytes, b.TrafficCostNanoUSD, b.CostNanoUSD = 1_200_000_000, 40_000_000, 5_400_000, 7_900_000
+			},
+			"30.0 s × $0.30/h × 1 GPU = $0.0025, and $0.0054 for traffic, 1.2 GB in and 40 MB out: $0.0079 in all, fee included",
+		},
+		{
+			func(b *bill) { b.DiskMiB, b.DiskCostNanoUSD, b.CostNanoUSD = 10<<10, 16_667, 1_016_667 },
+			"30.0 s × $0.30/h × 1 GPU = $0.0025, of which $0.001 are to be paid and a reservation has paid the rest, and $0.000016667 for 10 GiB of disk: $0.001016667 in all, fee included",
+		},
+		{
+			func(b *bill) {
+				b.unused, b.UnusedCostNanoUSD, b.DiskMiB, b.DiskCostNanoUSD, b.CostNanoUSD = 90*time.Second, 7_500_000, 10<<10, 16_667, 10_016_667
+			},
+			"30.0 s × $0.30/h × 1 GPU = $0.0025, and unused reservation 1m 30s × $0.30/h × 1 GPU = $0.0075, and $0.000016667 for 10 GiB of disk: $0.010016667 in all, fee included",
+		},
 	} {
 		x := b
 		c.change(&x)

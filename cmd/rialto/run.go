@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -225,7 +226,7 @@ func (f *runFlags) specFor(ctx context.Context, m *market, args []string) (broke
 		if f.limit() == 0 {
 			return broker.JobSpec{}, errors.New("--wait needs --max-price, --bid or --max-cost, because it takes offers that are not known yet")
 		}
-		if f.maxCost, err = f.dearest(); err != nil {
+		if f.maxCost, err = f.dearest(ctx, m.Client); err != nil {
 			return broker.JobSpec{}, err
 		}
 	}
@@ -239,10 +240,8 @@ func (f *runFlags) specFor(ctx context.Context, m *market, args []string) (broke
 			return explain(err)
 		}
 		if f.nodes > 0 && f.maxCost == 0 {
-			rate, err := f.dearestOf(ctx, m.Client, f.query("", mounts))
-			if err == nil {
-				f.maxCost, err = f.costAt(rate)
-			}
+			var err error
+			f.maxCost, err = f.dearestOf(ctx, m.Client, f.query("", mounts))
 			return err
 		}
 		quote, err := f.quote(ctx, m.Client, f.query("", mounts))
@@ -260,21 +259,37 @@ func (f *runFlags) specFor(ctx context.Context, m *market, args []string) (broke
 	return spec, err
 }
 
-// dearest is what the job costs at the highest price that it takes.
-func (r *request) dearest() (pricing.Money, error) {
-	return r.costAt(r.limit())
+// dearest is what the job costs at the highest price that it takes. Disk and traffic are in a limit on the price, and come
+// on top of a bid: as they are on the dearest host of now.
+func (r *request) dearest(ctx context.Context, market *api.Client) (pricing.Money, error) {
+	all, err := r.limit().MulInt(int64(r.gpu.Count))
+	if err != nil {
+		return 0, err
+	}
+	charge := broker.Charge{GPUs: all}
+	if r.bid == 0 {
+		return r.costAt(charge)
+	}
+	live, err := market.Offers(ctx, api.Query{})
+	if err != nil {
+		return 0, explain(err)
+	}
+	for _, o := range slices.Concat(live.Offers, live.Busy) {
+		c, err := r.chargeOf(o)
+		if err != nil {
+			return 0, err
+		}
+		charge.Disk, charge.Traffic = max(charge.Disk, c.Disk), max(charge.Traffic, c.Traffic)
+	}
+	return r.costAt(charge)
 }
 
 // limit is the highest price of one GPU that the request takes; zero: any.
 func (r *request) limit() pricing.Rate { return cmp.Or(r.bid, r.maxRate) }
 
-// costAt is what the job, with all its nodes, costs at a rate per GPU.
-func (r *request) costAt(rate pricing.Rate) (pricing.Money, error) {
-	all, err := rate.MulInt(int64(r.gpu.Count))
-	if err != nil {
-		return 0, err
-	}
-	cost, err := all.Cost(r.duration)
+// costAt is what the job, with all its nodes, costs at most where each host asks so much.
+func (r *request) costAt(c broker.Charge) (pricing.Money, error) {
+	cost, err := c.Cost(r.duration)
 	if err != nil {
 		return 0, err
 	}

@@ -84,7 +84,7 @@ func (f *follower) settle(ctx context.Context) *bill {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	for attempt := 0; ; attempt++ {
-		b, err := f.market.bill(ctx, f.id())
+		b, err := f.market.bill(ctx, f.id(), f.record.Envelope)
 		if err == nil {
 			return &b
 		}

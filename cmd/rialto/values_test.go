@@ -10,6 +10,8 @@ func TestParseValues(t *testing.T) {
 	env := func(s string) (any, error) { return parseEnv(s) }
 	weights := func(s string) (any, error) { return parseMount(s) }
 	ports := func(s string) (any, error) { f, err := parseForward(s); return f.String(), err }
+	disk := func(s string) (any, error) { return parseDisk(s) }
+	traffic := func(s string) (any, error) { return parseTraffic(s) }
 	for _, tt := range []struct {
 		parse func(string) (any, error)
 		in    string
@@ -23,6 +25,23 @@ func TestParseValues(t *testing.T) {
 		{gpu, "any:two", "want a count from 1 to 16"},
 		{gpu, "", "want MODEL, MODEL:COUNT or any:COUNT"},
 		{gpu, ":2", "want MODEL, MODEL:COUNT or any:COUNT"},
+		{disk, "16MiB", ""},
+		{disk, "16383GiB", ""},
+		{disk, "0GiB", `size "0GiB": too small; the least is 16MiB`},
+		{disk, "15MiB", "the least is 16MiB"},
+		{disk, "16TiB", `size "16TiB": too large; the most is 16777215MiB`},
+		{disk, "9999999TiB", "too large"},
+		{disk, "-1GiB", "want a number and a unit"},
+		{disk, "50GB", `unknown unit "GB"; did you mean "GiB"?`},
+		{disk, "50", "did you mean 50GiB?"},
+		{traffic, "1B", ""},
+		{traffic, "1000TB", ""},
+		{traffic, "0GB", `traffic "0GB": too little; the least is 1B`},
+		{traffic, "1001TB", `traffic "1001TB": too much; the most is 1000TB`},
+		{traffic, "99999999TB", "too large"},
+		{traffic, "-1GB", "want a number and a unit"},
+		{traffic, "20GX", "did you mean 20GB?"},
+		{traffic, "20", "did you mean 20GB?"},
 		{env, "A=b=c", ""},
 		{env, "A=", ""},
 		{env, "A", "want KEY=VALUE"},
