@@ -28,8 +28,8 @@ func TariffOf(t broker.Tariff) Tariff {
 	return Tariff{DiskNanoUSDPerGiBHour: int64(t.Disk), IngressNanoUSDPerGB: int64(t.Ingress), EgressNanoUSDPerGB: int64(t.Egress)}
 }
 
-// Broker returns the tariff in the market's own words.
-func (t Tariff) Broker() broker.Tariff {
+// BrokerTariff returns the tariff in the market's own words.
+func (t Tariff) BrokerTariff() broker.Tariff {
 	return broker.Tariff{
 		Disk: pricing.Rate(t.DiskNanoUSDPerGiBHour), Ingress: pricing.Money(t.IngressNanoUSDPerGB), Egress: pricing.Money(t.EgressNanoUSDPerGB),
 	}

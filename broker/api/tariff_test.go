@@ -182,8 +182,8 @@ func TestExtrasOverHTTP(t *testing.T) {
 	}
 	c := client(t, start(t, &m, nil), ownerToken)
 	tariff := api.Tariff{DiskNanoUSDPerGiBHour: 200_000, IngressNanoUSDPerGB: 5_000_000, EgressNanoUSDPerGB: 10_000_000}
-	if tariff.Broker() != someTariff() {
-		t.Errorf("%+v became %+v", tariff, tariff.Broker())
+	if tariff.BrokerTariff() != someTariff() {
+		t.Errorf("%+v became %+v", tariff, tariff.BrokerTariff())
 	}
 	extras := api.Extras{IngressBytes: 7e9, EgressBytes: 3, DiskCostNanoUSD: 4, TrafficCostNanoUSD: 2}
 	j, err := c.Job(t.Context(), jobID)

@@ -97,8 +97,8 @@ func checkQuote(q api.FirmQuote, firm time.Duration) error {
 		return fmt.Errorf("provider %s: its quote is signed by somebody else, %s", host, signer)
 	case g == nil || string(g.Job) != q.ID:
 		return fmt.Errorf("provider %s: its quote is not for job %s", host, q.ID)
-	case g.Tariff != q.Tariff.Broker():
-		return fmt.Errorf("provider %s signed other prices for disk and traffic, %+v, than the broker says, %+v", host, g.Tariff, q.Tariff.Broker())
+	case g.Tariff != q.BrokerTariff():
+		return fmt.Errorf("provider %s signed other prices for disk and traffic, %+v, than the broker says, %+v", host, g.Tariff, q.BrokerTariff())
 	case int64(g.Rate) != q.RateNanoUSDPerHour || g.Firm < firm:
 		return fmt.Errorf("provider %s signed %s for %v, the broker says %s for %v", host, g.Rate, g.Firm, pricing.Rate(q.RateNanoUSDPerHour), firm)
 	}

@@ -27,6 +27,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"rialto/broker"
+	"rialto/pricing"
+	"rialto/provider/agent"
 )
 
 func TestMain(m *testing.M) {
@@ -45,6 +49,8 @@ func TestMain(m *testing.M) {
 //	broker lie               makes the broker lower the index in its receipts
 //	broker holds TEXT        looks for TEXT in what customers uploaded
 //	broker forget            makes the broker lose what customers uploaded
+//	charge HOST GPUS RATE DISK IN OUT BID
+//	                         adds a provider that charges for disk, by GiB-hour, and traffic, by GB, and takes bids
 //	lose HOST                cuts a provider off from the broker
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -52,12 +58,15 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: false,
 		Setup:               setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exit": exitCommand, "until": untilCommand, "ready": readyCommand, "broker": brokerCommand, "lose": loseCommand, "fetch": fetchCommand,
+			"exit": exitCommand, "until": untilCommand, "ready": readyCommand, "broker": brokerCommand, "lose": loseCommand, "charge": chargeCommand, "fetch": fetchCommand,
 		},
 	})
 }
 
-type worldKey struct{}
+type (
+	worldKey struct{}
+	testKey  struct{}
+)
 
 func setup(env *testscript.Env) error {
 	t, ok := env.T().(testing.TB)
@@ -69,7 +78,7 @@ func setup(env *testscript.Env) error {
 	w.addAgent(t, "bravo", "RTX 4090:1", "0.45/h")
 	w.addAgent(t, "charlie", "H100 SXM:1", "1.87/h")
 	w.offered(t, 3)
-	env.Values[worldKey{}] = w
+	env.Values[worldKey{}], env.Values[testKey{}] = w, t
 	env.Setenv("RIALTO_HOME", filepath.Join(env.WorkDir, "home"))
 	env.Setenv("BROKER", w.api.URL)
 	env.Setenv("TOKEN", w.token)
@@ -267,6 +276,27 @@ func brokerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	default:
 		w.setAway(args[0] == "away")
 	}
+}
+
+func chargeCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 7 {
+		ts.Fatalf("usage: charge HOST GPUS RATE DISK IN OUT BID")
+	}
+	disk, err := pricing.ParseRate(args[3])
+	ts.Check(err)
+	in, err := pricing.ParseMoney(args[4])
+	ts.Check(err)
+	out, err := pricing.ParseMoney(args[5])
+	ts.Check(err)
+	bid, err := pricing.ParseRate(args[6])
+	ts.Check(err)
+	w := theWorld(ts)
+	t, _ := ts.Value(testKey{}).(testing.TB)
+	w.addAgent(t, args[0], args[1], args[2], func(c *agent.Config) {
+		c.DiskFree = func() (uint64, error) { return 1 << 20, nil }
+		c.Tariff, c.MinBid = broker.Tariff{Disk: disk, Ingress: in, Egress: out}, bid
+	})
+	w.offered(t, len(w.agents))
 }
 
 func loseCommand(ts *testscript.TestScript, neg bool, args []string) {

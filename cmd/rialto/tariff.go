@@ -56,7 +56,7 @@ func (r *request) extras() *broker.JobSpec {
 
 // chargeOf is what a host asks of the job, on demand or at the reserved price that the job earns.
 func (r *request) chargeOf(o api.Offer) (broker.Charge, error) {
-	return r.extras().Charge(hourly(o), o.Tariff.Broker())
+	return r.extras().Charge(hourly(o), o.BrokerTariff())
 }
 
 // sentence makes a line of talk one of an answer.
@@ -162,7 +162,7 @@ func anyTariff(offers []api.Offer) bool {
 // diskText is what a GiB of disk costs a month on an offer.
 func diskText(t api.Tariff) string {
 	if t.DiskNanoUSDPerGiBHour == 0 {
-		return ""
+		return "–"
 	}
 	return perMonth(t)
 }
@@ -171,7 +171,7 @@ func diskText(t api.Tariff) string {
 func trafficText(t api.Tariff) string {
 	switch {
 	case !chargesTraffic(t):
-		return ""
+		return "–"
 	case t.IngressNanoUSDPerGB == t.EgressNanoUSDPerGB:
 		return pricing.Money(t.IngressNanoUSDPerGB).String()
 	}

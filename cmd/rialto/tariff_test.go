@@ -1,13 +1,18 @@
 package main
 
 import (
+	"encoding/json"
 	"math"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
 	"rialto/broker"
 	"rialto/broker/api"
+	"rialto/broker/wire"
+	"rialto/tunnel"
 )
 
 // charging is an offer that charges for everything; $0.144 for a GiB a month of 720 hours.
@@ -33,8 +38,8 @@ func TestOffersShowTariffs(t *testing.T) {
 	}
 	got := table(charging("all"), out, free)
 	for _, want := range []string{
-		"GPU-HOUR ALL IN CPUS", "REGION GiB-MONTH GB IN/OUT", "all …abcdefgh nvml DE $0.144 $0.005/$0.01 ", "out …abcdefgh nvml DE $0/$0.01 ",
-		"$0.40 $0.40 0 0 B free …abcdefgh nvml DE ALL IN is", "$0.40 $0.417 0",
+		"GPU-HOUR ALL IN CPUS", "REGION GiB-MONTH GB IN/OUT", "all …abcdefgh nvml DE $0.144 $0.005/$0.01 ", "out …abcdefgh nvml DE – $0/$0.01 ",
+		"$0.40 $0.40 0 0 B free …abcdefgh nvml DE – – ALL IN is", "$0.40 $0.417 0",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
@@ -133,5 +138,66 @@ func TestShowJob(t *testing.T) {
 	}
 	if got := slowLine(broker.MaxTraffic); !strings.Contains(got, "the 1000 TB each way") || strings.Contains(got, "--traffic") {
 		t.Errorf("of the most: %s", got)
+	}
+}
+
+// TestQuotedTariff: a broker that says other prices for disk and traffic than the host signed is not believed.
+func TestQuotedTariff(t *testing.T) {
+	provider := newKey(t)
+	const job = broker.JobID("j-aaaaaaaaaaaaaaaaaaaaaaaaaa")
+	g := broker.Grant{
+		Lease: "l-aaaaaaaaaaaaaaaaaaaaaaaaaa", Job: job, GPUs: []broker.GPULease{{UUID: "SIM-1", Epoch: 1}}, TunnelKey: tunnel.Key{2}, Endpoints: []string{"192.0.2.7:7072"},
+		Rate: 400_000_000, Firm: time.Minute, Tariff: charging("").BrokerTariff(),
+	}
+	answer, err := wire.SealAnswer(provider, broker.Answer{Lease: g.Lease, Grant: &g})
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := api.FirmQuote{
+		ID: string(job), State: "quoted", Provider: string(provider.ID()), RateNanoUSDPerHour: 400_000_000, Tariff: charging("").Tariff, Answer: answer,
+	}
+	if err := checkQuote(q, time.Minute); err != nil {
+		t.Errorf("a good one: %v", err)
+	}
+	q.EgressNanoUSDPerGB++
+	if err := checkQuote(q, time.Minute); err == nil || !strings.Contains(err.Error(), "signed other prices for disk and traffic") {
+		t.Errorf("another tariff: %v", err)
+	}
+}
+
+// TestUsedUpIsSaidOnce: who follows a job hears once that its paid traffic is used up, and only where it has a price.
+func TestUsedUpIsSaidOnce(t *testing.T) {
+	j := api.Job{ID: "j-one", TrafficBytes: 1e9, Tariff: charging("").Tariff, Extras: api.Extras{EgressBytes: 1e9}}
+	asked := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked++
+		if err := json.NewEncoder(w).Encode(j); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer server.Close()
+	client, err := api.NewClient(server.URL, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	var said strings.Builder
+	f := &follower{market: &market{Client: client}, view: newView(&said, false), record: record{Job: "j-one"}}
+	f.lookAtTraffic(t.Context()) // it has no host yet
+	f.session = &session{}
+	f.lookAtTraffic(t.Context()) // whose traffic costs nothing
+	if asked != 0 {
+		t.Errorf("the broker was asked %d times where traffic has no price", asked)
+	}
+	f.session.lease.Tariff = j.Tariff
+	f.lookAtTraffic(t.Context())
+	if said.String() != "" {
+		t.Errorf("before it is used up: %q", said.String())
+	}
+	j.EgressBytes++
+	f.lookAtTraffic(t.Context())
+	f.lookAtTraffic(t.Context())
+	if got := said.String(); strings.Count(got, "\n") != 1 || !strings.HasPrefix(got, "rialto: the 1 GB each way that you pay for are used up") {
+		t.Errorf("said %q", got)
 	}
 }

@@ -149,7 +149,7 @@ type testAgent struct {
 }
 
 // addAgent starts a provider with simulated GPUs.
-func (w *world) addAgent(tb testing.TB, host, gpus, rate string) {
+func (w *world) addAgent(tb testing.TB, host, gpus, rate string, change ...func(*agent.Config)) {
 	tb.Helper()
 	key := generate(tb)
 	n := w.net.join(key.ID())
@@ -166,12 +166,16 @@ func (w *world) addAgent(tb testing.TB, host, gpus, rate string) {
 		tb.Fatal(err)
 	}
 	ends := &ends{t: tb}
-	a, err := agent.New(agent.Config{
+	c := agent.Config{
 		Key: key, Network: agentNode{n, w.broker.id}, Inventory: inventory, Runtime: &processes{ends: ends}, Images: &w.images,
 		Tunnels: ends, Journal: &journal{}, Brokers: []string{"/ip4/127.0.0.1/tcp/7071/p2p/" + string(w.broker.id)},
 		Host: host, Region: "DE", Rate: price, CPUs: 8, MemoryMiB: 32 << 10, Version: "test", StopJobsOnExit: true,
 		AdvertiseIPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Grace: time.Second,
-	})
+	}
+	for _, f := range change {
+		f(&c)
+	}
+	a, err := agent.New(c)
 	if err != nil {
 		tb.Fatal(err)
 	}
