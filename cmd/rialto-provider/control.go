@@ -109,6 +109,9 @@ func statusCommand() *cobra.Command {
 func writeStatus(w io.Writer, s agent.Status) error {
 	fmt.Fprintf(w, "%s (%s), %v per GPU, %s served to peers, %s fetched from them\n", cli.Clean(s.Host), s.Peer, s.Rate,
 		cli.FormatBytes(s.Served), cli.FormatBytes(s.Fetched))
+	if text := formatTariff(s.Tariff()); text != "" {
+		fmt.Fprintln(w, text)
+	}
 	if s.Draining {
 		fmt.Fprintln(w, "drained: takes no new jobs until `rialto-provider drain --off`")
 	}
@@ -142,13 +145,14 @@ func writeStatus(w io.Writer, s agent.Status) error {
 		}
 		gpus.Add(g.UUID, model, cli.FormatMiB(g.MemoryMiB), state)
 	}
-	leases := cli.Table{Columns: []cli.Column{{Title: "LEASE"}, {Title: "JOB"}, {Title: "STATE"}, {Title: "USED", Align: cli.Right}, {Title: "NOTE"}}}
+	leases := cli.Table{Columns: []cli.Column{{Title: "LEASE"}, {Title: "JOB"}, {Title: "STATE"}, {Title: "USED", Align: cli.Right}, {Title: "IN", Align: cli.Right}, {Title: "OUT", Align: cli.Right}, {Title: "NOTE"}}}
 	for _, l := range s.Leases {
 		note := l.Message
 		if l.Unacked {
 			note = strings.TrimSpace(note + " (end not acknowledged yet)")
 		}
-		leases.Add(string(l.Lease), string(l.Job), l.State, cli.FormatDuration(time.Duration(l.UsedMS)*time.Millisecond), note)
+		leases.Add(string(l.Lease), string(l.Job), l.State, cli.FormatDuration(time.Duration(l.UsedMS)*time.Millisecond),
+			cli.FormatTraffic(l.Ingress), cli.FormatTraffic(l.Egress), note)
 	}
 	for _, t := range []*cli.Table{&brokers, &gpus, &leases} {
 		if err := t.Write(w); err != nil {

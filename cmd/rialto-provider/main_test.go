@@ -68,7 +68,18 @@ func TestBadInputIsNamedWithTheNearestValidOne(t *testing.T) {
 		"--linger":                                                                              append(slices.Clone(good), "--linger", "10 min"),
 		"--memory-per-gpu":                                                                      append(slices.Clone(good), "--memory-per-gpu", "32gigs"),
 		"--allow-registry":                                                                      append(slices.Clone(good), "--allow-registry", "10.0.0.0/99"),
-		"does not take \"now\"":                                                                 {"drain", "now"},
+		`--disk-price "0.15": want a GiB's price by the month or by the hour; did you mean 0.15/month?`: append(slices.Clone(good), "--disk-price", "0.15"),
+		"did you mean 0.15/month?":                                 append(slices.Clone(good), "--disk-price", "0.15/mnth"),
+		"did you mean 0.0002/h?":                                   append(slices.Clone(good), "--disk-price", "0.0002/hour"),
+		`--disk-price "cheap/h": want digits`:                      append(slices.Clone(good), "--disk-price", "cheap/h"),
+		`--disk-price "0/h": want more than`:                       append(slices.Clone(good), "--disk-price", "0/h"),
+		"--disk-price: $2.00/h for a GiB: want $0.00/h to $1.00/h": append(slices.Clone(good), "--disk-price", "2/h"),
+		"--disk-price with --disk-per-job 5GiB: a job that does not say how much it may write pays for 10 GiB: want --disk-per-job 10GiB or more": append(slices.Clone(good), "--disk-price", "1/month", "--disk-per-job", "5GiB"),
+		`--ingress-price "0.01/MB": want the price of a GB, 10^9 bytes; did you mean 0.01/GB?`:                                                    append(slices.Clone(good), "--ingress-price", "0.01/MB"),
+		`--ingress-price "0": want more than nothing; without the flag traffic is free`:                                                           append(slices.Clone(good), "--ingress-price", "0"),
+		`--egress-price "-1": below zero`:                       append(slices.Clone(good), "--egress-price=-1"),
+		"--egress-price: $11.00 for a GB: want $0.00 to $10.00": append(slices.Clone(good), "--egress-price", "11"),
+		"does not take \"now\"":                                 {"drain", "now"},
 	} {
 		if _, failure := invoke(t, args...); !strings.Contains(failure, want) {
 			t.Errorf("%q: got %q, want %q in it", args, failure, want)
@@ -93,10 +104,11 @@ func TestStatusAndDrainOfAnAgent(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(agent.Status{
+			Disk: 208_333, Egress: 10_000_000,
 			Peer: "12D3", Host: "h\x1b[2J", GPUs: []agent.GPUStatus{{UUID: "SIM-1", Model: "L4", Simulated: true, Offered: true}},
 			Brokers: []agent.BrokerStatus{{Addr: "/ip4/192.0.2.1", Accusers: 2, DistrustedUntil: time.Date(2026, 11, 23, 19, 0, 0, 0, time.Local)}},
 			Served:  2 << 20, Fetched: 1 << 20, Peers: []agent.PeerTraffic{{Peer: "12D3other", Fetched: 1 << 20, Served: 2 << 20}},
-			Leases: []agent.LeaseStatus{{Lease: "l-1", Job: "j-1", State: "ended", Unacked: true}},
+			Leases: []agent.LeaseStatus{{Lease: "l-1", Job: "j-1", State: "ended", Unacked: true, Ingress: 1_500_000, Egress: 2e9}},
 		})
 	})
 	mux.HandleFunc("DELETE /v1/drain", func(http.ResponseWriter, *http.Request) { drained.Store("off") })
@@ -120,6 +132,7 @@ func TestStatusAndDrainOfAnAgent(t *testing.T) {
 	}
 	for _, want := range []string{
 		"2 MiB served to peers, 1 MiB fetched from them", "12D3other",
+		"\n$0.000208333/h per GiB of disk, $0.01 per GB from a job\n", "1.5 MB", "2 GB",
 		"2 hosts say that this one sent wrong blocks, and the broker names it as no source of blocks until 2026-11-23 19:00:00",
 	} {
 		if !strings.Contains(out, want) {
@@ -142,12 +155,12 @@ func TestStatusAndDrainOfAnAgent(t *testing.T) {
 func TestInstallDryRun(t *testing.T) {
 	t.Parallel()
 	out, failure := invoke(t, "install", "--dry-run", "--broker", "http://a", "--broker", "http://b", "--price", "0.40/h",
-		"--simulate-gpu", "RTX 4090:2", "--name", "100% mine", "--state", "/srv/rialto")
+		"--disk-price", "0.15/month", "--egress-price", "0.01", "--simulate-gpu", "RTX 4090:2", "--name", "100% mine", "--state", "/srv/rialto")
 	if failure != "" {
 		t.Fatal(failure)
 	}
 	for _, want := range []string{
-		` run --broker=http://a --broker=http://b "--name=100%% mine" --price=0.40/h "--simulate-gpu=RTX 4090:2" --state=/srv/rialto` + "\n",
+		` run --broker=http://a --broker=http://b --disk-price=0.15/month --egress-price=0.01 "--name=100%% mine" --price=0.40/h "--simulate-gpu=RTX 4090:2" --state=/srv/rialto` + "\n",
 		"KillMode=process\n", "systemctl enable --now rialto-provider.service",
 	} {
 		if !strings.Contains(out, want) {

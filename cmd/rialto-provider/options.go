@@ -33,6 +33,8 @@ type options struct {
 
 	price, minBid, reservedPrice, reservedMin, name, region, state, linger, ports, runc, cache, memory, disk string
 
+	diskPrice, ingressPrice, egressPrice string
+
 	cpus       int
 	stopJobs   bool
 	dht        bool
@@ -46,6 +48,9 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.reservedPrice, "reserved-price", "", "price of a GPU for jobs that commit to a term, such as 0.30/h; what of the term they do not use is paid all the same, and kept for them")
 	f.StringVar(&o.reservedMin, "reserved-min", "24h", "least term that earns --reserved-price, such as 24h or 7d")
 	f.StringVar(&o.minBid, "min-bid", "", "also take interruptible jobs that pay at least this, such as 0.15/h: whoever pays more displaces them")
+	f.StringVar(&o.diskPrice, "disk-price", "", "price of each GiB that a job may write, such as 0.15/month (of 720 hours) or 0.0002/h (default: free)")
+	f.StringVar(&o.ingressPrice, "ingress-price", "", "price of each GB that reaches a job through its tunnel, such as 0.01; images and weights are not billed (default: free)")
+	f.StringVar(&o.egressPrice, "egress-price", "", "price of each GB that leaves a job through its tunnel, such as 0.01 (default: free)")
 	f.StringVar(&o.name, "name", "", "name of this host on the market (default: its host name)")
 	f.StringVar(&o.region, "region", "", "country of this host, such as DE")
 	f.StringVar(&o.state, "state", defaultState, "folder for everything that the agent keeps")
@@ -55,7 +60,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.simulate, "simulate-gpu", nil, "pretend to have GPUs, such as \"RTX 4090:2\"; labelled as simulated everywhere (repeatable)")
 	f.IntVar(&o.cpus, "cpus-per-gpu", 0, "cores that a job gets per GPU (default: this host's, divided)")
 	f.StringVar(&o.memory, "memory-per-gpu", "", "memory that a job gets per GPU, such as 32GiB (default: this host's, divided)")
-	f.StringVar(&o.disk, "disk-per-job", "10GiB", "most that a job may write to its root file system; \"unlimited\" on hosts without loop devices")
+	f.StringVar(&o.disk, "disk-per-job", "10GiB", "most that a job may write to its root file system, if it asks for so much: others have 10GiB; \"unlimited\" on hosts without loop devices")
 	f.StringVar(&o.cache, "cache", "", "most disk for images and weights, such as 200GiB (default: what is free, less 2 GiB)")
 	f.BoolVar(&o.dht, "dht", true, "tell the market's hosts which images and weights are here, and ask them when the broker names nobody")
 	cli.RegistriesFlag(f, &o.registries)
@@ -73,6 +78,7 @@ type settings struct {
 	reserved  pricing.Rate  // zero: none
 	term      time.Duration // the least that earns it
 	minBid    pricing.Rate  // zero: no interruptible jobs
+	tariff    broker.Tariff // of disk and traffic
 	name      string
 	region    string
 	state     string
@@ -162,6 +168,9 @@ func (o *options) parse() (settings, error) {
 		if s.diskMiB, err = cli.ParseMiB(o.disk); err != nil {
 			return s, fmt.Errorf("--disk-per-job: %w", err)
 		}
+	}
+	if s.tariff, err = o.parseTariff(s.diskMiB); err != nil {
+		return s, err
 	}
 	if o.cpus < 0 {
 		return s, fmt.Errorf("--cpus-per-gpu %d: want at least 1", o.cpus)

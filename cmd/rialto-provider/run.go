@@ -94,6 +94,11 @@ func serve(ctx context.Context, o *options, s settings, stderr io.Writer) (err e
 			return cli.Hint(err, "`rialto-provider doctor` says what is missing; --disk-per-job unlimited does without")
 		}
 	}
+	if s.tariff.Ingress > 0 || s.tariff.Egress > 0 {
+		if err := device.CheckLimit(); err != nil {
+			return cli.Hint(err, "`rialto-provider doctor` says what is missing; a host that asks no price for traffic does without")
+		}
+	}
 	key, err := identity.LoadOrCreate(filepath.Join(s.state, "identity.key"))
 	if err != nil {
 		return err
@@ -171,7 +176,7 @@ func serve(ctx context.Context, o *options, s settings, stderr io.Writer) (err e
 	a, err = agent.New(agent.Config{
 		Key: key, Network: host, Inventory: inventory, Runtime: boxes, Images: library,
 		Tunnels: device.Opener{Userspace: o.userspace, Logger: log}, Journal: records,
-		Brokers: brokers, Host: s.name, Region: s.region, Rate: s.rate, MinBid: s.minBid, ReservedRate: s.reserved, ReservedMin: s.term, CPUs: cpus, MemoryMiB: memory,
+		Brokers: brokers, Host: s.name, Region: s.region, Rate: s.rate, MinBid: s.minBid, ReservedRate: s.reserved, ReservedMin: s.term, Tariff: s.tariff, CPUs: cpus, MemoryMiB: memory,
 		AdvertiseIPs: s.advertise, Ports: s.ports, Version: cli.Version(), Linger: s.linger, StopJobsOnExit: o.stopJobs, Clock: clock,
 		DrainFile:     filepath.Join(s.state, drainName),
 		DiskFree:      func() (uint64, error) { return diskFree(s.state) },
@@ -183,7 +188,7 @@ func serve(ctx context.Context, o *options, s settings, stderr io.Writer) (err e
 	if err != nil {
 		return err
 	}
-	log.Info("provider starts", slog.String("peer", string(self)), slog.Int("gpus", gpus), slog.String("price", s.rate.String()))
+	log.Info("provider starts", slog.String("peer", string(self)), slog.Int("gpus", gpus), slog.String("price", s.rate.String()), slog.String("beside_gpus", formatTariff(s.tariff)))
 	control, err := listenControl(ctx, filepath.Join(s.state, socketName))
 	if err != nil {
 		return err

@@ -23,6 +23,9 @@ type Status struct {
 	Version  string         `json:"version"`
 	Draining bool           `json:"draining"`
 	Rate     pricing.Rate   `json:"rate_nanousd_per_hour"`
+	Disk     pricing.Rate   `json:"disk_nanousd_per_gib_hour,omitzero"`
+	Ingress  pricing.Money  `json:"ingress_nanousd_per_gb,omitzero"`
+	Egress   pricing.Money  `json:"egress_nanousd_per_gb,omitzero"`
 	Addrs    []string       `json:"addrs"`
 	Brokers  []BrokerStatus `json:"brokers"`
 	GPUs     []GPUStatus    `json:"gpus"`
@@ -30,6 +33,11 @@ type Status struct {
 	Served   int64          `json:"served_bytes"`
 	Fetched  int64          `json:"fetched_bytes"` // from peers, since the agent's start
 	Peers    []PeerTraffic  `json:"peers"`         // those with most traffic, the most first
+}
+
+// Tariff is what the host charges for beside its GPUs.
+func (s *Status) Tariff() broker.Tariff {
+	return broker.Tariff{Disk: s.Disk, Ingress: s.Ingress, Egress: s.Egress}
 }
 
 // BrokerStatus is the connection to one broker.
@@ -63,6 +71,8 @@ type LeaseStatus struct {
 	State   string         `json:"state"`
 	GPUs    []string       `json:"gpus"`
 	UsedMS  int64          `json:"used_ms"`
+	Ingress int64          `json:"ingress_bytes"` // that reached the job through its tunnel, as of the last report
+	Egress  int64          `json:"egress_bytes"`  // that left it
 	Message string         `json:"message,omitempty"`
 	Unacked bool           `json:"end_unacknowledged"`
 }
@@ -70,6 +80,7 @@ type LeaseStatus struct {
 // Status returns the present state.
 func (a *Agent) Status() Status {
 	s := Status{Peer: a.self, Host: a.Host, Version: a.Version, Rate: a.Rate, Addrs: a.Network.Addrs()}
+	s.Disk, s.Ingress, s.Egress = a.Tariff.Disk, a.Tariff.Ingress, a.Tariff.Egress
 	if a.Served != nil {
 		s.Served = a.Served()
 	}
@@ -96,6 +107,7 @@ func (a *Agent) Status() Status {
 		r := w.record()
 		l := LeaseStatus{
 			Lease: r.Lease, Job: r.Job, Broker: r.Broker, State: r.State.String(), UsedMS: w.used().Milliseconds(),
+			Ingress: r.Report.Traffic.Ingress, Egress: r.Report.Traffic.Egress,
 			Message: r.Report.Message, Unacked: r.Report.Phase >= broker.PhaseExited && !r.Reported(),
 		}
 		for _, g := range r.GPUs {
