@@ -51,6 +51,12 @@ type (
 	}
 	// QuoteAccepted is a customer's word that he takes a firm quote.
 	QuoteAccepted struct{ Job JobID }
+	// BidChanged is a customer's new bid for an interruptible job. The caller verified the envelope.
+	BidChanged struct {
+		Job      JobID
+		Change   BidChange
+		Envelope []byte
+	}
 	// CancelRequested asks for a job to end.
 	CancelRequested struct {
 		Job    JobID
@@ -108,6 +114,7 @@ func (LimitsSet) event()        {}
 func (Deposited) event()        {}
 func (Submitted) event()        {}
 func (QuoteAccepted) event()    {}
+func (BidChanged) event()       {}
 func (CancelRequested) event()  {}
 func (HoldAnswered) event()     {}
 func (ConfirmAnswered) event()  {}
@@ -208,5 +215,5 @@ type Transfer struct {
 	ToID   AccountID
 	Amount pricing.Money // more than zero
 	Job    JobID
-	Ref    string // "hold", "charge", "fee", "void" or "deposit …"
+	Ref    string // "hold", "unhold", "charge", "fee", "void" or "deposit …"
 }

@@ -64,8 +64,8 @@ func (s *JobState) UnmarshalText(text []byte) error {
 type Job struct {
 	ID       JobID
 	Account  AccountID
-	Spec     JobSpec
-	Envelope []byte // Spec as the customer signed it
+	Spec     JobSpec // amended by what the job bids now, see [BidChange]
+	Envelope []byte  // of the spec as the customer signed it
 	State    JobState
 	Hold     pricing.Money // money kept aside; zero once settled
 	Lease    LeaseID       // the current or last lease; empty: none yet
@@ -80,6 +80,7 @@ type Job struct {
 	Quote    FirmQuote  `json:",omitzero"`
 	Member   Member     `json:",omitzero"`
 	Claim    Claim      `json:",omitzero"`
+	Rebid    Rebid      `json:",omitzero"`
 }
 
 // Size is roughly how many bytes a record of the job takes, without its spec, and of its settlement.

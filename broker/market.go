@@ -233,6 +233,8 @@ func (t *turn) apply(ev Event) error {
 		return t.submit(ev)
 	case QuoteAccepted:
 		return t.accept(ev)
+	case BidChanged:
+		return t.rebid(ev)
 	case CancelRequested:
 		return t.cancel(ev)
 	case HoldAnswered:

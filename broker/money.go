@@ -84,6 +84,14 @@ func (t *turn) hold(j *Job, amount pricing.Money) {
 	t.transfer(Transfer{From: BookAvailable, FromID: j.Account, To: BookHeld, ToID: j.Account, Amount: amount, Job: j.ID, Ref: "hold"})
 }
 
+// unhold returns a part of a job's hold while it waits.
+func (t *turn) unhold(j *Job, amount pricing.Money) {
+	t.touchJob(j)
+	j.Hold -= amount
+	t.committed[j.Account] -= amount
+	t.transfer(Transfer{From: BookHeld, FromID: j.Account, To: BookAvailable, ToID: j.Account, Amount: amount, Job: j.ID, Ref: "unhold"})
+}
+
 // settle pays a job's bill out of its hold and returns the rest. It happens once, when the job ends.
 func (t *turn) settle(j *Job, l *Lease) {
 	t.touchJob(j)

@@ -60,6 +60,8 @@ func (m *Market) Recall(ctx context.Context, ev Event, past Past) (Event, error)
 		}
 	case QuoteAccepted:
 		job(ev.Job)
+	case BidChanged:
+		job(ev.Job)
 	case CancelRequested:
 		job(ev.Job)
 	case Deposited:

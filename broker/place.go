@@ -282,7 +282,7 @@ func (t *turn) sendHold(l *Lease, j *Job) {
 	t.sent[l.ID] = t.now
 	t.send(SendHold{Provider: l.Provider, Hold: Hold{
 		Lease: l.ID, Job: j.ID, Offer: l.Offer, Rate: l.Rate, Tariff: l.Tariff, Spec: j.Envelope, TTL: t.cfg.holdTTL(j),
-		Sources: t.sources(&j.Spec, l.Provider), Rank: j.Member.Rank,
+		Sources: t.sources(&j.Spec, l.Provider), Rank: j.Member.Rank, Bid: j.Rebid.Envelope,
 	}})
 }
 

@@ -36,7 +36,8 @@ const preemptSlack = 5 * time.Second
 // An on-demand job counts as bidding the price of the offer. It displaces interruptible leases of one offer that have been
 // ready for [MarketConfig].MinRun, each of which bids at most 1/1.1 of it, and which bid less together, times their GPUs,
 // than it does times its own: the sum of the bids that are served strictly grows, so that no sequence of displacements
-// comes back to where it began. Of those it takes the lowest surplus of bid over price first, then who ran least.
+// comes back to where it began. A bid may change meanwhile, and the sum with it: but only upwards while it is served, see
+// [turn.rebid], and one that waits is in no sum. Of those it takes the lowest surplus of bid over price first, then who ran least.
 // Jobs that are on-demand are never displaced, and nobody is for fairness.
 //
 // The host of a lease hears with the answer to its next report; from then on the workload has [MarketConfig].Notice. Who

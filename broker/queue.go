@@ -41,8 +41,8 @@ func (t *turn) expire(j *Job) bool {
 	switch {
 	case !j.Spec.standing():
 		reason := fmt.Sprintf("no provider took it within %v", t.cfg.QueueTimeout)
-		if n := len(j.Log); n > 1 { // the line before says what the last one said
-			reason += ": " + j.Log[n-2].Text
+		if said := j.lastAnswer(); said != "" {
+			reason += ": " + said
 		}
 		t.finish(j, nil, JobFailed, reason)
 	case !t.now.Before(j.Spec.GoodUntil):
@@ -51,6 +51,16 @@ func (t *turn) expire(j *Job) bool {
 		return false
 	}
 	return true
+}
+
+// lastAnswer is what came of the job's last try, before it waited; empty: there was none.
+func (j *Job) lastAnswer() string {
+	for _, e := range slices.Backward(j.Log) {
+		if e.State != JobQueued {
+			return e.Text
+		}
+	}
+	return ""
 }
 
 // unqueue takes a job off the queue.

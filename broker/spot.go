@@ -136,9 +136,11 @@ func (m *Market) auditSpots() error {
 	n := 0
 	for id, l := range m.leases {
 		live := l.State != LeaseEnded && l.State != LeaseHolding && len(l.GPUs) > 0
+		j := m.jobs[l.Job]
+		serves := j.Lease == id && j.State != JobQueued // a lease before it had the bid of its time
 		switch {
-		case l.Bid != m.jobs[l.Job].Spec.Bid:
-			return &InvariantError{Rule: fmt.Sprintf("lease %s: bids %v, its job %v", id, l.Bid, m.jobs[l.Job].Spec.Bid)}
+		case (l.Bid > 0) != (j.Spec.Bid > 0) || l.Bid != j.Spec.Bid && serves:
+			return &InvariantError{Rule: fmt.Sprintf("lease %s: bids %v, its job %v", id, l.Bid, j.Spec.Bid)}
 		case l.Bid > 0 && l.Rate > l.Bid:
 			return &InvariantError{Rule: fmt.Sprintf("lease %s: pays %v, its bid is %v", id, l.Rate, l.Bid)}
 		case l.Bid == 0 && l.Displacement != Displacement{}:

@@ -157,6 +157,25 @@ func (s *teller) submission(c command) broker.Event {
 	return broker.Submitted{Job: broker.JobID(id), Account: broker.AccountID(customer), Spec: spec, Envelope: []byte("spec")}
 }
 
+// bid JOB RATE [budget=MONEY] [of=JOB] [signer=KEY] [age=DURATION], with the budget that the job has unless another is given
+func (s *teller) bidChange(c command) broker.Event {
+	j := s.world.Jobs[broker.JobID(c.words[0])]
+	change := broker.BidChange{
+		Customer: cmp.Or(broker.PeerID(c.opts["signer"]), j.Spec.Customer), Broker: j.Spec.Broker, Nonce: j.Spec.Nonce,
+		Bid: must(pricing.ParseRate(c.words[1])), MaxCost: j.Spec.MaxCost, Created: s.world.Now,
+	}
+	if v := c.opts["budget"]; v != "" {
+		change.MaxCost = must(pricing.ParseMoney(v))
+	}
+	if v := c.opts["of"]; v != "" {
+		change.Nonce = "nonce of " + v
+	}
+	if v := c.opts["age"]; v != "" {
+		change.Created = change.Created.Add(-must(time.ParseDuration(v)))
+	}
+	return broker.BidChanged{Job: broker.JobID(c.words[0]), Change: change, Envelope: []byte("bid")}
+}
+
 // lease finds a lease by its label, or a job's latest by the job's name.
 func (s *teller) lease(name string) broker.LeaseID {
 	for id, label := range s.labels {

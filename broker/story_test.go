@@ -178,6 +178,8 @@ func (s *teller) play(line string) {
 		s.step(s.submission(c))
 	case "accept":
 		s.step(broker.QuoteAccepted{Job: broker.JobID(name[0])})
+	case "bid":
+		s.step(s.bidChange(c))
 	case "cancel":
 		s.step(broker.CancelRequested{Job: broker.JobID(name[0]), Reason: c.rest(1)})
 	case "grant":
@@ -272,7 +274,11 @@ func (s *teller) tellEffect(e broker.Effect) {
 		x := e.Transfer
 		s.say("%s %v: %s -> %s", x.Ref, x.Amount, side(x.From, x.FromID), side(x.To, x.ToID))
 	case broker.SendHold:
-		s.say("ask %s to hold %s%s", e.Provider, s.labels[e.Hold.Lease], sources(e.Hold))
+		bid := ""
+		if len(e.Hold.Bid) > 0 {
+			bid = ", whose bid was changed"
+		}
+		s.say("ask %s to hold %s%s%s", e.Provider, s.labels[e.Hold.Lease], bid, sources(e.Hold))
 	case broker.SendConfirm:
 		s.say("confirm %s to %s, at most %v", s.labels[e.Confirm.Lease], e.Provider, e.Confirm.MaxDuration)
 	case broker.SendRelease:

@@ -73,9 +73,8 @@ func (s *JobSpec) Validate() error {
 	s.GPU.check(&c)
 	c.that(s.MemoryMiB <= maxMiB, "memory", "%d MiB is too much", s.MemoryMiB)
 	c.that(s.CPUs >= 0 && s.CPUs <= maxCPUs, "cpus", "%d: want 0 to %d", s.CPUs, maxCPUs)
-	c.that(s.MaxRate >= 0 && s.MaxRate <= maxRate, "max_rate", "%v: want $0.00/h to %v", s.MaxRate, maxRate)
 	c.that(s.WaitRate >= 0 && s.WaitRate <= maxRate, "wait_rate", "%v: want $0.00/h to %v", s.WaitRate, maxRate)
-	c.that(s.MaxCost >= 0 && s.MaxCost <= maxMoney, "max_cost", "%v: want $0.00 to %v", s.MaxCost, maxMoney)
+	s.checkPrice(&c)
 	c.that(s.MaxDuration >= time.Second && s.MaxDuration <= maxDuration, "max_duration", "%v: want 1s to %v", s.MaxDuration, maxDuration)
 	c.that(s.Firm == 0 || s.Firm >= minFirm && s.Firm <= MaxFirm, "firm", "%v: want %v to %v", s.Firm, minFirm, MaxFirm)
 	s.checkStanding(&c)
@@ -93,6 +92,12 @@ func (s *JobSpec) Validate() error {
 	c.name("nonce", s.Nonce, maxName)
 	s.checkWhere(&c)
 	return c.err
+}
+
+// checkPrice holds what the job may cost to what can be computed with.
+func (s *JobSpec) checkPrice(c *checker) {
+	c.that(s.MaxRate >= 0 && s.MaxRate <= maxRate, "max_rate", "%v: want $0.00/h to %v", s.MaxRate, maxRate)
+	c.that(s.MaxCost >= 0 && s.MaxCost <= maxMoney, "max_cost", "%v: want $0.00 to %v", s.MaxCost, maxMoney)
 }
 
 func (s *JobSpec) checkWhere(c *checker) {

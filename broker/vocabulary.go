@@ -246,6 +246,7 @@ type Hold struct {
 	Offer   OfferID
 	Rate    pricing.Rate // per GPU-hour, as offered
 	Spec    []byte       // envelope signed by the customer
+	Bid     []byte       // envelope of the newest [BidChange], by the same; empty: the spec's bid
 	TTL     time.Duration
 	Sources []BlockSource    // peers that hold blocks of image or weights
 	Rank    int              // of the job in its gang

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -25,7 +26,7 @@ type Report struct {
 }
 
 // Audit reads everything: it verifies the chain from the first batch on, that the state is what the journal
-// says, that every job's spec is signed by its customer, that every balance is what its transfers add up to, and that a
+// says, that every job's spec and its newest bid are signed by its customer, that every balance is what its transfers add up to, and that a
 // restart finds all jobs and leases that are open. Whatever is wrong matches [ErrCorrupt].
 func Audit(ctx context.Context, s Store) (Report, error) {
 	var r Report
@@ -33,6 +34,9 @@ func Audit(ctx context.Context, s Store) (Report, error) {
 		return r, err
 	}
 	if err := auditSpecs(ctx, s); err != nil {
+		return r, err
+	}
+	if err := auditBids(ctx, s); err != nil {
 		return r, err
 	}
 	accounts, err := all[broker.Account](ctx, s, accountPrefix)
@@ -79,6 +83,26 @@ func auditSpecs(ctx context.Context, s Store) error {
 		}
 	}
 	return check()
+}
+
+// auditBids checks the signatures of bids that were changed. They are few.
+func auditBids(ctx context.Context, s Store) error {
+	for e, err := range s.Scan(ctx, jobPrefix, "") {
+		if err != nil {
+			return err
+		}
+		if !bytes.Contains(e.Value, []byte(`"Rebid"`)) {
+			continue
+		}
+		var r jobRecord
+		if err := decode(e, &r); err != nil {
+			return err
+		}
+		if _, _, err := wire.OpenBidChange(r.Rebid.Envelope); err != nil {
+			return fail("audit", e.Key, fmt.Errorf("%w: %w", ErrCorrupt, err))
+		}
+	}
+	return nil
 }
 
 // auditChain keeps a hash per key, so that a large state fits into memory.

@@ -30,16 +30,25 @@ func aJob(t *testing.T) broker.Job {
 	spec := broker.JobSpec{
 		Image: "app:1", Digest: imageDigest, Command: []string{"a", "b"}, Env: map[string]string{"K": "V"},
 		GPU: broker.GPURequest{Model: "RTX 4090", Count: 2}, MaxCost: pricing.USD + 1, MaxDuration: time.Hour,
-		TunnelKey: tunnel.Key{1}, Customer: broker.PeerID(key.ID()), Broker: broker.PeerID(key.ID()), Created: at, Nonce: "n",
+		TunnelKey: tunnel.Key{1}, Customer: broker.PeerID(key.ID()), Broker: broker.PeerID(key.ID()), Created: at, Nonce: "n", Bid: 200_000_000,
 	}
 	envelope, err := wire.SealJobSpec(key, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := broker.BidChange{Customer: spec.Customer, Broker: spec.Broker, Nonce: "n", Bid: 300_000_000, MaxCost: pricing.USD + 1, Created: at.Add(time.Second)}
+	changed, err := wire.SealBidChange(key, change)
+	if err == nil {
+		err = change.Amend(&spec)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	return broker.Job{
 		ID: "j-1", Account: "a-1", Spec: spec, Envelope: envelope, State: broker.JobReady, Hold: pricing.USD + 1, Lease: "l-1",
 		Attempts: 1, Tried: []broker.PeerID{"p"}, Stopping: broker.JobCancelled, ExitCode: 3, Error: "why", Accepted: at, Ended: at,
-		Log: []broker.JobEvent{{Seq: 1, Time: at, State: broker.JobQueued, Text: "accepted"}},
+		Log:   []broker.JobEvent{{Seq: 1, Time: at, State: broker.JobQueued, Text: "accepted"}},
+		Rebid: broker.Rebid{Count: 1, Created: change.Created, Envelope: changed},
 	}
 }
 
@@ -242,23 +251,47 @@ func TestAuditAddsUp(t *testing.T) {
 
 // TestAuditChecksSignatures: a restart believes what was verified before it was saved, an audit does not.
 func TestAuditChecksSignatures(t *testing.T) {
+	for key, forge := range map[string]func(*broker.Job) []byte{
+		"spec/j-1": func(j *broker.Job) []byte { return j.Envelope },
+		"job/j-1":  func(j *broker.Job) []byte { return j.Rebid.Envelope },
+	} {
+		books := ledger.Books{Store: new(ledger.Memory)}
+		epoch, err := books.Campaign(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		job := aJob(t)
+		forged := forge(&job)
+		forged[len(forged)-1] ^= 1
+		job.Attempts = 0
+		effects := []broker.Effect{broker.SaveJob{Job: job, New: true}, broker.SaveDerived{Derived: broker.Slot{Job: job.ID}}}
+		if err := books.Save(t.Context(), epoch, "1", effects, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		if st, err := books.Load(t.Context()); err != nil || !reflect.DeepEqual(st.Jobs, []broker.Job{job}) {
+			t.Errorf("loaded %+v, %v; want %+v", st.Jobs, err, job)
+		}
+		if _, err := ledger.Audit(t.Context(), books.Store); !errors.Is(err, ledger.ErrCorrupt) || !strings.Contains(err.Error(), key) {
+			t.Errorf("audit: %v, want ErrCorrupt that names %s", err, key)
+		}
+	}
+}
+
+// TestChangedBidOfAnotherJob: what a job bids now was signed for this job, or a restart refuses it.
+func TestChangedBidOfAnotherJob(t *testing.T) {
 	books := ledger.Books{Store: new(ledger.Memory)}
 	epoch, err := books.Campaign(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	job := aJob(t)
-	job.Envelope[len(job.Envelope)-1] ^= 1
-	job.Attempts = 0
+	job.Rebid, job.Attempts = aJob(t).Rebid, 0 // another customer's
 	effects := []broker.Effect{broker.SaveJob{Job: job, New: true}, broker.SaveDerived{Derived: broker.Slot{Job: job.ID}}}
 	if err := books.Save(t.Context(), epoch, "1", effects, nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	if st, err := books.Load(t.Context()); err != nil || !reflect.DeepEqual(st.Jobs, []broker.Job{job}) {
-		t.Errorf("loaded %+v, %v; want %+v", st.Jobs, err, job)
-	}
-	if _, err := ledger.Audit(t.Context(), books.Store); !errors.Is(err, ledger.ErrCorrupt) || !strings.Contains(err.Error(), "spec/j-1") {
-		t.Errorf("audit: %v, want ErrCorrupt that names the spec", err)
+	if _, err := books.Load(t.Context()); !errors.Is(err, ledger.ErrCorrupt) || !strings.Contains(err.Error(), "job/j-1") {
+		t.Errorf("loaded: %v, want ErrCorrupt that names the job", err)
 	}
 }
 

@@ -107,7 +107,8 @@ func slot(ctx context.Context, s Store, first broker.JobID) (jobs []broker.Job, 
 	return jobs, leases, nil
 }
 
-// job returns a job with its spec, whose signature was checked when the job was accepted. [Audit] checks it again.
+// job returns a job with its spec, amended by its newest bid. Their signatures were checked when they came; [Audit] checks them
+// again.
 func job(ctx context.Context, s Store, id broker.JobID) (broker.Job, error) {
 	var r jobRecord
 	if err := get(ctx, s, JobKey(id), &r); err != nil {
@@ -121,6 +122,15 @@ func job(ctx context.Context, s Store, id broker.JobID) (broker.Job, error) {
 	}
 	if j.Spec, _, err = wire.ReopenJobSpec(j.Envelope); err != nil {
 		return broker.Job{}, fail("decode", SpecKey(j.ID), fmt.Errorf("%w: %w", ErrCorrupt, err))
+	}
+	if len(j.Rebid.Envelope) > 0 {
+		change, _, err := wire.ReopenBidChange(j.Rebid.Envelope)
+		if err == nil {
+			err = change.Amend(&j.Spec)
+		}
+		if err != nil {
+			return broker.Job{}, fail("decode", JobKey(j.ID), fmt.Errorf("%w: %w", ErrCorrupt, err))
+		}
 	}
 	return j, nil
 }

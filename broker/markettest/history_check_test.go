@@ -302,6 +302,8 @@ func (h *history) checkMoney(t *rapid.T) {
 		switch x.Ref {
 		case "hold":
 			held[x.Job] += x.Amount
+		case "unhold":
+			held[x.Job] -= x.Amount
 		case "charge", "fee", "void":
 			held[x.Job] -= x.Amount
 			out[x.Job]++

@@ -29,7 +29,8 @@ type history struct {
 	posted map[broker.PeerID]broker.Tariff             // by who asks for it
 	past   []moment
 
-	displaced int // leases, so far
+	displaced       int // leases, so far
+	raised, lowered int // bids
 }
 
 // moment is one input of the market and its answer, to be played again.
@@ -49,7 +50,8 @@ func live(t *rapid.T) {
 	h := begin(t)
 	actions := map[string]func(*rapid.T){
 		"submit": h.submit, "use": h.use, "deliver": h.deliver, "flow": h.flow, "advance": h.advance, "report": h.report,
-		"pass": h.pass, "cancel": h.cancel, "accept": h.accept, "limit": h.limit, "connect": h.connect, "restart": h.restart, "crash": h.crash, "forge": h.forge, "reprice": h.reprice,
+		"pass": h.pass, "cancel": h.cancel, "rebid": h.rebid, "accept": h.accept, "limit": h.limit, "connect": h.connect, "restart": h.restart, "crash": h.crash, "forge": h.forge,
+		"reprice": h.reprice,
 	}
 	// What usually happens is more likely than faults, so that jobs get far.
 	names := slices.Sorted(maps.Keys(actions))

@@ -2,6 +2,7 @@ package markettest_test
 
 import (
 	"fmt"
+	"reflect"
 	"testing"
 	"time"
 
@@ -14,12 +15,15 @@ import (
 
 // TestSpotHistories plays markets in which interruptible jobs outbid each other, and wants that some are displaced.
 func TestSpotHistories(t *testing.T) {
-	displaced, preempted := 0, 0
+	displaced, preempted, raised, lowered := 0, 0, 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		h := begin(t)
 		for range rapid.IntRange(12, 32).Draw(t, "steps") {
 			if rapid.Bool().Draw(t, "submits") {
 				h.bid(t)
+			}
+			if rapid.Bool().Draw(t, "changes a bid") {
+				h.rebid(t)
 			}
 			h.flow(t)
 			h.live(t)
@@ -29,14 +33,16 @@ func TestSpotHistories(t *testing.T) {
 		h.drain()
 		h.playAgain()
 		displaced += h.displaced
+		raised += h.raised
+		lowered += h.lowered
 		for _, j := range h.world.Jobs {
 			if j.State == broker.JobPreempted {
 				preempted++
 			}
 		}
 	})
-	if displaced == 0 || preempted == 0 {
-		t.Errorf("%d leases were displaced, %d jobs preempted: the histories show nothing", displaced, preempted)
+	if displaced == 0 || preempted == 0 || raised == 0 || lowered == 0 {
+		t.Errorf("%d leases were displaced, %d jobs preempted, %d bids raised, %d lowered: the histories show nothing", displaced, preempted, raised, lowered)
 	}
 }
 
@@ -59,6 +65,66 @@ func (h *history) bid(t *rapid.T) {
 	h.step(broker.Submitted{Job: id, Account: broker.AccountID(customer), Spec: spec, Envelope: []byte("spec")})
 }
 
+// rebid has a job bid something else, and wants that it does or that nothing changes. With a lease it bids no less, and pays
+// what it paid; what is held is what its spec says, which its account has and allows.
+func (h *history) rebid(t *rapid.T) {
+	if len(h.jobs) == 0 {
+		return
+	}
+	before := h.world.Jobs[rapid.SampledFrom(h.jobs).Draw(t, "job")]
+	if before.ID == "" {
+		return // it was refused
+	}
+	c := broker.BidChange{
+		Customer: before.Spec.Customer, Broker: before.Spec.Broker, Nonce: before.Spec.Nonce, MaxCost: before.Spec.MaxCost,
+		Bid: pricing.Rate(rapid.Int64Range(1, 10).Draw(t, "bid") * 75_000_000), Created: h.world.Now,
+	}
+	if rapid.IntRange(0, 3).Draw(t, "other budget") == 0 {
+		c.MaxCost = pricing.Money(rapid.SampledFrom([]int64{0, 50_000_000, 200_000_000, 9_000_000_000}).Draw(t, "budget"))
+	}
+	h.step(broker.BidChanged{Job: before.ID, Change: c, Envelope: []byte("change")})
+	after := h.world.Jobs[before.ID]
+	if after.Rebid.Created.Equal(before.Rebid.Created) {
+		if !reflect.DeepEqual(after.Spec, before.Spec) || after.Hold != before.Hold {
+			t.Fatalf("job %s: refused %+v, and it is %+v, before %+v", before.ID, c, after, before)
+		}
+		return
+	}
+	want := atMost(h, &after.Spec)
+	if before.Spec.MaxCost == 0 && after.Spec.MaxCost == 0 {
+		want += before.Hold - atMost(h, &before.Spec) // what is held for more than the GPUs stays
+	}
+	l := h.world.Leases[after.Lease]
+	switch held := after.State != broker.JobQueued || before.State != broker.JobQueued; {
+	case after.Spec.Bid != c.Bid || after.Spec.MaxCost != c.MaxCost || before.Spec.Bid == 0 || before.State.Terminal():
+		t.Fatalf("job %s: took %+v, and it is %+v, before %+v", before.ID, c, after, before)
+	case after.Hold != want:
+		t.Fatalf("job %s: holds %v, want %v: %+v", before.ID, after.Hold, want, after)
+	case held && l.Bid != c.Bid:
+		t.Fatalf("job %s bids %v, its lease %v", before.ID, c.Bid, l.Bid)
+	case c.Bid > before.Spec.Bid:
+		h.raised++
+	case c.Bid < before.Spec.Bid:
+		h.lowered++
+	}
+}
+
+// atMost is what a job's GPUs cost by its customer's word.
+func atMost(h *history, s *broker.JobSpec) pricing.Money {
+	if s.MaxCost > 0 {
+		return s.MaxCost
+	}
+	all, err := s.Bid.MulInt(int64(s.GPU.Count))
+	if err != nil {
+		h.Fatal(err)
+	}
+	cost, err := all.Cost(s.MaxDuration)
+	if err != nil {
+		h.Fatal(err)
+	}
+	return cost
+}
+
 // live has every workload report, and start if it has not; few end by themselves.
 func (h *history) live(t *rapid.T) {
 	work, of := h.workloads()
@@ -77,7 +143,7 @@ func (h *history) live(t *rapid.T) {
 }
 
 // checkDisplaced wants each displacement of a step to be worth more than what it ends: the bids that are served, times their
-// GPUs, grow by it, so that no sequence of displacements comes back to where it began. Nobody is displaced who is
+// GPUs, grow by it, and no bid falls while it is served, so that no sequence of displacements comes back to where it began. Nobody is displaced who is
 // on-demand, before he has run for a while, twice, or for less than a tenth more.
 func (h *history) checkDisplaced(before map[broker.LeaseID]broker.Lease) {
 	h.Helper()
@@ -85,6 +151,12 @@ func (h *history) checkDisplaced(before map[broker.LeaseID]broker.Lease) {
 	for id, l := range h.world.Leases {
 		d, was := l.Displacement, before[id].Displacement
 		switch j := h.world.Jobs[l.Job]; {
+		case l.Bid < before[id].Bid:
+			h.Fatalf("lease %s bids %v, and bid %v before", id, l.Bid, before[id].Bid)
+		case before[id].ID != "" && l.Rate != before[id].Rate:
+			h.Fatalf("lease %s pays %v, and paid %v before", id, l.Rate, before[id].Rate)
+		case was.For != "" && l.Bid != before[id].Bid:
+			h.Fatalf("lease %s is displaced, and bids %v instead of %v", id, l.Bid, before[id].Bid)
 		case l.Bid > 0 && l.Rate > l.Bid:
 			h.Fatalf("lease %s pays %v, its job bids %v", id, l.Rate, l.Bid)
 		case was.For != "" && (was.For != d.For || !was.Ends.IsZero() && !was.Ends.Equal(d.Ends)):

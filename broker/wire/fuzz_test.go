@@ -50,15 +50,16 @@ func fuzz(f *testing.F, name string) {
 	})
 }
 
-func FuzzOfferSet(f *testing.F) { fuzz(f, "offerset") }
-func FuzzJobSpec(f *testing.F)  { fuzz(f, "jobspec") }
-func FuzzHold(f *testing.F)     { fuzz(f, "hold") }
-func FuzzAnswer(f *testing.F)   { fuzz(f, "answer") }
-func FuzzConfirm(f *testing.F)  { fuzz(f, "confirm") }
-func FuzzRelease(f *testing.F)  { fuzz(f, "release") }
-func FuzzReport(f *testing.F)   { fuzz(f, "report") }
-func FuzzTrace(f *testing.F)    { fuzz(f, "trace") }
-func FuzzPoison(f *testing.F)   { fuzz(f, "poison") }
-func FuzzAdvice(f *testing.F)   { fuzz(f, "advice") }
-func FuzzRenewal(f *testing.F)  { fuzz(f, "renewal") }
-func FuzzReceipt(f *testing.F)  { fuzz(f, "receipt") }
+func FuzzOfferSet(f *testing.F)  { fuzz(f, "offerset") }
+func FuzzJobSpec(f *testing.F)   { fuzz(f, "jobspec") }
+func FuzzBidChange(f *testing.F) { fuzz(f, "bidchange") }
+func FuzzHold(f *testing.F)      { fuzz(f, "hold") }
+func FuzzAnswer(f *testing.F)    { fuzz(f, "answer") }
+func FuzzConfirm(f *testing.F)   { fuzz(f, "confirm") }
+func FuzzRelease(f *testing.F)   { fuzz(f, "release") }
+func FuzzReport(f *testing.F)    { fuzz(f, "report") }
+func FuzzTrace(f *testing.F)     { fuzz(f, "trace") }
+func FuzzPoison(f *testing.F)    { fuzz(f, "poison") }
+func FuzzAdvice(f *testing.F)    { fuzz(f, "advice") }
+func FuzzRenewal(f *testing.F)   { fuzz(f, "renewal") }
+func FuzzReceipt(f *testing.F)   { fuzz(f, "receipt") }

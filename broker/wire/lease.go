@@ -22,7 +22,7 @@ func encodeHold(x broker.Hold) *Hold {
 	return &Hold{
 		Lease: string(x.Lease), Job: string(x.Job), Offer: string(x.Offer), RateNanousdPerHour: int64(x.Rate),
 		Spec: x.Spec, TtlNs: int64(x.TTL), Sources: each(x.Sources, encodeBlockSource),
-		Trace: encodeTrace(x.Trace), Rank: narrow(x.Rank), Tariff: encodeTariff(x.Tariff),
+		Trace: encodeTrace(x.Trace), Rank: narrow(x.Rank), Bid: x.Bid, Tariff: encodeTariff(x.Tariff),
 	}
 }
 
@@ -38,6 +38,7 @@ func decodeHold(c checker, m *Hold) broker.Hold {
 		Trace:   c.trace("trace", m.GetTrace()),
 		Rank:    c.integer("rank", m.GetRank(), 0, broker.MaxNodes-1),
 		Tariff:  decodeTariff(c.in("tariff"), m.GetTariff()),
+		Bid:     c.envelope("bid", m.GetBid(), MaxBidChange),
 	}
 	if x.Spec == nil {
 		c.failf("spec", "missing")

@@ -9,8 +9,10 @@ const (
 	MaxOfferSet = 1 << 20
 	// MaxJobSpec fits a command with an inlined script; bigger inputs belong in the image or in weights.
 	MaxJobSpec = 256 << 10
-	// MaxHold fits a job spec, the addresses of its block sources and a trace.
-	MaxHold = MaxJobSpec + 256<<10 + maxTrace
+	// MaxBidChange fits six short fields.
+	MaxBidChange = 1 << 10
+	// MaxHold fits a job spec with its newest bid, the addresses of its block sources and a trace.
+	MaxHold = MaxJobSpec + 256<<10 + maxTrace + MaxBidChange
 	// MaxAnswer fits a grant of 16 GPUs with 32 endpoints many times.
 	MaxAnswer = 16 << 10
 	// MaxConfirm fits three short fields.

@@ -1155,6 +1155,91 @@ func (x *JobSpec) GetTrafficBytes() int64 {
 	return 0
 }
 
+// What an interruptible job bids from now on; signed by the customer.
+type BidChange struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Customer          string                 `protobuf:"bytes,1,opt,name=customer,proto3" json:"customer,omitempty"`
+	Broker            string                 `protobuf:"bytes,2,opt,name=broker,proto3" json:"broker,omitempty"`
+	Nonce             string                 `protobuf:"bytes,3,opt,name=nonce,proto3" json:"nonce,omitempty"` // of the job's spec
+	BidNanousdPerHour int64                  `protobuf:"varint,4,opt,name=bid_nanousd_per_hour,json=bidNanousdPerHour,proto3" json:"bid_nanousd_per_hour,omitempty"`
+	MaxCostNanousd    int64                  `protobuf:"varint,5,opt,name=max_cost_nanousd,json=maxCostNanousd,proto3" json:"max_cost_nanousd,omitempty"`
+	CreatedNs         int64                  `protobuf:"varint,6,opt,name=created_ns,json=createdNs,proto3" json:"created_ns,omitempty"` // later than the spec's, and than that of any change before
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *BidChange) Reset() {
+	*x = BidChange{}
+	mi := &file_messages_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BidChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BidChange) ProtoMessage() {}
+
+func (x *BidChange) ProtoReflect() protoreflect.Message {
+	mi := &file_messages_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BidChange.ProtoReflect.Descriptor instead.
+func (*BidChange) Descriptor() ([]byte, []int) {
+	return file_messages_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *BidChange) GetCustomer() string {
+	if x != nil {
+		return x.Customer
+	}
+	return ""
+}
+
+func (x *BidChange) GetBroker() string {
+	if x != nil {
+		return x.Broker
+	}
+	return ""
+}
+
+func (x *BidChange) GetNonce() string {
+	if x != nil {
+		return x.Nonce
+	}
+	return ""
+}
+
+func (x *BidChange) GetBidNanousdPerHour() int64 {
+	if x != nil {
+		return x.BidNanousdPerHour
+	}
+	return 0
+}
+
+func (x *BidChange) GetMaxCostNanousd() int64 {
+	if x != nil {
+		return x.MaxCostNanousd
+	}
+	return 0
+}
+
+func (x *BidChange) GetCreatedNs() int64 {
+	if x != nil {
+		return x.CreatedNs
+	}
+	return 0
+}
+
 // One leased GPU with its fencing epoch.
 type GPULease struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1166,7 +1251,7 @@ type GPULease struct {
 
 func (x *GPULease) Reset() {
 	*x = GPULease{}
-	mi := &file_messages_proto_msgTypes[10]
+	mi := &file_messages_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1178,7 +1263,7 @@ func (x *GPULease) String() string {
 func (*GPULease) ProtoMessage() {}
 
 func (x *GPULease) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[10]
+	mi := &file_messages_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1191,7 +1276,7 @@ func (x *GPULease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GPULease.ProtoReflect.Descriptor instead.
 func (*GPULease) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{10}
+	return file_messages_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GPULease) GetUuid() string {
@@ -1219,7 +1304,7 @@ type BlockSource struct {
 
 func (x *BlockSource) Reset() {
 	*x = BlockSource{}
-	mi := &file_messages_proto_msgTypes[11]
+	mi := &file_messages_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +1316,7 @@ func (x *BlockSource) String() string {
 func (*BlockSource) ProtoMessage() {}
 
 func (x *BlockSource) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[11]
+	mi := &file_messages_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +1329,7 @@ func (x *BlockSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockSource.ProtoReflect.Descriptor instead.
 func (*BlockSource) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{11}
+	return file_messages_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *BlockSource) GetPeer() string {
@@ -1274,13 +1359,14 @@ type Hold struct {
 	Trace              []byte                 `protobuf:"bytes,9,opt,name=trace,proto3" json:"trace,omitempty"` // see rialto/blockstore.Trace
 	Rank               int32                  `protobuf:"varint,10,opt,name=rank,proto3" json:"rank,omitempty"` // of the job among the nodes of its spec
 	Tariff             *Tariff                `protobuf:"bytes,11,opt,name=tariff,proto3" json:"tariff,omitempty"`
+	Bid                []byte                 `protobuf:"bytes,12,opt,name=bid,proto3" json:"bid,omitempty"` // envelope of the newest BidChange; empty: the spec's bid
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Hold) Reset() {
 	*x = Hold{}
-	mi := &file_messages_proto_msgTypes[12]
+	mi := &file_messages_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1292,7 +1378,7 @@ func (x *Hold) String() string {
 func (*Hold) ProtoMessage() {}
 
 func (x *Hold) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[12]
+	mi := &file_messages_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1305,7 +1391,7 @@ func (x *Hold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hold.ProtoReflect.Descriptor instead.
 func (*Hold) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{12}
+	return file_messages_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Hold) GetLease() string {
@@ -1378,6 +1464,13 @@ func (x *Hold) GetTariff() *Tariff {
 	return nil
 }
 
+func (x *Hold) GetBid() []byte {
+	if x != nil {
+		return x.Bid
+	}
+	return nil
+}
+
 // A provider's acceptance of a hold.
 type Grant struct {
 	state              protoimpl.MessageState `protogen:"open.v1"`
@@ -1395,7 +1488,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_messages_proto_msgTypes[13]
+	mi := &file_messages_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +1500,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[13]
+	mi := &file_messages_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1420,7 +1513,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{13}
+	return file_messages_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Grant) GetLease() string {
@@ -1491,7 +1584,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_messages_proto_msgTypes[14]
+	mi := &file_messages_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +1596,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[14]
+	mi := &file_messages_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +1609,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{14}
+	return file_messages_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Answer) GetLease() string {
@@ -1552,7 +1645,7 @@ type Confirm struct {
 
 func (x *Confirm) Reset() {
 	*x = Confirm{}
-	mi := &file_messages_proto_msgTypes[15]
+	mi := &file_messages_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,7 +1657,7 @@ func (x *Confirm) String() string {
 func (*Confirm) ProtoMessage() {}
 
 func (x *Confirm) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[15]
+	mi := &file_messages_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1577,7 +1670,7 @@ func (x *Confirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Confirm.ProtoReflect.Descriptor instead.
 func (*Confirm) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{15}
+	return file_messages_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Confirm) GetLease() string {
@@ -1612,7 +1705,7 @@ type Release struct {
 
 func (x *Release) Reset() {
 	*x = Release{}
-	mi := &file_messages_proto_msgTypes[16]
+	mi := &file_messages_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1624,7 +1717,7 @@ func (x *Release) String() string {
 func (*Release) ProtoMessage() {}
 
 func (x *Release) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[16]
+	mi := &file_messages_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1637,7 +1730,7 @@ func (x *Release) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Release.ProtoReflect.Descriptor instead.
 func (*Release) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{16}
+	return file_messages_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Release) GetLease() string {
@@ -1668,7 +1761,7 @@ type Fetched struct {
 
 func (x *Fetched) Reset() {
 	*x = Fetched{}
-	mi := &file_messages_proto_msgTypes[17]
+	mi := &file_messages_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +1773,7 @@ func (x *Fetched) String() string {
 func (*Fetched) ProtoMessage() {}
 
 func (x *Fetched) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[17]
+	mi := &file_messages_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +1786,7 @@ func (x *Fetched) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetched.ProtoReflect.Descriptor instead.
 func (*Fetched) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{17}
+	return file_messages_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Fetched) GetLocal() int64 {
@@ -1743,7 +1836,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_messages_proto_msgTypes[18]
+	mi := &file_messages_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1755,7 +1848,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[18]
+	mi := &file_messages_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1768,7 +1861,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{18}
+	return file_messages_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Step) GetName() string {
@@ -1813,7 +1906,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_messages_proto_msgTypes[19]
+	mi := &file_messages_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1825,7 +1918,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[19]
+	mi := &file_messages_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1838,7 +1931,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{19}
+	return file_messages_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Report) GetLease() string {
@@ -1937,7 +2030,7 @@ type Trace struct {
 
 func (x *Trace) Reset() {
 	*x = Trace{}
-	mi := &file_messages_proto_msgTypes[20]
+	mi := &file_messages_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1949,7 +2042,7 @@ func (x *Trace) String() string {
 func (*Trace) ProtoMessage() {}
 
 func (x *Trace) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[20]
+	mi := &file_messages_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1962,7 +2055,7 @@ func (x *Trace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trace.ProtoReflect.Descriptor instead.
 func (*Trace) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{20}
+	return file_messages_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Trace) GetLease() string {
@@ -1999,7 +2092,7 @@ type Renewal struct {
 
 func (x *Renewal) Reset() {
 	*x = Renewal{}
-	mi := &file_messages_proto_msgTypes[21]
+	mi := &file_messages_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2011,7 +2104,7 @@ func (x *Renewal) String() string {
 func (*Renewal) ProtoMessage() {}
 
 func (x *Renewal) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[21]
+	mi := &file_messages_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2024,7 +2117,7 @@ func (x *Renewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renewal.ProtoReflect.Descriptor instead.
 func (*Renewal) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{21}
+	return file_messages_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Renewal) GetLease() string {
@@ -2087,7 +2180,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_messages_proto_msgTypes[22]
+	mi := &file_messages_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2099,7 +2192,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[22]
+	mi := &file_messages_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2112,7 +2205,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{22}
+	return file_messages_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Receipt) GetJob() string {
@@ -2287,7 +2380,7 @@ type PeerBytes struct {
 
 func (x *PeerBytes) Reset() {
 	*x = PeerBytes{}
-	mi := &file_messages_proto_msgTypes[23]
+	mi := &file_messages_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2299,7 +2392,7 @@ func (x *PeerBytes) String() string {
 func (*PeerBytes) ProtoMessage() {}
 
 func (x *PeerBytes) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[23]
+	mi := &file_messages_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2312,7 +2405,7 @@ func (x *PeerBytes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerBytes.ProtoReflect.Descriptor instead.
 func (*PeerBytes) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{23}
+	return file_messages_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PeerBytes) GetPeer() string {
@@ -2344,7 +2437,7 @@ type Poison struct {
 
 func (x *Poison) Reset() {
 	*x = Poison{}
-	mi := &file_messages_proto_msgTypes[24]
+	mi := &file_messages_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2356,7 +2449,7 @@ func (x *Poison) String() string {
 func (*Poison) ProtoMessage() {}
 
 func (x *Poison) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[24]
+	mi := &file_messages_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2369,7 +2462,7 @@ func (x *Poison) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Poison.ProtoReflect.Descriptor instead.
 func (*Poison) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{24}
+	return file_messages_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Poison) GetLease() string {
@@ -2427,7 +2520,7 @@ type RootAdvice struct {
 
 func (x *RootAdvice) Reset() {
 	*x = RootAdvice{}
-	mi := &file_messages_proto_msgTypes[25]
+	mi := &file_messages_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2439,7 +2532,7 @@ func (x *RootAdvice) String() string {
 func (*RootAdvice) ProtoMessage() {}
 
 func (x *RootAdvice) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[25]
+	mi := &file_messages_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2452,7 +2545,7 @@ func (x *RootAdvice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootAdvice.ProtoReflect.Descriptor instead.
 func (*RootAdvice) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{25}
+	return file_messages_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RootAdvice) GetRoot() string {
@@ -2498,7 +2591,7 @@ type Advice struct {
 
 func (x *Advice) Reset() {
 	*x = Advice{}
-	mi := &file_messages_proto_msgTypes[26]
+	mi := &file_messages_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2510,7 +2603,7 @@ func (x *Advice) String() string {
 func (*Advice) ProtoMessage() {}
 
 func (x *Advice) ProtoReflect() protoreflect.Message {
-	mi := &file_messages_proto_msgTypes[26]
+	mi := &file_messages_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2523,7 +2616,7 @@ func (x *Advice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Advice.ProtoReflect.Descriptor instead.
 func (*Advice) Descriptor() ([]byte, []int) {
-	return file_messages_proto_rawDescGZIP(), []int{26}
+	return file_messages_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Advice) GetBoot() string {
@@ -2675,13 +2768,21 @@ const file_messages_proto_rawDesc = "" +
 	"\n" +
 	"reserve_ns\x18\x1d \x01(\x03R\treserveNs\x12\x19\n" +
 	"\bdisk_mib\x18\x1e \x01(\x04R\adiskMib\x12#\n" +
-	"\rtraffic_bytes\x18\x1f \x01(\x03R\ftrafficBytes\"4\n" +
+	"\rtraffic_bytes\x18\x1f \x01(\x03R\ftrafficBytes\"\xcf\x01\n" +
+	"\tBidChange\x12\x1a\n" +
+	"\bcustomer\x18\x01 \x01(\tR\bcustomer\x12\x16\n" +
+	"\x06broker\x18\x02 \x01(\tR\x06broker\x12\x14\n" +
+	"\x05nonce\x18\x03 \x01(\tR\x05nonce\x12/\n" +
+	"\x14bid_nanousd_per_hour\x18\x04 \x01(\x03R\x11bidNanousdPerHour\x12(\n" +
+	"\x10max_cost_nanousd\x18\x05 \x01(\x03R\x0emaxCostNanousd\x12\x1d\n" +
+	"\n" +
+	"created_ns\x18\x06 \x01(\x03R\tcreatedNs\"4\n" +
 	"\bGPULease\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"7\n" +
 	"\vBlockSource\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x14\n" +
-	"\x05addrs\x18\x02 \x03(\tR\x05addrs\"\xb5\x02\n" +
+	"\x05addrs\x18\x02 \x03(\tR\x05addrs\"\xc7\x02\n" +
 	"\x04Hold\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12\x10\n" +
 	"\x03job\x18\x02 \x01(\tR\x03job\x12\x14\n" +
@@ -2693,7 +2794,8 @@ const file_messages_proto_rawDesc = "" +
 	"\x05trace\x18\t \x01(\fR\x05trace\x12\x12\n" +
 	"\x04rank\x18\n" +
 	" \x01(\x05R\x04rank\x12)\n" +
-	"\x06tariff\x18\v \x01(\v2\x11.rialto.v1.TariffR\x06tariffJ\x04\b\a\x10\bR\x04root\"\x8c\x02\n" +
+	"\x06tariff\x18\v \x01(\v2\x11.rialto.v1.TariffR\x06tariff\x12\x10\n" +
+	"\x03bid\x18\f \x01(\fR\x03bidJ\x04\b\a\x10\bR\x04root\"\x8c\x02\n" +
 	"\x05Grant\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\tR\x05lease\x12\x10\n" +
 	"\x03job\x18\x02 \x01(\tR\x03job\x12'\n" +
@@ -2823,7 +2925,7 @@ func file_messages_proto_rawDescGZIP() []byte {
 }
 
 var file_messages_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_messages_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_messages_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_messages_proto_goTypes = []any{
 	(Level)(0),           // 0: rialto.v1.Level
 	(Phase)(0),           // 1: rialto.v1.Phase
@@ -2837,23 +2939,24 @@ var file_messages_proto_goTypes = []any{
 	(*EnvVar)(nil),       // 9: rialto.v1.EnvVar
 	(*WeightsMount)(nil), // 10: rialto.v1.WeightsMount
 	(*JobSpec)(nil),      // 11: rialto.v1.JobSpec
-	(*GPULease)(nil),     // 12: rialto.v1.GPULease
-	(*BlockSource)(nil),  // 13: rialto.v1.BlockSource
-	(*Hold)(nil),         // 14: rialto.v1.Hold
-	(*Grant)(nil),        // 15: rialto.v1.Grant
-	(*Answer)(nil),       // 16: rialto.v1.Answer
-	(*Confirm)(nil),      // 17: rialto.v1.Confirm
-	(*Release)(nil),      // 18: rialto.v1.Release
-	(*Fetched)(nil),      // 19: rialto.v1.Fetched
-	(*Step)(nil),         // 20: rialto.v1.Step
-	(*Report)(nil),       // 21: rialto.v1.Report
-	(*Trace)(nil),        // 22: rialto.v1.Trace
-	(*Renewal)(nil),      // 23: rialto.v1.Renewal
-	(*Receipt)(nil),      // 24: rialto.v1.Receipt
-	(*PeerBytes)(nil),    // 25: rialto.v1.PeerBytes
-	(*Poison)(nil),       // 26: rialto.v1.Poison
-	(*RootAdvice)(nil),   // 27: rialto.v1.RootAdvice
-	(*Advice)(nil),       // 28: rialto.v1.Advice
+	(*BidChange)(nil),    // 12: rialto.v1.BidChange
+	(*GPULease)(nil),     // 13: rialto.v1.GPULease
+	(*BlockSource)(nil),  // 14: rialto.v1.BlockSource
+	(*Hold)(nil),         // 15: rialto.v1.Hold
+	(*Grant)(nil),        // 16: rialto.v1.Grant
+	(*Answer)(nil),       // 17: rialto.v1.Answer
+	(*Confirm)(nil),      // 18: rialto.v1.Confirm
+	(*Release)(nil),      // 19: rialto.v1.Release
+	(*Fetched)(nil),      // 20: rialto.v1.Fetched
+	(*Step)(nil),         // 21: rialto.v1.Step
+	(*Report)(nil),       // 22: rialto.v1.Report
+	(*Trace)(nil),        // 23: rialto.v1.Trace
+	(*Renewal)(nil),      // 24: rialto.v1.Renewal
+	(*Receipt)(nil),      // 25: rialto.v1.Receipt
+	(*PeerBytes)(nil),    // 26: rialto.v1.PeerBytes
+	(*Poison)(nil),       // 27: rialto.v1.Poison
+	(*RootAdvice)(nil),   // 28: rialto.v1.RootAdvice
+	(*Advice)(nil),       // 29: rialto.v1.Advice
 }
 var file_messages_proto_depIdxs = []int32{
 	0,  // 0: rialto.v1.GPU.level:type_name -> rialto.v1.Level
@@ -2864,23 +2967,23 @@ var file_messages_proto_depIdxs = []int32{
 	9,  // 5: rialto.v1.JobSpec.env:type_name -> rialto.v1.EnvVar
 	8,  // 6: rialto.v1.JobSpec.gpu:type_name -> rialto.v1.GPURequest
 	10, // 7: rialto.v1.JobSpec.weights:type_name -> rialto.v1.WeightsMount
-	13, // 8: rialto.v1.Hold.sources:type_name -> rialto.v1.BlockSource
+	14, // 8: rialto.v1.Hold.sources:type_name -> rialto.v1.BlockSource
 	4,  // 9: rialto.v1.Hold.tariff:type_name -> rialto.v1.Tariff
-	12, // 10: rialto.v1.Grant.gpus:type_name -> rialto.v1.GPULease
+	13, // 10: rialto.v1.Grant.gpus:type_name -> rialto.v1.GPULease
 	4,  // 11: rialto.v1.Grant.tariff:type_name -> rialto.v1.Tariff
-	15, // 12: rialto.v1.Answer.grant:type_name -> rialto.v1.Grant
-	25, // 13: rialto.v1.Fetched.from:type_name -> rialto.v1.PeerBytes
-	12, // 14: rialto.v1.Report.gpus:type_name -> rialto.v1.GPULease
+	16, // 12: rialto.v1.Answer.grant:type_name -> rialto.v1.Grant
+	26, // 13: rialto.v1.Fetched.from:type_name -> rialto.v1.PeerBytes
+	13, // 14: rialto.v1.Report.gpus:type_name -> rialto.v1.GPULease
 	1,  // 15: rialto.v1.Report.phase:type_name -> rialto.v1.Phase
-	19, // 16: rialto.v1.Report.fetched:type_name -> rialto.v1.Fetched
-	20, // 17: rialto.v1.Report.steps:type_name -> rialto.v1.Step
+	20, // 16: rialto.v1.Report.fetched:type_name -> rialto.v1.Fetched
+	21, // 17: rialto.v1.Report.steps:type_name -> rialto.v1.Step
 	3,  // 18: rialto.v1.Report.held:type_name -> rialto.v1.ImageHeld
 	5,  // 19: rialto.v1.Report.traffic:type_name -> rialto.v1.Traffic
-	12, // 20: rialto.v1.Receipt.gpus:type_name -> rialto.v1.GPULease
-	19, // 21: rialto.v1.Receipt.fetched:type_name -> rialto.v1.Fetched
+	13, // 20: rialto.v1.Receipt.gpus:type_name -> rialto.v1.GPULease
+	20, // 21: rialto.v1.Receipt.fetched:type_name -> rialto.v1.Fetched
 	4,  // 22: rialto.v1.Receipt.tariff:type_name -> rialto.v1.Tariff
 	5,  // 23: rialto.v1.Receipt.traffic:type_name -> rialto.v1.Traffic
-	27, // 24: rialto.v1.Advice.roots:type_name -> rialto.v1.RootAdvice
+	28, // 24: rialto.v1.Advice.roots:type_name -> rialto.v1.RootAdvice
 	25, // [25:25] is the sub-list for method output_type
 	25, // [25:25] is the sub-list for method input_type
 	25, // [25:25] is the sub-list for extension type_name
@@ -2899,7 +3002,7 @@ func file_messages_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_messages_proto_rawDesc), len(file_messages_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

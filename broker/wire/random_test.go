@@ -222,7 +222,7 @@ func (g generators) hold() broker.Hold {
 		Sources: some(g, "sources", 3, func(int) broker.BlockSource {
 			return broker.BlockSource{Peer: g.me, Addrs: g.addrs("addrs")}
 		}),
-		Trace: g.trace(0),
+		Trace: g.trace(0), Bid: g.bytes("bid", 0),
 	}
 	return x
 }
@@ -284,6 +284,10 @@ func (g generators) any(name string) any {
 		return g.offerSet()
 	case "jobspec":
 		return g.jobSpec()
+	case "bidchange":
+		return broker.BidChange{
+			Customer: g.me, Broker: g.me, Nonce: g.name("nonce"), Bid: 1 + pricing.Rate(g.count("bid")/2), MaxCost: pricing.Money(g.count("cost")), Created: g.time("created"),
+		}
 	case "hold":
 		return g.hold()
 	case "answer":

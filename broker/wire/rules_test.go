@@ -36,6 +36,12 @@ func TestSealRefuses(t *testing.T) {
 		_, err := wire.SealJobSpec(k, x)
 		return err
 	}
+	change := func(f func(*broker.BidChange)) error {
+		x := sampleBidChange(me)
+		f(&x)
+		_, err := wire.SealBidChange(k, x)
+		return err
+	}
 	answer := func(f func(*broker.Answer)) error {
 		x := sampleAnswers()[0]
 		f(&x)
@@ -99,6 +105,11 @@ func TestSealRefuses(t *testing.T) {
 		"offers[0].addrs[0]":               offer(func(x *broker.Offer) { x.Addrs[0] = strings.Repeat("/", 257) }),
 		"signed by":                        offer(func(x *broker.Offer) { x.Provider = other }),
 		"customer " + string(other):        spec(func(x *broker.JobSpec) { x.Customer = other }),
+		"bid_nanousd_per_hour: missing":    change(func(x *broker.BidChange) { x.Bid = 0 }),
+		"bid_nanousd_per_hour: -1":         change(func(x *broker.BidChange) { x.Bid = -1 }),
+		"max_cost_nanousd: -1":             change(func(x *broker.BidChange) { x.MaxCost = -1 }),
+		"nonce: missing":                   change(func(x *broker.BidChange) { x.Nonce = "" }),
+		"customer " + string(other) + ",":  change(func(x *broker.BidChange) { x.Customer = other }),
 		"reserve_ns":                       spec(func(x *broker.JobSpec) { x.Reserve = x.MaxDuration + 1 }),
 		"command[0]":                       spec(func(x *broker.JobSpec) { x.Command = []string{"a\x00b"} }),
 		"invalid UTF-8":                    spec(func(x *broker.JobSpec) { x.Command = []string{"\xff"} }),
@@ -228,7 +239,7 @@ func TestLongestTraceFits(t *testing.T) {
 		t.Error(err)
 	}
 	hold := sampleHold(peerID(newKey(t)))
-	hold.Spec, hold.Trace = make([]byte, wire.MaxJobSpec), longest
+	hold.Spec, hold.Bid, hold.Trace = make([]byte, wire.MaxJobSpec), make([]byte, wire.MaxBidChange), longest
 	if _, err := wire.SealHold(newKey(t), hold); err != nil {
 		t.Error(err)
 	}

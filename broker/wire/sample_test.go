@@ -104,7 +104,7 @@ func samplePrivate(customer broker.PeerID) broker.JobSpec {
 func sampleHold(peer broker.PeerID) broker.Hold {
 	return broker.Hold{
 		Lease: sampleLease, Job: sampleJob, Offer: "rtx-4090", Rate: 400_000_000, Spec: []byte("sealed"), TTL: 10 * time.Second,
-		Sources: []broker.BlockSource{{Peer: peer, Addrs: []string{sampleAddr}}}, Trace: sampleTrace(), Rank: 3, Tariff: sampleTariff(),
+		Sources: []broker.BlockSource{{Peer: peer, Addrs: []string{sampleAddr}}}, Trace: sampleTrace(), Rank: 3, Tariff: sampleTariff(), Bid: []byte("sealed, too"),
 	}
 }
 
@@ -126,6 +126,12 @@ func sampleAnswers() []broker.Answer {
 
 func sampleConfirm() broker.Confirm {
 	return broker.Confirm{Lease: sampleLease, TTL: time.Minute, MaxDuration: time.Hour}
+}
+
+func sampleBidChange(customer broker.PeerID) broker.BidChange {
+	return broker.BidChange{
+		Customer: customer, Broker: customer, Nonce: "n-1", Bid: 300_000_000, MaxCost: 2_000_000_000, Created: sampleTime().Add(time.Minute),
+	}
 }
 
 func sampleRelease() broker.Release { return broker.Release{Lease: sampleLease, Reason: "cancelled"} }

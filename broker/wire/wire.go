@@ -18,7 +18,7 @@
 //
 // # Who signs
 //
-//	JobSpec                            the customer, who must be its Customer
+//	JobSpec, BidChange                 the customer, who must be its Customer
 //	OfferSet                           the provider, who must be the Provider of each offer
 //	Answer, Report, TraceReport        the provider; the caller compares it with the lease
 //	PoisonReport                       the provider that got the wrong block

@@ -38,6 +38,7 @@ func allMessages(k identity.Key) []message {
 	return []message{
 		newMessage("offerset", wire.SealOfferSet, wire.OpenOfferSet, sampleOfferSet(id)),
 		newMessage("jobspec", wire.SealJobSpec, wire.OpenJobSpec, sampleJobSpec(id), samplePrivate(id)),
+		newMessage("bidchange", wire.SealBidChange, wire.OpenBidChange, sampleBidChange(id)),
 		newMessage("hold", wire.SealHold, wire.OpenHold, sampleHold(id)),
 		newMessage("answer", wire.SealAnswer, wire.OpenAnswer, sampleAnswers()...),
 		newMessage("confirm", wire.SealConfirm, wire.OpenConfirm, sampleConfirm()),
