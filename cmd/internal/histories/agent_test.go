@@ -30,13 +30,14 @@ const (
 // agent is a provider without containers: it grants what is free under epochs that grow, and its workloads become ready
 // and exit by themselves. It survives every broker. Its network repeats and reorders what it reports.
 type agent struct {
-	w     *world
-	key   identity.Key
-	host  *p2p.Host
-	name  string
-	uuids []string
-	speed float64         // of its clock
-	run   context.Context //nolint:containedctx // the life of its workloads, which handlers start
+	w      *world
+	key    identity.Key
+	host   *p2p.Host
+	name   string
+	uuids  []string
+	speed  float64 // of its clock
+	tariff broker.Tariff
+	run    context.Context //nolint:containedctx // the life of its workloads, which handlers start
 
 	mu     sync.Mutex
 	random *rand.Rand
@@ -56,9 +57,10 @@ type workload struct {
 	confirmed bool
 	over      chan struct{} // closed when somebody wants its end
 	ended     bool
-	last      broker.Report // sent, which the broker may have or not
-	used      time.Duration // of the last report that renewed the lease
-	done      bool          // its exit was acknowledged while the lease was alive
+	last      broker.Report  // sent, which the broker may have or not
+	used      time.Duration  // of the last report that renewed the lease
+	traffic   broker.Traffic // likewise
+	done      bool           // its exit was acknowledged while the lease was alive
 }
 
 func newAgent(ctx context.Context, tb testing.TB, w *world, n int) *agent {
@@ -70,6 +72,8 @@ func newAgent(ctx context.Context, tb testing.TB, w *world, n int) *agent {
 	a := &agent{
 		w: w, key: key, name: fmt.Sprintf("host%d", n), speed: 1, run: ctx, random: w.rand(),
 		epochs: map[string]uint64{}, work: map[broker.LeaseID]*workload{},
+		// The first charges for nothing but its GPUs.
+		tariff: broker.Tariff{Disk: pricing.Rate(n) * 300_000_001, Ingress: pricing.Money(n) * 100_003, Egress: pricing.Money(n) * 1_000_007},
 	}
 	if n == 0 {
 		a.speed = 1.02
@@ -116,7 +120,7 @@ func (a *agent) offer(ctx context.Context) error {
 	a.set++
 	o := broker.Offer{
 		ID: "o-1", Provider: a.id(), Host: a.name, Rate: pricing.Rate(pricing.USD) / 2, CPUs: 4, MemoryMiB: 8192, DiskMiB: 10_000,
-		Free: a.free(),
+		Free: a.free(), Tariff: a.tariff,
 	}
 	for _, uuid := range a.uuids {
 		o.GPUs = append(o.GPUs, broker.GPU{UUID: uuid, Model: "RTX 4090", MemoryMiB: 24564, Simulated: true, DeviceMinor: -1})
@@ -301,6 +305,10 @@ func (a *agent) live(ctx context.Context, w *workload, p plan) {
 			}
 			report.Used = time.Duration(float64(until.Sub(ready)) * a.speed)
 		}
+		if before < broker.PhaseExited {
+			report.Traffic.Ingress += p.mischief.Int64N(2e8)
+			report.Traffic.Egress += p.mischief.Int64N(2e8)
+		}
 		told = now
 		report.Seq++
 		envelope, err := wire.SealReport(a.key, report)
@@ -352,7 +360,7 @@ func (a *agent) tell(ctx context.Context, w *workload, r broker.Report, envelope
 	if renewal.TTL == 0 {
 		w.end()
 	} else {
-		w.deadline, w.used = sent.Add(renewal.TTL), r.Used
+		w.deadline, w.used, w.traffic = sent.Add(renewal.TTL), r.Used, r.Traffic
 	}
 	return true
 }

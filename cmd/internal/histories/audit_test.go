@@ -103,6 +103,7 @@ func (w *world) compare(ctx context.Context, all []*customer) {
 			}
 			if len(l.GPUs) > 0 {
 				w.compareLease(byID[l.Provider], j, l)
+				w.compareBill(ctx, c, byID[l.Provider], j)
 			}
 			for _, g := range l.GPUs {
 				if other, ok := taken[epoch{g.UUID, g.Epoch}]; ok {
@@ -131,6 +132,10 @@ func (w *world) compareLease(a *agent, j api.Job, l api.Lease) {
 		w.problem("a report is lost", "lease %s: its end was acknowledged in time, the job is %+v", l.ID, j)
 	case l.UsedMS < work.used.Milliseconds():
 		w.problem("a report is lost", "lease %s: used %d ms, the lease was renewed for a report of %v", l.ID, l.UsedMS, work.used)
+	case l.IngressBytes < work.traffic.Ingress || l.EgressBytes < work.traffic.Egress:
+		w.problem("a report is lost", "lease %s: %d bytes in and %d out, the lease was renewed for a report of %+v", l.ID, l.IngressBytes, l.EgressBytes, work.traffic)
+	case j.State == "done" && (broker.Traffic{Ingress: l.IngressBytes, Egress: l.EgressBytes}) != last.Traffic:
+		w.problem("traffic", "lease %s: %d bytes in and %d out, reported %+v", l.ID, l.IngressBytes, l.EgressBytes, last.Traffic)
 	case l.BilledMS > l.UsedMS:
 		w.problem("bill", "lease %s: billed %d ms of %d", l.ID, l.BilledMS, l.UsedMS)
 	case l.Ready != nil && l.Ended != nil && l.BilledMS > l.Ended.Sub(*l.Ready).Milliseconds()+1:

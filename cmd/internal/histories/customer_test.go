@@ -168,6 +168,7 @@ func (c *customer) newWant() *want {
 			Image: "registry/app:1", Digest: digest, Command: []string{text}, GPU: broker.GPURequest{Model: "any", Count: 1},
 			MaxRate: pricing.Rate(pricing.USD), MaxCost: pricing.USD / 50, MaxDuration: time.Hour, TunnelKey: tunnel.Key{1},
 			Customer: broker.PeerID(c.key.ID()), Broker: broker.PeerID(c.w.id), Created: time.Now().Round(0).UTC(), Nonce: text,
+			DiskMiB: []uint64{0, 16, 1000, 9999}[c.random.IntN(4)], Traffic: []int64{0, 1, 1e8, 3e9}[c.random.IntN(4)],
 		})
 		if err != nil {
 			c.w.problem("bad spec", "%v", err)

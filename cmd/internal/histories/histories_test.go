@@ -11,7 +11,8 @@
 //
 // Beside the histories: every job that a customer or a provider was told of is listed after every restart, and ends
 // once nothing fails any more; events are never rewritten; each lease is what its provider granted, under an epoch of its
-// own; what a provider was acknowledged is billed and not more; the books are audited at the end.
+// own; what a provider was acknowledged is billed and not more; each bill is computed again from its receipt; the books are audited at
+// the end.
 //
 // One provider's clock is 2 % fast, and all of them send reports twice and in the wrong order.
 package histories
@@ -54,7 +55,7 @@ func TestHistories(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if r := w.result; r.Kills < kills || r.Jobs == 0 || r.Deposits == 0 || r.Leases == 0 {
+	if r := w.result; r.Kills < kills || r.Jobs == 0 || r.Deposits == 0 || r.Leases == 0 || r.Bills >= 50 && r.Extras == 0 {
 		t.Errorf("too little happened: %+v", r)
 	}
 }

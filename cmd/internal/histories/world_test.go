@@ -42,6 +42,8 @@ type result struct {
 	States     map[string]int `json:"jobs_by_state"`
 	Deposits   int            `json:"deposits"`
 	Leases     int            `json:"leases_compared"`
+	Bills      int            `json:"bills_recomputed"`
+	Extras     int            `json:"bills_with_disk_and_traffic"`
 	Followed   int            `json:"event_histories"`
 	Partitions int            `json:"histories"`
 	CheckMS    int64          `json:"check_ms"`
