@@ -89,6 +89,7 @@ type Record struct {
 	GPUs        []broker.GPULease
 	Simulated   bool
 	Spec        []byte // envelope signed by the customer
+	Bid         []byte // envelope of the bid that he changed it by; empty: he has not
 	Sources     []broker.BlockSource
 	TunnelKey   tunnel.PrivateKey
 	TunnelPort  uint16        // UDP port of the tunnel; zero: not opened yet

@@ -13,10 +13,13 @@ import (
 // broker any more, and under a next agent.
 func TestBudgetEndsTheJobWithoutItsBroker(t *testing.T) {
 	const buys = 10 * time.Minute // of the budget, at the hold's rate
-	for name, restart := range map[string]bool{"same agent": false, "next agent": true} {
+	for name, how := range map[string]struct{ restart, changed bool }{
+		"same agent": {}, "next agent": {restart: true}, "changed with the bid": {changed: true}, "changed, next agent": {restart: true, changed: true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
+				w.config.MinBid = rate / 2
 				w.start()
 				w.broker.set(func(b *fakeBroker) { b.ttl = time.Hour })
 				spec := w.spec()
@@ -26,10 +29,15 @@ func TestBudgetEndsTheJobWithoutItsBroker(t *testing.T) {
 				}
 				spec.MaxCost = cost
 				h := w.holdOf("one", spec)
+				if how.changed {
+					spec.MaxCost, spec.Bid = cost/2, 2*rate
+					h = w.holdOf("one", spec)
+					h.Bid = w.change(spec, func(c *broker.BidChange) { c.MaxCost = cost })
+				}
 				if a := w.ask(h); a.Grant == nil {
 					t.Fatal(a.Refusal)
 				}
-				if restart {
+				if how.restart {
 					w.mustStop()
 					w.start()
 				}

@@ -68,7 +68,7 @@ func (a *Agent) hold(ctx context.Context, spawn func(*workload) bool, from ident
 
 // admit decides whether a hold is granted, and claims its GPUs if so. Nothing is durable yet.
 func (a *Agent) admit(ctx context.Context, arrived time.Time, hold broker.Hold, from broker.PeerID) (*workload, error) {
-	spec, customer, err := wire.OpenJobSpec(hold.Spec)
+	spec, customer, err := openSpec(hold.Spec, hold.Bid)
 	if err != nil {
 		return nil, refusal("the job's specification is not valid: " + err.Error())
 	}
@@ -124,7 +124,7 @@ func (a *Agent) claim(arrived time.Time, hold broker.Hold, spec broker.JobSpec, 
 	}
 	w := newWorkload(a, provider.Record{
 		Lease: hold.Lease, Job: hold.Job, Broker: from, State: provider.StateHeld, GPUs: claim.GPUs, Simulated: simulated,
-		Spec: hold.Spec, Sources: fitting(hold.Sources), TunnelKey: key, Deadline: a.Clock.instant(claim.Deadline), Rate: hold.Rate, Tariff: hold.Tariff,
+		Spec: hold.Spec, Bid: hold.Bid, Sources: fitting(hold.Sources), TunnelKey: key, Deadline: a.Clock.instant(claim.Deadline), Rate: hold.Rate, Tariff: hold.Tariff,
 		Report: broker.Report{Lease: hold.Lease, GPUs: claim.GPUs, Phase: broker.PhasePreparing}, Rank: hold.Rank,
 	}, spec, arrived)
 	w.hint = hold.Trace

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"rialto/broker"
+	"rialto/broker/wire"
 	"rialto/pricing"
 	"rialto/provider"
 )
@@ -53,6 +54,61 @@ func TestDisplacedWorkloadHasItsNotice(t *testing.T) {
 				if ran := r.Used - from; r.Phase != broker.PhaseExited || r.ExitCode != c.code || r.Message != displaced ||
 					ran < c.ran-2*time.Second || ran > c.ran+2*time.Second {
 					t.Errorf("it ran %v, last report: %+v", ran, r)
+				}
+				w.mustStop()
+			})
+		})
+	}
+}
+
+// change is a customer's new bid for the job of a spec, as it is unless something of it is changed.
+func (w *world) change(spec broker.JobSpec, f func(*broker.BidChange)) []byte {
+	w.t.Helper()
+	c := broker.BidChange{
+		Customer: spec.Customer, Broker: spec.Broker, Nonce: spec.Nonce, Bid: spec.Bid, MaxCost: spec.MaxCost, Created: spec.Created.Add(time.Second),
+	}
+	f(&c)
+	key := w.customer
+	if c.Customer != spec.Customer {
+		key = w.broker.key
+	}
+	envelope, err := wire.SealBidChange(key, c)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return envelope
+}
+
+// A bid that was changed counts instead of the spec's, if the same customer signed it for this job.
+func TestChangedBids(t *testing.T) {
+	bid := func(r pricing.Rate) func(*broker.BidChange) { return func(c *broker.BidChange) { c.Bid = r } }
+	for name, c := range map[string]struct {
+		change   func(*broker.BidChange)
+		onDemand bool
+		want     string // empty: it is taken at 300, for a spec that bids 200
+	}{
+		"raised":           {change: bid(rate * 300 / 400)},
+		"raised too low":   {change: bid(rate * 299 / 400), want: "above the customer's bid"},
+		"of another job":   {change: func(c *broker.BidChange) { c.Bid, c.Nonce = rate, "another" }, want: "for another job"},
+		"at another's":     {change: func(c *broker.BidChange) { c.Bid, c.Broker = rate, c.Customer }, want: "for another job"},
+		"by another":       {change: func(c *broker.BidChange) { c.Bid, c.Customer = rate, c.Broker }, want: "for another job"},
+		"before the job":   {change: func(c *broker.BidChange) { c.Bid, c.Created = rate, c.Created.Add(-time.Hour) }, want: "was signed at"},
+		"of one on demand": {change: bid(rate), onDemand: true, want: "does not bid"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.config.MinBid = rate * 100 / 400
+				w.start()
+				spec := w.spec()
+				if spec.Bid = rate * 200 / 400; c.onDemand {
+					spec.Bid = 0
+				}
+				h := w.holdOf("one", spec)
+				h.Rate, h.Bid = rate*300/400, w.change(spec, c.change)
+				a := w.ask(h)
+				if c.want == "" != (a.Grant != nil) || !strings.Contains(a.Refusal, c.want) {
+					t.Errorf("got %+v", a)
 				}
 				w.mustStop()
 			})

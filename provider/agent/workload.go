@@ -83,7 +83,7 @@ func newWorkload(a *Agent, r provider.Record, spec broker.JobSpec, arrived time.
 
 // adopt makes a workload of a record that an earlier agent process left.
 func (a *Agent) adopt(r provider.Record) *workload {
-	spec, _, err := wire.OpenJobSpec(r.Spec)
+	spec, _, err := openSpec(r.Spec, r.Bid)
 	w := newWorkload(a, r, spec, time.Now())
 	w.adopted = true
 	switch {

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 func record1(n uint64) provider.Record {
 	return provider.Record{
 		Lease: broker.LeaseID(fmt.Sprintf("l-%04d", n)), Job: "j", Broker: "b", State: provider.StateRunning,
-		GPUs: []broker.GPULease{{UUID: "SIM-1", Epoch: n}}, Spec: []byte("spec"),
+		GPUs: []broker.GPULease{{UUID: "SIM-1", Epoch: n}}, Spec: []byte("spec"), Bid: []byte("bid"),
 		Sources:   []broker.BlockSource{{Peer: "p", Addrs: []string{"/ip4/10.0.0.1/udp/7072/quic-v1"}}},
 		TunnelKey: tunnel.PrivateKey{1, 2, 3}, TunnelPort: 5000, Answer: []byte("answer"),
 		Deadline: provider.Instant{Boot: "b", Since: 90 * time.Second}, TTL: time.Minute, MaxDuration: time.Hour, Rate: 400_000_000, Tariff: broker.Tariff{Disk: 1, Ingress: 2, Egress: 3},

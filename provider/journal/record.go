@@ -24,6 +24,7 @@ type record struct {
 	GPUs        []broker.GPULease    `json:"gpus"`
 	Simulated   bool                 `json:"simulated,omitempty"`
 	Spec        []byte               `json:"spec,omitempty"`
+	Bid         []byte               `json:"bid,omitempty"`
 	Sources     []broker.BlockSource `json:"sources,omitempty"`
 	TunnelKey   string               `json:"tunnel_key,omitempty"`
 	TunnelPort  uint16               `json:"tunnel_port,omitempty"`
@@ -46,7 +47,7 @@ func encode(r provider.Record) ([]byte, error) {
 	}
 	stored := record{
 		Lease: r.Lease, Job: r.Job, Broker: r.Broker, State: r.State, GPUs: r.GPUs, Simulated: r.Simulated,
-		Spec: r.Spec, Sources: r.Sources, TunnelPort: r.TunnelPort, Answer: r.Answer,
+		Spec: r.Spec, Bid: r.Bid, Sources: r.Sources, TunnelPort: r.TunnelPort, Answer: r.Answer,
 		Deadline: r.Deadline, TTL: r.TTL, MaxDuration: r.MaxDuration, Rate: r.Rate, Tariff: r.Tariff, Report: r.Report, Acked: r.Acked, Counted: r.Counted,
 		Linger: r.Linger.Round(0), Rank: r.Rank,
 	}
@@ -78,7 +79,7 @@ func decode(value []byte) (provider.Record, error) {
 	}
 	r := provider.Record{
 		Lease: stored.Lease, Job: stored.Job, Broker: stored.Broker, State: stored.State, GPUs: stored.GPUs,
-		Simulated: stored.Simulated, Spec: stored.Spec, Sources: stored.Sources,
+		Simulated: stored.Simulated, Spec: stored.Spec, Bid: stored.Bid, Sources: stored.Sources,
 		TunnelPort: stored.TunnelPort, Answer: stored.Answer, Deadline: stored.Deadline, TTL: stored.TTL,
 		MaxDuration: stored.MaxDuration, Rate: stored.Rate, Tariff: stored.Tariff, Report: stored.Report, Acked: stored.Acked, Counted: stored.Counted, Linger: stored.Linger,
 		Rank: stored.Rank,
