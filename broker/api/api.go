@@ -92,6 +92,8 @@ type JobMarket interface {
 	// Ahead returns, of each of some jobs, how many are served before it, if it waits.
 	Ahead(ids ...broker.JobID) []int
 	Cancel(ctx context.Context, account broker.AccountID, id broker.JobID, reason string) (broker.Job, error)
+	// ChangeBid has an interruptible job bid what its customer signed.
+	ChangeBid(ctx context.Context, account broker.AccountID, id broker.JobID, envelope []byte) (broker.Job, error)
 	// Events yields the job's history after an event's number, and goes on until the job has ended.
 	Events(ctx context.Context, account broker.AccountID, id broker.JobID, after uint64) iter.Seq2[broker.JobEvent, error]
 	// Lease returns a job's current or last lease.

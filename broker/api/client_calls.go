@@ -67,6 +67,13 @@ func (c *Client) Cancel(ctx context.Context, id broker.JobID) (Job, error) {
 	return j, err
 }
 
+// ChangeBid sends a signed change of what an interruptible job bids. It may be sent as often as it takes.
+func (c *Client) ChangeBid(ctx context.Context, id broker.JobID, change []byte) (Job, error) {
+	var j Job
+	err := c.call(ctx, http.MethodPut, jobPath(id)+"/bid", nil, ChangeBidRequest{Change: change}, &j)
+	return j, err
+}
+
 // Lease returns the job's current or last lease.
 func (c *Client) Lease(ctx context.Context, id broker.JobID) (Lease, error) {
 	return get[Lease](ctx, c, jobPath(id)+"/lease")

@@ -39,6 +39,10 @@ type (
 	SubmitRequest struct {
 		Spec []byte `json:"spec" minLength:"4" maxLength:"1398104" doc:"envelope of the job spec, base64"`
 	}
+	// ChangeBidRequest carries what an interruptible job bids from now on.
+	ChangeBidRequest struct {
+		Change []byte `json:"change" minLength:"4" maxLength:"1368" doc:"envelope of the change, base64"`
+	}
 	// Job is a request and all that became of it.
 	Job struct {
 		ID            string     `json:"id"`
@@ -62,6 +66,7 @@ type (
 		MaxDurationMS int64      `json:"max_duration_ms"`
 
 		MaxRateNanoUSDPerHour int64      `json:"max_rate_nanousd_per_hour,omitempty" doc:"highest price of one GPU that the customer signed"`
+		MaxCostNanoUSD        int64      `json:"max_cost_nanousd,omitempty" doc:"the most that it costs in all by its customer's word; missing: what its hold pays"`
 		BidNanoUSDPerHour     int64      `json:"bid_nanousd_per_hour,omitempty" doc:"of an interruptible job: the most that it pays for one GPU"`
 		RateNanoUSDPerHour    int64      `json:"rate_nanousd_per_hour,omitempty" doc:"of its lease, per GPU"`
 		GoodUntil             *time.Time `json:"good_until,omitempty" doc:"a standing limit order: it waits until then for an offer at its highest price or less"`
@@ -269,6 +274,7 @@ func jobOf(j broker.Job, l broker.Lease) Job {
 		Host: l.Host, Provider: string(l.Provider), CostNanoUSD: int64(l.Cost), BilledMS: l.Billed.Milliseconds(),
 		Simulated: l.Simulated, Error: j.Error, Accepted: j.Accepted, Ended: stamp(j.Ended),
 		MaxDurationMS: j.Spec.MaxDuration.Milliseconds(), MaxRateNanoUSDPerHour: int64(j.Spec.MaxRate), GoodUntil: stamp(j.Spec.GoodUntil),
+		MaxCostNanoUSD:    int64(j.Spec.MaxCost),
 		BidNanoUSDPerHour: int64(j.Spec.Bid), RateNanoUSDPerHour: int64(l.Rate),
 		Gang: string(j.Member.Gang), Rank: j.Member.Rank, Nodes: j.Spec.Nodes,
 		ReserveMS: j.Spec.Reserve.Milliseconds(), ReservedUntil: stamp(l.Until()), UnusedNanoUSD: int64(l.UnusedCost), CoveredMS: l.Covered.Milliseconds(),

@@ -209,6 +209,21 @@ func (s *Server) routeJobs() {
 		}
 		return &answer[Job]{s.job(ctx, j)}, nil
 	})
+	huma.Register(s.api, huma.Operation{
+		OperationID: "change-bid", Method: http.MethodPut, Path: "/v1/jobs/{id}/bid",
+		Summary:  "Have an interruptible job bid something else, as its customer signed; the same again changes nothing",
+		Security: tokenOnly(), MaxBodyBytes: maxSmallBody,
+	}, func(ctx context.Context, in *struct {
+		ID   string `path:"id" maxLength:"64" doc:"job id"`
+		Body ChangeBidRequest
+	},
+	) (*answer[Job], error) {
+		j, err := s.c.Market.ChangeBid(ctx, caller(ctx), broker.JobID(in.ID), in.Body.Change)
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		return &answer[Job]{s.job(ctx, j)}, nil
+	})
 	s.routeGangs()
 	huma.Register(s.api, huma.Operation{
 		OperationID: "lease", Method: http.MethodGet, Path: "/v1/jobs/{id}/lease",

@@ -182,6 +182,15 @@ func TestClientRoundTrip(t *testing.T) {
 	if j, err := c.Cancel(ctx, jobID); err != nil || j.State != "cancelled" {
 		t.Errorf("cancel: %+v, %v", j, err)
 	}
+	if j, err := c.ChangeBid(ctx, jobID, []byte("signed")); err != nil || j.BidNanoUSDPerHour != 7 || j.MaxCostNanoUSD != 9 {
+		t.Errorf("change bid: %+v, %v", j, err)
+	}
+	if _, err := c.ChangeBid(ctx, jobID, []byte("older")); !isKind(err, broker.ErrConflict) {
+		t.Errorf("change bid to what is older: %v, want ErrConflict", err)
+	}
+	if _, err := c.ChangeBid(ctx, "j-nobodys", []byte("signed")); !isKind(err, broker.ErrNotFound) {
+		t.Errorf("change another's bid: %v, want ErrNotFound", err)
+	}
 	if i, err := c.Image(ctx, readyDigest); err != nil || i.State != "ready" || i.Root != "bafy" || i.Bytes != 7 || i.BuiltAt == nil {
 		t.Errorf("image: %+v, %v", i, err)
 	}

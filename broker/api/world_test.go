@@ -114,6 +114,13 @@ func (m *market) Cancel(_ context.Context, a broker.AccountID, id broker.JobID, 
 	return broker.Job{ID: jobID, Account: owner, State: broker.JobCancelled}, m.mine(a, id)
 }
 
+func (m *market) ChangeBid(_ context.Context, a broker.AccountID, id broker.JobID, envelope []byte) (broker.Job, error) {
+	if string(envelope) != "signed" {
+		return broker.Job{}, &broker.JobError{Op: "change the bid of", Job: id, Err: broker.ErrConflict}
+	}
+	return broker.Job{ID: jobID, Account: owner, State: broker.JobQueued, Spec: broker.JobSpec{Bid: 7, MaxCost: 9}}, m.mine(a, id)
+}
+
 func (m *market) Events(ctx context.Context, _ broker.AccountID, _ broker.JobID, after uint64) iter.Seq2[broker.JobEvent, error] {
 	return func(yield func(broker.JobEvent, error) bool) {
 		if m.pause > 0 {

@@ -137,6 +137,22 @@ func (s *Service) Cancel(ctx context.Context, account broker.AccountID, id broke
 	return s.job(ctx, account, id)
 }
 
+// ChangeBid has one of the account's interruptible jobs bid what its customer signed. The same again changes nothing.
+func (s *Service) ChangeBid(ctx context.Context, account broker.AccountID, id broker.JobID, envelope []byte) (broker.Job, error) {
+	change, _, err := wire.OpenBidChange(envelope)
+	if err != nil {
+		return broker.Job{}, err
+	}
+	if _, err := s.Job(ctx, account, id); err != nil {
+		return broker.Job{}, err
+	}
+	// The market compares the signer with who signed the job.
+	if err := s.event(ctx, len(envelope), broker.BidChanged{Job: id, Change: change, Envelope: bytes.Clone(envelope)}); err != nil {
+		return broker.Job{}, err
+	}
+	return s.job(ctx, account, id)
+}
+
 // Job returns one of the account's jobs.
 func (s *Service) Job(ctx context.Context, account broker.AccountID, id broker.JobID) (broker.Job, error) {
 	if err := s.Ready(); err != nil {
