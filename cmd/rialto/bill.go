@@ -143,7 +143,7 @@ func (a *app) billCommand() *cobra.Command {
 // billOf returns the bill of a job; one that never had a container cost nothing.
 func (m *market) billOf(ctx context.Context, job api.Job) (bill, error) {
 	r, _ := m.home.recordOf(job) // of one that was signed on another machine there is none
-	b, err := m.bill(ctx, broker.JobID(job.ID), r.Envelope)
+	b, err := m.bill(ctx, broker.JobID(job.ID), r)
 	if !errors.Is(err, broker.ErrNotFound) {
 		return b, explain(err)
 	}
@@ -157,8 +157,8 @@ func (m *market) billOf(ctx context.Context, job api.Job) (bill, error) {
 	return bill{Job: job.ID, Lease: job.Lease, Provider: job.Provider, Model: job.GPUModel, GPUs: job.GPUCount, Ended: *job.Ended}, nil
 }
 
-// bill fetches a receipt and checks it against the spec that its customer signed.
-func (m *market) bill(ctx context.Context, id broker.JobID, envelope []byte) (bill, error) {
+// bill fetches a receipt and checks it against what its customer signed; a zero record of what he signed elsewhere.
+func (m *market) bill(ctx context.Context, id broker.JobID, own record) (bill, error) {
 	answer, err := m.Receipt(ctx, id)
 	if err != nil {
 		return bill{}, err
@@ -171,7 +171,7 @@ func (m *market) bill(ctx context.Context, id broker.JobID, envelope []byte) (bi
 	if err != nil {
 		return bill{}, err
 	}
-	spec, known := signed(envelope)
+	spec, known := signed(own)
 	r, err := checkReceipt(answer.Envelope, id, broker.PeerID(info.Broker), broker.PeerID(key.ID()), spec)
 	if err != nil {
 		return bill{}, fmt.Errorf("receipt of job %s: %w", id, err)

@@ -135,6 +135,8 @@ type record struct {
 	Envelope       []byte    `json:"spec"`
 	TunnelKey      string    `json:"tunnel_key"`
 	Created        time.Time `json:"created"`
+	AutoBudget     bool      `json:"auto_budget,omitempty"`          // the spec's budget follows from its price limit: the customer set none
+	Bid            int64     `json:"bid_nanousd_per_hour,omitempty"` // that the job was changed to; zero: it was not
 }
 
 // tunnelKey returns the customer's end of the job's tunnel.

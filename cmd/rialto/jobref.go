@@ -94,6 +94,11 @@ func ids(jobs []api.Job) []string {
 
 // completeJobs completes a job id; live restricts it to jobs that have not ended.
 func (a *app) completeJobs(live bool) cobra.CompletionFunc {
+	return a.completeJobsThat(func(j api.Job) bool { return !live || j.Ended == nil })
+}
+
+// completeJobsThat completes the id of a job that fits.
+func (a *app) completeJobsThat(fits func(api.Job) bool) cobra.CompletionFunc {
 	return func(c *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
@@ -108,7 +113,7 @@ func (a *app) completeJobs(live bool) cobra.CompletionFunc {
 		}
 		var all []string
 		for _, j := range jobs {
-			if (!live || j.Ended == nil) && strings.HasPrefix(j.ID, prefix) {
+			if fits(j) && strings.HasPrefix(j.ID, prefix) {
 				all = append(all, cobra.CompletionWithDesc(j.ID, j.State+" · "+cli.Clean(j.Image)))
 			}
 		}

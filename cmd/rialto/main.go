@@ -64,7 +64,7 @@ func (a *app) root() *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&a.brokerFlag, "broker", "", "address of the broker (also $RIALTO_BROKER)")
 	root.AddCommand(
-		a.runCommand(), a.psCommand(), a.logsCommand(), a.execCommand(), a.stopCommand(), a.forwardCommand(), a.tunnelCommand(),
+		a.runCommand(), a.psCommand(), a.logsCommand(), a.execCommand(), a.stopCommand(), a.bidCommand(), a.forwardCommand(), a.tunnelCommand(),
 		a.offersCommand(), a.pricesCommand(), a.quoteCommand(), a.orderCommand(), a.billCommand(), a.webCommand(), a.accountCommand(), a.weightsCommand(), a.imageCommand(), cli.VersionCommand("rialto"),
 	)
 	return root

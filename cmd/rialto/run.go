@@ -182,6 +182,7 @@ func (a *app) prepare(ctx context.Context, m *market, f *runFlags, args []string
 			return r, err
 		}
 	}
+	auto := f.maxCost == 0
 	spec, err := f.specFor(ctx, m, args)
 	if err != nil {
 		return record{}, err
@@ -202,7 +203,7 @@ func (a *app) prepare(ctx context.Context, m *market, f *runFlags, args []string
 	if err != nil {
 		return record{}, err
 	}
-	r := record{Broker: m.url, IdempotencyKey: f.key, Image: spec.Image, Envelope: envelope, TunnelKey: private.Base64(), Created: spec.Created}
+	r := record{Broker: m.url, IdempotencyKey: f.key, Image: spec.Image, Envelope: envelope, TunnelKey: private.Base64(), Created: spec.Created, AutoBudget: auto}
 	return r, m.home.savePending(r)
 }
 
