@@ -41,5 +41,18 @@ func TestBids(t *testing.T) {
 	if i["is_bid"] != true || i["dph_total"] != 0.3 {
 		t.Errorf("shown as %v", i)
 	}
-	w.refused(w.token, "PUT", "/api/v0/instances/bid_price/"+id(started["new_contract"])+"/", `{"client_id":"me","price":1}`, 501, "signed")
+
+	// A higher bid protects it; it pays what was agreed.
+	path = "/api/v0/instances/bid_price/" + id(started["new_contract"]) + "/"
+	w.ok("PUT", path, `{"client_id":"me","price":0.7}`)
+	if j, l := w.job(i); j.Spec.Bid != pricing.Rate(350*pricing.USD/1000) || l.Bid != j.Spec.Bid || l.Rate != p.offer.MinBid {
+		t.Errorf("the job bids %v, its lease %v at %v", j.Spec.Bid, l.Bid, l.Rate)
+	}
+	w.refused(w.token, "PUT", path, `{"client_id":"me","price":0.6}`, 409, "", "can only be raised")
+	w.refused(w.token, "PUT", path, `{"client_id":"me","price":null}`, 400, "price", "say what you bid")
+	w.refused(w.token, "PUT", path, `{"client_id":"me","price":0}`, 400, "price", "more than none")
+	w.refused(w.token, "PUT", path, `{"client_id":"me","price":0.8,"colour":"red"}`, 400, "colour")
+	w.refused(w.token, "PUT", "/api/v0/instances/bid_price/1/", `{"client_id":"me","price":0.8}`, 404, "", "no instance 1")
+	demand := w.ok("PUT", w.ask(1), create(""))
+	w.refused(w.token, "PUT", "/api/v0/instances/bid_price/"+id(demand["new_contract"])+"/", `{"client_id":"me","price":0.8}`, 409, "", "on-demand")
 }

@@ -41,6 +41,35 @@ func (s *Server) change(c *call) (any, error) {
 	return row{{"success", true}}, nil
 }
 
+// bid answers PUT /instances/bid_price/{id}/: what an interruptible instance bids for all its GPUs.
+func (s *Server) bid(c *call) (any, error) {
+	id, err := c.pathID()
+	if err != nil {
+		return nil, err
+	}
+	r := read(c.body)
+	r.text("client_id", 128) // the account is the key's
+	price, given := r.rational("price")
+	if err := r.done(); err != nil {
+		return nil, err
+	}
+	if !given {
+		return nil, invalid("price", "missing: nobody knows which bid would win here, say what you bid")
+	}
+	i, err := s.living(c, id)
+	if err != nil {
+		return nil, err
+	}
+	each, err := bidOf(price, i.job.Spec.GPU.Count)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.c.Custodian.Bid(c.Context(), i.job, each); err != nil {
+		return nil, err
+	}
+	return row{{"success", true}}, nil
+}
+
 // living returns an instance that was not destroyed.
 func (s *Server) living(c *call, id int64) (instance, error) {
 	i, err := s.byID(c.Context(), c.account.ID, id)

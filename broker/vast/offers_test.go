@@ -228,7 +228,7 @@ func TestUnrouted(t *testing.T) {
 	w.refused("", "GET", "/api/v0/bundles/", "", 405, "POST")
 	w.refused("", "GET", "/api/v7/bundles/", "", 404)
 	w.refused("", "GET", "/api/", "", 404)
-	w.refused(w.token, "PUT", "/api/v0/instances/bid_price/1/", `{"client_id":"me","price":1}`, 501, "bid")
+	w.refused(w.token, "PUT", "/api/v0/instances/prepay/1/", `{"client_id":"me","amount":1}`, 501, "reserved")
 	w.refused(w.token, "PUT", "/api/v0/instances/reboot/1/", `{}`, 501)
 	if r := w.call("", "GET", "/v1/market", ""); r.status != 200 {
 		t.Errorf("the market's own API beside it: status %d", r.status)

@@ -12,12 +12,10 @@ import (
 
 // bids is what a bid for all GPUs is for each, rounded down.
 func (w *wish) bids(o *broker.Offer, count int) (pricing.Rate, error) {
-	all := new(big.Rat).Mul(w.bid, big.NewRat(int64(pricing.USD), int64(count)))
-	nanos := new(big.Int).Quo(all.Num(), all.Denom())
-	if nanos.Sign() <= 0 || !nanos.IsInt64() {
-		return 0, invalid("price", w.bid.FloatString(4)+": want dollars an hour, more than none")
+	each, err := bidOf(w.bid, count)
+	if err != nil {
+		return 0, err
 	}
-	each := pricing.Rate(nanos.Int64())
 	switch least := pricing.Money(o.MinBid) * pricing.Money(count); {
 	case o.MinBid == 0:
 		return 0, invalid("price", "the offer is on-demand only, and nothing was started: search with type bid, or leave the price away")
@@ -25,6 +23,16 @@ func (w *wish) bids(o *broker.Offer, count int) (pricing.Rate, error) {
 		return 0, invalid("price", fmt.Sprintf("$%s/h is less than the least bid of %v/h, and nothing was started", w.bid.FloatString(4), least))
 	}
 	return each, nil
+}
+
+// bidOf is what each of so many GPUs may cost at a price for all of them, rounded down.
+func bidOf(price *big.Rat, count int) (pricing.Rate, error) {
+	all := new(big.Rat).Mul(price, big.NewRat(int64(pricing.USD), int64(count)))
+	nanos := new(big.Int).Quo(all.Num(), all.Denom())
+	if nanos.Sign() <= 0 || !nanos.IsInt64() {
+		return 0, invalid("price", price.FloatString(4)+": want dollars an hour, more than none")
+	}
+	return pricing.Rate(nanos.Int64()), nil
 }
 
 // interruptible reports whether a kind of renting is for bids, and refuses those that this market does not have.

@@ -51,6 +51,7 @@ import (
 	"time"
 
 	"rialto/broker"
+	"rialto/pricing"
 )
 
 // Market is the market that instances are rented on. Methods are safe for concurrent use and return what is durable. A job
@@ -86,6 +87,8 @@ type Hosts interface {
 type Custodian interface {
 	// Start resolves the order's image, signs its spec and submits it. The error is for the customer to read.
 	Start(ctx context.Context, o Order) (broker.Job, error)
+	// Bid has an interruptible job bid something else for each GPU.
+	Bid(ctx context.Context, j broker.Job, bid pricing.Rate) (broker.Job, error)
 	// Logs gives what the job's container printed to sink, and returns sink's error.
 	Logs(ctx context.Context, account broker.AccountID, id broker.JobID, sink func(p []byte) error) error
 	// Exec runs another process in the job, gives what it prints to sink and returns its exit code.
@@ -165,6 +168,7 @@ func New(c Config) (*Server, error) {
 	s.route("GET /v0/instances/{id}", tenant, s.show)
 	s.route("PUT /v0/instances", tenant, s.changeMany)
 	s.route("PUT /v0/instances/{id}", tenant, s.change)
+	s.route("PUT /v0/instances/bid_price/{id}", tenant, s.bid)
 	s.route("DELETE /v0/instances", tenant, s.destroyMany)
 	s.route("DELETE /v0/instances/{id}", tenant, s.destroy)
 	s.route("PUT /v0/instances/request_logs/{id}", tenant, s.logs)
@@ -189,7 +193,6 @@ func New(c Config) (*Server, error) {
 // absent are calls of Vast's that make no sense on this market, and why.
 func absent() map[string]string {
 	return map[string]string{
-		"PUT /v0/instances/bid_price/{id}":       "a bid is signed with its job and cannot be changed: destroy the instance and create another with the price that you bid",
 		"PUT /v0/instances/prepay/{id}":          "there are no reserved instances on this market",
 		"PUT /v0/instances/reboot/{id}":          "there are no paused containers on this market: destroy the instance and create another",
 		"PUT /v0/instances/recycle/{id}":         "there are no paused containers on this market: destroy the instance and create another",

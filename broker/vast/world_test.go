@@ -223,6 +223,20 @@ func (k *keeper) Start(ctx context.Context, o vast.Order) (broker.Job, error) {
 	return k.w.market.SubmitTagged(ctx, o.Account, spec.Nonce, envelope, o.Tag)
 }
 
+func (k *keeper) Bid(ctx context.Context, j broker.Job, bid pricing.Rate) (broker.Job, error) {
+	key, err := k.w.market.Custody(ctx, j.Account)
+	if err != nil {
+		return broker.Job{}, err
+	}
+	envelope, err := wire.SealBidChange(key, broker.BidChange{
+		Customer: j.Spec.Customer, Broker: j.Spec.Broker, Nonce: j.Spec.Nonce, Bid: bid, MaxCost: j.Spec.MaxCost, Created: time.Now().UTC(),
+	})
+	if err != nil {
+		return broker.Job{}, err
+	}
+	return k.w.market.ChangeBid(ctx, j.Account, j.ID, envelope)
+}
+
 func (k *keeper) last() vast.Order {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -18,6 +18,7 @@ import (
 	"rialto/broker/wire"
 	"rialto/cmd/internal/tenant"
 	"rialto/p2p/identity"
+	"rialto/pricing"
 	"rialto/tunnel"
 	"rialto/tunnel/client"
 	"rialto/tunnel/console"
@@ -88,6 +89,21 @@ func (c *custodian) Start(ctx context.Context, o vast.Order) (broker.Job, error)
 		return broker.Job{}, err
 	}
 	return c.market.SubmitTagged(ctx, o.Account, "custodian "+spec.Nonce, envelope, o.Tag)
+}
+
+// Bid implements vast.Custodian. What the job costs at most stays, so that at a higher price it runs for less.
+func (c *custodian) Bid(ctx context.Context, j broker.Job, bid pricing.Rate) (broker.Job, error) {
+	key, err := c.market.Custody(ctx, j.Account)
+	if err != nil {
+		return broker.Job{}, err
+	}
+	envelope, err := wire.SealBidChange(key, broker.BidChange{
+		Customer: j.Spec.Customer, Broker: j.Spec.Broker, Nonce: j.Spec.Nonce, Bid: bid, MaxCost: j.Spec.MaxCost, Created: time.Now().UTC(),
+	})
+	if err != nil {
+		return broker.Job{}, err
+	}
+	return c.market.ChangeBid(ctx, j.Account, j.ID, envelope)
 }
 
 // resolve fills in what an image's name means now, and puts the command behind the image's entrypoint if that is wanted.
