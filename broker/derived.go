@@ -114,7 +114,7 @@ func Size(e Effect) int {
 		switch e.Derived.(type) {
 		case Answers, Runs, Content:
 			return derivedSize
-		case Totals, Slot, Epoch, Ending:
+		case Totals, Slot, Epoch, Ending, Wait:
 			return small
 		}
 	case SendHold, SendConfirm, SendRelease, SendRenewal, SignReceipt:
@@ -149,6 +149,9 @@ func (t *turn) derive() []Effect {
 	}
 	for _, l := range t.over {
 		add(t.tape(l))
+	}
+	for _, w := range t.waits {
+		add(w)
 	}
 	return out
 }

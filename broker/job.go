@@ -81,6 +81,7 @@ type Job struct {
 	Member   Member     `json:",omitzero"`
 	Claim    Claim      `json:",omitzero"`
 	Rebid    Rebid      `json:",omitzero"`
+	Bidding  time.Time  `json:",omitzero"` // since when it waits for its first host with the bid that it has; zero: it does not
 }
 
 // Size is roughly how many bytes a record of the job takes, without its spec, and of its settlement.

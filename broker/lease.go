@@ -49,6 +49,7 @@ func (t *turn) answered(ev HoldAnswered) error {
 	t.occupy(l)
 	t.raise(l)
 	t.judge(l, FillHonoured)
+	t.waited(j, true)
 	if j.quoting() {
 		t.quoted(l, j)
 		return nil

@@ -292,6 +292,7 @@ type turn struct {
 	ran     touched[PeerID]
 	started touched[string] // contents
 	over    []*Lease
+	waits   []Wait
 }
 
 // full reports whether what can wait has to wait for the next step.

@@ -157,6 +157,7 @@ func (t *turn) submit(ev Submitted) error {
 	t.touchJob(j)
 	t.addJob(j)
 	t.occupySlot(j)
+	t.waitsFor(j)
 	t.hold(j, hold)
 	delete(t.stale, j.ID)
 	t.placeAmong(j, &query, nil, free)
@@ -349,6 +350,7 @@ func (t *turn) finish(j *Job, l *Lease, state JobState, reason string) {
 	if j.quoting() {
 		t.quotes[j.Account]--
 	}
+	t.waited(j, false)
 	t.settle(j, l)
 	t.counted = true
 	t.totals = t.totals.With(state)

@@ -54,14 +54,19 @@ func (m *Market) Bids() []Bid {
 		if s.MaxRate == 0 { // also one that is interruptible: who saw its bid could ask just less than it
 			continue
 		}
-		b := Bid{Model: s.GPU.Model, MemoryMiB: s.GPU.MinMemoryMiB, Rate: s.MaxRate, GPUs: s.GPU.Count, Term: termOf(s.Bid, s.Reserve)}
-		if s.Region != "" {
-			b.Countries = []string{s.Region}
-		}
-		b.narrow(w.query.Where)
-		out = append(out, b)
+		out = append(out, bidOf(s, w.query.Where))
 	}
 	return out
+}
+
+// bidOf is what a job with a limit, and a query, would pay.
+func bidOf(s *JobSpec, where Filter) Bid {
+	b := Bid{Model: s.GPU.Model, MemoryMiB: s.GPU.MinMemoryMiB, Rate: s.limit(), GPUs: s.GPU.Count, Term: termOf(s.Bid, s.Reserve)}
+	if s.Region != "" {
+		b.Countries = []string{s.Region}
+	}
+	b.narrow(where)
+	return b
 }
 
 // PriceTerm is the term that the lease's price is one of.
@@ -121,6 +126,8 @@ type PriceRow struct {
 	// Of an interruptible cell: what the newest of its leases that run pays, and the ones that ended lately, as they came.
 	Clearing pricing.Rate
 	Runs     []pricing.SpotRun
+	Waits    []pricing.SpotWait // of jobs that name the model, those that are over, as they ended, and then the others
+	WaitsAt  int64              // when they were read, in Unix seconds
 
 	Offers    int
 	Providers int

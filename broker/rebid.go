@@ -165,6 +165,10 @@ func (t *turn) bidAnew(j *Job, spec JobSpec, more pricing.Money) {
 	if waits {
 		t.unqueue(j) // it is found by its bid
 	}
+	if before := j.Bidding; spec.Bid != j.Spec.Bid && !before.IsZero() {
+		t.waited(j, false)
+		j.Bidding = t.now
+	}
 	before := j.Spec
 	j.Spec = spec
 	switch {

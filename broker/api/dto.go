@@ -33,6 +33,7 @@ type (
 		Search             Offers `json:"search"`
 
 		Survival1h *Survival `json:"survival_1h,omitempty" doc:"of a bid: how likely its lease is not displaced within an hour; missing: on-demand, or not known"`
+		Fill10m    *Fill     `json:"fill_10m,omitempty" doc:"of a bid: how likely it gets a host within ten minutes; likewise"`
 	}
 
 	// SubmitRequest carries a signed job spec.

@@ -76,6 +76,7 @@ type (
 		BestAskNanoUSDPerHour  int64        `json:"best_ask_nanousd_per_hour" doc:"zero: nothing can be leased now; of an interruptible cell, the least bid that takes a free GPU"`
 		ClearingNanoUSDPerHour int64        `json:"clearing_nanousd_per_hour,omitempty" doc:"of an interruptible cell: what the newest of its leases that run pays"`
 		Survival1h             []Survival   `json:"survival_1h,omitempty" doc:"of an interruptible cell: how likely a lease is not displaced within an hour, for the bids of the last week. Bids that wait are not told"`
+		Fill10m                []Fill       `json:"fill_10m,omitempty" doc:"likewise: how likely a job that names the model gets a host within ten minutes"`
 		Depth                  []DepthPoint `json:"depth" doc:"for 1, 8, 64 and 256 GPUs, as far as there are as many"`
 		Impact                 *DepthPoint  `json:"impact,omitempty" doc:"for the GPUs of the question; missing if there are fewer"`
 		AvailableGPUs          int          `json:"available_gpus"`
@@ -239,7 +240,7 @@ func priceOf(r *broker.PriceRow, gpus int) Price {
 	if len(r.Asks) > 0 {
 		out.BestAskNanoUSDPerHour = nano(r.Asks[0].Rate)
 	}
-	out.ClearingNanoUSDPerHour, out.Survival1h = nano(r.Clearing), survivalsOf(r.Runs)
+	out.ClearingNanoUSDPerHour, out.Survival1h, out.Fill10m = nano(r.Clearing), survivalsOf(r.Runs), fillsOf(r.Waits, r.WaitsAt)
 	if !r.Fix.At.IsZero() {
 		out.Fix = &PriceFix{At: r.Fix.At, NanoUSDPerHour: nano(r.Fix.Value)}
 	}

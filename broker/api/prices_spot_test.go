@@ -28,6 +28,22 @@ func TestSurvivals(t *testing.T) {
 	if got := survivalsOf(runs[:3]); got != nil {
 		t.Errorf("of three runs: %+v", got)
 	}
+	waits := make([]pricing.SpotWait, 20) // ten that bid 50 and wait, ten that bid 100 and are served at once
+	for i := range waits {
+		waits[i] = pricing.SpotWait{Began: 1000, Ended: 1000, Bid: 100, Served: true}
+		if i < 10 {
+			waits[i] = pricing.SpotWait{Began: 1000, Bid: 50}
+		}
+	}
+	if got := fillsOf(waits, 5000); len(got) != 1 || got[0] != (Fill{BidNanoUSDPerHour: 100, FillPPM: 1e6, Waits: 10}) {
+		t.Errorf("got %+v: nothing is told of bids that wait", got)
+	}
+	for i := range waits[:10] {
+		waits[i].Ended = 5000
+	}
+	if got := fillsOf(waits, 5000); len(got) != 2 || got[0] != (Fill{BidNanoUSDPerHour: 50, Waits: 10}) {
+		t.Errorf("got %+v, of the lower bids none was served", got)
+	}
 	if got := survivalsOf(runs[:1]); got != nil {
 		t.Errorf("of one: %+v", got)
 	}

@@ -56,8 +56,9 @@ func (s *Server) routeMarket() {
 		if query.Bid > 0 {
 			board, _ = s.c.Market.Prices(ctx) // a broker that has just begun knows none yet
 		}
+		survival, fill := outlookOf(board, &q.Best.Offer, query.Bid)
 		return &answer[Quote]{Quote{
-			Survival1h: survivalOf(board, &q.Best.Offer, query.Bid),
+			Survival1h: survival, Fill10m: fill,
 
 			Best: offerOf(q.Best), RateNanoUSDPerHour: int64(q.Best.Rate), CostNanoUSD: int64(q.Cost),
 			HoldNanoUSD: int64(q.Hold), Search: offersOf(q.Search),

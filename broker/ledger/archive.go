@@ -54,6 +54,25 @@ func (b Books) JobsOf(ctx context.Context, account broker.AccountID, before *bro
 	return page, false, nil
 }
 
+// Waits yields the waits that were over after one, which is of a job at a time, in the order of time, job and change.
+func (b Books) Waits(ctx context.Context, after broker.Wait) iter.Seq2[broker.Wait, error] {
+	return func(yield func(broker.Wait, error) bool) {
+		key := ""
+		if !after.At.IsZero() {
+			key = waitKey(after.At, after.Job, after.Change)
+		}
+		for e, err := range b.Store.Scan(ctx, waitPrefix, key) {
+			var wait broker.Wait
+			if err == nil {
+				err = decode(e, &wait)
+			}
+			if !yield(wait, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
 // Endings yields the leases that were over at a time and have a later id than one, and those that were over after that
 // time, in the order of time and id.
 func (b Books) Endings(ctx context.Context, from time.Time, after broker.LeaseID) iter.Seq2[broker.Ending, error] {

@@ -85,6 +85,11 @@ func TestBooksReturnWhatTheySaved(t *testing.T) {
 			answers := broker.Answers{Provider: "p", Fills: []broker.HoldFill{{At: job.Accepted, Lease: "l", Account: "a", Failed: true}}}
 			starts := []broker.StartSeen{{Ready: 1, Lease: "l", Provider: "p", Startup: broker.Startup{Took: 1, Total: 2, Local: 3, Loaded: 4}}}
 			runs := broker.Runs{Provider: "p", Seen: time.Hour, Failures: 1, Starts: starts}
+			waits := []broker.Wait{
+				{At: job.Accepted, Job: "j-1", Began: job.Accepted, Bid: broker.Bid{Model: "T4", Countries: []string{"DE"}, Rate: 1, GPUs: 2, Term: pricing.Interruptible}},
+				{At: job.Accepted, Job: "j-1", Change: 1, Began: job.Accepted, Served: true},
+				{At: job.Accepted.Add(1), Job: "j-0"},
+			}
 			content := broker.Content{Key: "sha256:x\x00", Starts: starts}
 			derived := func(d broker.Derived) broker.Effect { return broker.SaveDerived{Derived: d} }
 			account := broker.Account{ID: "a-1", Name: "ada", Key: "k", Available: 8_999_999_999, Held: pricing.USD + 1, Spent: 5}
@@ -101,7 +106,7 @@ func TestBooksReturnWhatTheySaved(t *testing.T) {
 				derived(broker.Totals{}),
 				derived(totals),
 				derived(broker.Slot{Number: 0, Job: "j-0"}), derived(broker.Slot{Number: 11, Job: "j-1"}),
-				derived(epochs), derived(answers), derived(runs), derived(content),
+				derived(epochs), derived(answers), derived(runs), derived(content), derived(waits[2]), derived(waits[1]), derived(waits[0]),
 			}
 			if err := books.Save(t.Context(), epoch, "1", first, map[string][]byte{"token/x": []byte("a-1")}, map[string][]byte{"h/1": []byte("x"), "h/2": []byte("y")}); err != nil {
 				t.Fatal(err)
@@ -126,6 +131,22 @@ func TestBooksReturnWhatTheySaved(t *testing.T) {
 			} {
 				if !reflect.DeepEqual(c.got, c.want) {
 					t.Errorf("loaded %+v\nwant %+v", c.got, c.want)
+				}
+			}
+			for i := range len(waits) + 1 {
+				var after broker.Wait
+				if i > 0 {
+					after = waits[i-1]
+				}
+				var got []broker.Wait
+				for w, err := range books.Waits(t.Context(), after) {
+					if err != nil {
+						t.Fatal(err)
+					}
+					got = append(got, w)
+				}
+				if !reflect.DeepEqual(got, slices.Clip(waits[i:])) && len(got)+i != len(waits) {
+					t.Errorf("waits after %+v: %+v", after, got)
 				}
 			}
 			if err := books.Recount(t.Context(), st); err != nil {

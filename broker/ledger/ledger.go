@@ -34,6 +34,7 @@
 //	deposit/<ref>                      a deposit's transfer, JSON
 //	epoch/…, answers/…, runs/…, content/…   broker.Epoch and its siblings, JSON, the newest of each
 //	ending/<time>/<lease>              broker.Ending, JSON
+//	wait/<time>/<job>/<change>         broker.Wait, JSON
 package ledger
 
 import (

@@ -30,6 +30,7 @@ const (
 	runsPrefix     = "runs/"
 	contentPrefix  = "content/"
 	endingPrefix   = "ending/"
+	waitPrefix     = "wait/"
 )
 
 // AccountKey is the key of an account.
@@ -70,6 +71,11 @@ func endingKey(at time.Time, lease broker.LeaseID) string {
 	return fmt.Sprintf("%s%019d/%s", endingPrefix, at.UnixNano(), lease)
 }
 
+// waitKey sorts by time; of a job's waits that end at the same time the later has the later key.
+func waitKey(at time.Time, job broker.JobID, change int) string {
+	return fmt.Sprintf("%s%019d/%s/%03d", waitPrefix, at.UnixNano(), job, change)
+}
+
 func derivedKey(d broker.Derived) string {
 	switch d := d.(type) {
 	case broker.Totals:
@@ -86,6 +92,8 @@ func derivedKey(d broker.Derived) string {
 		return fmt.Sprintf("%s%x", contentPrefix, sha256.Sum256([]byte(d.Key)))
 	case broker.Ending:
 		return endingKey(d.At, d.Lease)
+	case broker.Wait:
+		return waitKey(d.At, d.Job, d.Change)
 	}
 	return ""
 }
@@ -126,7 +134,7 @@ func effectRecord(key string, e broker.Effect) (Mutation, error) {
 				return Mutation{Key: key}, nil
 			}
 			return Mutation{Key: key, Value: []byte(d.Job)}, nil
-		case broker.Ending:
+		case broker.Ending, broker.Wait:
 			return record(key, d, true)
 		case broker.Totals, broker.Epoch, broker.Answers, broker.Runs, broker.Content:
 			return record(key, d, false)

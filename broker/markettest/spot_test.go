@@ -31,6 +31,7 @@ func TestSpotHistories(t *testing.T) {
 			h.check(t)
 		}
 		h.drain()
+		h.checkWaits()
 		h.playAgain()
 		displaced += h.displaced
 		raised += h.raised
@@ -138,6 +139,43 @@ func (h *history) live(t *rapid.T) {
 		}
 		if !w.running() {
 			h.step(of[i].offers())
+		}
+	}
+}
+
+// checkWaits wants the waits of each job that bid, one for each bid, to follow each other from when it was accepted until it
+// first got GPUs or ended without.
+func (h *history) checkWaits() {
+	waits := map[broker.JobID][]broker.Wait{}
+	for _, w := range h.world.Waits {
+		waits[w.Job] = append(waits[w.Job], w)
+	}
+	granted := map[broker.JobID]time.Time{}
+	for _, l := range h.world.Leases {
+		if at, ok := granted[l.Job]; !l.Granted.IsZero() && (!ok || l.Granted.Before(at)) {
+			granted[l.Job] = l.Granted
+		}
+	}
+	for id, j := range h.world.Jobs {
+		if j.Spec.Bid == 0 {
+			if len(waits[id]) > 0 {
+				h.Fatalf("job %s does not bid, and has waited: %+v", id, waits[id])
+			}
+			continue
+		}
+		began, served := j.Accepted, false
+		for _, w := range waits[id] {
+			if served || !w.Began.Equal(began) || w.At.Before(began) || w.Bid.Term != pricing.Interruptible || w.Bid.Rate == 0 {
+				h.Fatalf("job %s waited %+v", id, waits[id])
+			}
+			began, served = w.At, w.Served
+		}
+		end, got := granted[id]
+		if !got {
+			end = j.Ended
+		}
+		if len(waits[id]) == 0 || served != got || !began.Equal(end) || !j.Bidding.IsZero() {
+			h.Fatalf("job %s was accepted at %v, served %v at %v, and waited %+v", id, j.Accepted, got, end, waits[id])
 		}
 	}
 }

@@ -33,6 +33,7 @@ type World struct {
 	Leases    map[broker.LeaseID]broker.Lease
 	Transfers []broker.Transfer
 	Endings   []broker.Ending
+	Waits     []broker.Wait
 	derived   map[string]broker.Derived // the last of each, by what it is of
 }
 
@@ -117,6 +118,8 @@ func (w *World) keep(d broker.Derived) {
 		w.derived["content "+d.Key] = d
 	case broker.Ending:
 		w.Endings = append(w.Endings, d)
+	case broker.Wait:
+		w.Waits = append(w.Waits, d)
 	}
 }
 
@@ -203,7 +206,7 @@ func (w *World) state() broker.State {
 			st.Runs = append(st.Runs, d)
 		case broker.Content:
 			st.Contents = append(st.Contents, d)
-		case broker.Ending: // of what is over
+		case broker.Ending, broker.Wait: // of what is over
 		}
 	}
 	for _, s := range st.Slots {

@@ -17,6 +17,8 @@ type Archive interface {
 	// JobsOf returns an account's newest jobs, or those accepted before one, at most most, newest first, and whether there
 	// are older ones.
 	JobsOf(ctx context.Context, account broker.AccountID, before *broker.Job, most int) ([]broker.JobID, bool, error)
+	// Waits yields the waits of interruptible jobs that were over after one, in order.
+	Waits(ctx context.Context, after broker.Wait) iter.Seq2[broker.Wait, error]
 	// Endings yields the leases that were over at a time and have a later id than one, and those that were over after that
 	// time, in the order of time and id.
 	Endings(ctx context.Context, from time.Time, after broker.LeaseID) iter.Seq2[broker.Ending, error]

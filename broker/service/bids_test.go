@@ -17,7 +17,7 @@ func TestChangedBid(t *testing.T) {
 	const cent = pricing.Rate(pricing.USD / 100)
 	w := newWorld(t, memory())
 	spec := w.spec()
-	spec.MaxRate, spec.Bid, spec.MaxCost, spec.GoodUntil = 0, 20*cent, 0, spec.Created.Add(time.Hour)
+	spec.MaxRate, spec.Bid, spec.MaxCost, spec.GoodUntil, spec.GPU.Model = 0, 20*cent, 0, spec.Created.Add(time.Hour), "RTX 4090"
 	j, err := w.Submit(t.Context(), w.account, "k", w.seal(spec))
 	if err != nil {
 		t.Fatal(err)
@@ -67,5 +67,24 @@ func TestChangedBid(t *testing.T) {
 	told, signer, err := wire.OpenBidChange(hold.Bid)
 	if err != nil || signer != spec.Customer || told != want || hold.Rate != 25*cent {
 		t.Errorf("the host is told %+v by %s: %v; it gets %v", told, signer, err, hold.Rate)
+	}
+
+	// Prices know how long it waited with each of its bids.
+	cell := pricing.Cell{Model: "RTX 4090", Term: pricing.Interruptible, Region: pricing.AnyRegion, Tier: pricing.TierSimulated}
+	var waits []pricing.SpotWait
+	w.eventually("its waits are shown", func() bool {
+		board, err := w.Prices(t.Context())
+		if err != nil {
+			return false
+		}
+		row, err := board.Row(cell)
+		if err == nil {
+			waits = row.Waits
+		}
+		return len(waits) == 2
+	})
+	first, second := waits[0], waits[1]
+	if first.Bid != 20*cent || first.Served || second.Bid != 30*cent || !second.Served || second.Began != first.Ended || second.Ended < second.Began {
+		t.Errorf("it waited %+v", waits)
 	}
 }

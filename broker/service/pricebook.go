@@ -25,6 +25,7 @@ type priceBook struct {
 	self    broker.PeerID
 	names   pseudonyms
 	cells   map[pricing.Cell]*priceCell
+	waits   map[string]*modelWaits
 	odd     int             // cells of models that are not on the list
 	known   map[string]bool // models on the list
 	tape    []tapeEntry     // leases over in the last day, oldest first
@@ -73,7 +74,7 @@ type tapeEntry struct {
 }
 
 func newPriceBook(self broker.PeerID, secret []byte) *priceBook {
-	b := &priceBook{self: self, names: pseudonyms{secret: secret}, cells: map[pricing.Cell]*priceCell{}, known: map[string]bool{}}
+	b := &priceBook{self: self, names: pseudonyms{secret: secret}, cells: map[pricing.Cell]*priceCell{}, waits: map[string]*modelWaits{}, known: map[string]bool{}}
 	for _, m := range broker.Models() {
 		b.known[m.Name] = true
 	}

@@ -38,6 +38,7 @@ type prices struct {
 	secret []byte     // set before book is
 
 	seen broker.Ending // the last that was taken; the recorder's
+	over broker.Wait   // likewise
 
 	forecasting sync.Mutex
 	forecasts   map[forecastKey]pricing.Forecast
@@ -170,11 +171,12 @@ func (p *prices) step(ctx context.Context) error {
 		asks []broker.Ask
 		bids []broker.Bid
 		spot []broker.Spot
+		wait []broker.Wait
 		now  time.Time
 	}
 	// When the writer answers, all leases that were settled before now are shown.
 	read, err := ask(ctx, p.s, 0, func(_ context.Context, b *batch) (reading, error) {
-		return reading{b.s.market.Asks(), b.s.market.Bids(), b.s.market.Spots(), b.now}, nil
+		return reading{b.s.market.Asks(), b.s.market.Bids(), b.s.market.Spots(), b.s.market.Waits(), b.now}, nil
 	})
 	if err != nil {
 		return err
@@ -185,14 +187,36 @@ func (p *prices) step(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	over, err := p.overSince(ctx, read.now)
+	if err != nil {
+		return err
+	}
 	events := append(before, p.update(func(b *priceBook) []broker.PriceEvent {
-		return append(b.offered(read.asks, read.bids), b.cleared(read.spot)...)
+		return slices.Concat(b.offered(read.asks, read.bids), b.cleared(read.spot), b.waited(over, read.wait))
 	})...)
 	printed, err := p.print(ctx, at)
 	events = append(events, printed...)
 	after, late := p.take(ctx, time.Time{})
 	p.show(read.now, append(events, after...))
 	return cmp.Or(err, late)
+}
+
+// overSince returns the waits that were over and were not taken yet; at first those of the last days.
+func (p *prices) overSince(ctx context.Context, now time.Time) ([]broker.Wait, error) {
+	if p.over.At.IsZero() {
+		p.over.At = now.Add(-runMemory)
+	}
+	var over []broker.Wait
+	for w, err := range p.s.c.Store.Waits(ctx, p.over) {
+		if err != nil {
+			return nil, err
+		}
+		over = append(over, w)
+	}
+	if n := len(over); n > 0 {
+		p.over = over[n-1]
+	}
+	return over, nil
 }
 
 // take takes the leases that were over before a time, or all, into the book.
@@ -342,7 +366,7 @@ func (b *priceBook) row(cell pricing.Cell, now time.Time) broker.PriceRow {
 	if c.last.At == 0 {
 		r.Print = pricing.Print{Cell: cell, Quality: pricing.Stale}
 	}
-	r.Bids, r.Clearing, r.Runs = c.offer.bids, c.clearing, c.runs
+	r.Bids, r.Clearing, r.Runs, r.Waits, r.WaitsAt = c.offer.bids, c.clearing, c.runs, b.waitsFor(cell), now.Unix()
 	_, r.Asks = b.names.hide(now.Unix(), cell, nil, c.offer.asks)
 	return r
 }

@@ -105,7 +105,7 @@ func (v *view) saveDerived(d broker.Derived) {
 			}
 			delete(v.jobs, id)
 		}
-	case broker.Epoch, broker.Answers, broker.Runs, broker.Content, broker.Ending:
+	case broker.Epoch, broker.Answers, broker.Runs, broker.Content, broker.Ending, broker.Wait:
 	}
 }
 
