@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -104,8 +103,8 @@ func explainBid(err error) error {
 	return explain(err)
 }
 
-// changeBid signs a change and sends it until the broker answers. The record says what the job may bid before the broker
-// knows of a higher bid, and no longer what it might have after a lower one has come: its bill is held to that.
+// changeBid signs a change and sends it until the broker answers. The job's bill is held to the record, which is changed
+// first where that is more, and last where it is less.
 func (m *market) changeBid(ctx context.Context, r record, job api.Job, bid pricing.Rate, budget pricing.Money) (api.Job, error) {
 	spec, _, err := wire.OpenJobSpec(r.Envelope)
 	if err != nil {
@@ -115,6 +114,7 @@ func (m *market) changeBid(ctx context.Context, r record, job api.Job, bid prici
 	if err != nil {
 		return api.Job{}, err
 	}
+	old, _ := r.signed()
 	was := r
 	if budget > 0 {
 		r.AutoBudget = false
@@ -127,15 +127,14 @@ func (m *market) changeBid(ctx context.Context, r record, job api.Job, bid prici
 	if err != nil {
 		return api.Job{}, err
 	}
-	r.Bid = int64(bid)
-	if bid > pricing.Rate(cmp.Or(was.Bid, int64(spec.Bid))) {
-		if err := m.home.saveJob(r); err != nil {
-			return api.Job{}, err
-		}
+	r.Changed = &rebid{Bid: max(bid, old.Bid), MaxCost: max(budget, old.MaxCost)}
+	if err := m.home.saveJob(r); err != nil {
+		return api.Job{}, err
 	}
 	after, err := retry(ctx, func() (api.Job, error) { return m.ChangeBid(ctx, broker.JobID(job.ID), change) })
 	switch {
 	case err == nil:
+		r.Changed = &rebid{Bid: bid, MaxCost: budget}
 		return after, m.home.saveJob(r)
 	case transient(err):
 		return after, cli.Hint(err, "whether the bid was changed is not known: the same command finds out")

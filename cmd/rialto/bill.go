@@ -157,8 +157,8 @@ func (m *market) billOf(ctx context.Context, job api.Job) (bill, error) {
 	return bill{Job: job.ID, Lease: job.Lease, Provider: job.Provider, Model: job.GPUModel, GPUs: job.GPUCount, Ended: *job.Ended}, nil
 }
 
-// bill fetches a receipt and checks it against what its customer signed; a zero record of what he signed elsewhere.
-func (m *market) bill(ctx context.Context, id broker.JobID, own record) (bill, error) {
+// bill fetches a receipt and checks it against what its customer signed.
+func (m *market) bill(ctx context.Context, id broker.JobID, signed record) (bill, error) {
 	answer, err := m.Receipt(ctx, id)
 	if err != nil {
 		return bill{}, err
@@ -171,7 +171,7 @@ func (m *market) bill(ctx context.Context, id broker.JobID, own record) (bill, e
 	if err != nil {
 		return bill{}, err
 	}
-	spec, known := signed(own)
+	spec, known := signed.signed()
 	r, err := checkReceipt(answer.Envelope, id, broker.PeerID(info.Broker), broker.PeerID(key.ID()), spec)
 	if err != nil {
 		return bill{}, fmt.Errorf("receipt of job %s: %w", id, err)

@@ -260,7 +260,7 @@ func (f *follower) enter(ctx context.Context, lease api.Lease) error {
 	if f.session = s; f.flags.detach {
 		return nil
 	}
-	if spec, known := signed(f.record); known {
+	if spec, known := signed(f.record.Envelope); known {
 		if line := besideLine(lease.Tariff, spec.Disk(), spec.PaidTraffic()); line != "" {
 			f.view.talk("%s", line)
 		}

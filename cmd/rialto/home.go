@@ -13,8 +13,10 @@ import (
 	"time"
 
 	"rialto/blockstore"
+	"rialto/broker"
 	"rialto/cmd/internal/cli"
 	"rialto/p2p/identity"
+	"rialto/pricing"
 	"rialto/tunnel"
 )
 
@@ -135,8 +137,24 @@ type record struct {
 	Envelope       []byte    `json:"spec"`
 	TunnelKey      string    `json:"tunnel_key"`
 	Created        time.Time `json:"created"`
-	AutoBudget     bool      `json:"auto_budget,omitempty"`          // the spec's budget follows from its price limit: the customer set none
-	Bid            int64     `json:"bid_nanousd_per_hour,omitempty"` // that the job was changed to; zero: it was not
+	AutoBudget     bool      `json:"auto_budget,omitempty"` // the spec's budget follows from its price limit: the customer set none
+	Changed        *rebid    `json:"changed,omitempty"`     // what its bid was changed to; nil: it was not
+}
+
+// rebid is what the customer signed instead of the bid and the budget of a job's spec.
+type rebid struct {
+	Bid     pricing.Rate  `json:"bid_nanousd_per_hour"`
+	MaxCost pricing.Money `json:"max_cost_nanousd"`
+}
+
+// signed is what a job's customer signed, as far as it bounds the bill; of a job that was signed on another machine, what
+// bounds nothing, and false.
+func (r record) signed() (spec broker.JobSpec, known bool) {
+	spec, known = signed(r.Envelope)
+	if known && r.Changed != nil {
+		spec.Bid, spec.MaxCost = r.Changed.Bid, r.Changed.MaxCost
+	}
+	return spec, known
 }
 
 // tunnelKey returns the customer's end of the job's tunnel.
@@ -216,6 +234,14 @@ func (h home) record(job string) (record, error) {
 			"only the machine that started a job can reach into it; copy %s from there", h.path("jobs", job+".json"))
 	}
 	return r, err
+}
+
+// newest returns the record of a job as it is now: another command may have changed its bid.
+func (h home) newest(r record) record {
+	if now, err := h.record(r.Job); err == nil {
+		return now
+	}
+	return r
 }
 
 // records returns all jobs that were started here, newest first.

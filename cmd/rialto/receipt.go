@@ -13,12 +13,11 @@ import (
 
 // signed is what a job's customer signed, as far as it bounds the bill; of a job that was signed on another machine, what
 // bounds nothing, and false.
-func signed(r record) (spec broker.JobSpec, known bool) {
-	spec, _, err := wire.OpenJobSpec(r.Envelope)
+func signed(envelope []byte) (spec broker.JobSpec, known bool) {
+	spec, _, err := wire.OpenJobSpec(envelope)
 	if err != nil {
 		return broker.JobSpec{Reserve: broker.MaxTerm, DiskMiB: broker.MaxDiskMiB, Traffic: broker.MaxTraffic}, false
 	}
-	spec.Bid = cmp.Or(pricing.Rate(r.Bid), spec.Bid)
 	return spec, true
 }
 

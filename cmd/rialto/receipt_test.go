@@ -71,7 +71,7 @@ func TestCheckReceiptBesideGPUs(t *testing.T) {
 			r.Ready, r.Billed, r.DiskCost, r.Cost = time.Time{}, 0, 0, 40_000_000
 		}, "it says $0.04 for traffic, but 7 GB in and 1.5 GB out, of which at most 5 GB each way are paid for, is $0.00"},
 		{"signed elsewhere", func(r *broker.Receipt, s *broker.JobSpec) {
-			*s, _ = signed(record{})
+			*s, _ = signed(nil)
 			r.TrafficCost, r.Cost = 50_000_000, 454_000_000 // all 7 GB
 		}, ""},
 	} {

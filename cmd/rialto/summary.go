@@ -83,12 +83,8 @@ func (f *follower) unsettled(err error) error {
 func (f *follower) settle(ctx context.Context) *bill {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	own, err := f.market.home.record(f.record.Job) // its bid may have changed since
-	if err != nil {
-		own = f.record
-	}
 	for attempt := 0; ; attempt++ {
-		b, err := f.market.bill(ctx, f.id(), own)
+		b, err := f.market.bill(ctx, f.id(), f.market.home.newest(f.record))
 		if err == nil {
 			return &b
 		}
