@@ -51,17 +51,28 @@ func live(t *rapid.T) {
 	actions := map[string]func(*rapid.T){
 		"submit": h.submit, "use": h.use, "deliver": h.deliver, "flow": h.flow, "advance": h.advance, "report": h.report,
 		"pass": h.pass, "cancel": h.cancel, "rebid": h.rebid, "accept": h.accept, "limit": h.limit, "connect": h.connect, "restart": h.restart, "crash": h.crash, "forge": h.forge,
-		"reprice": h.reprice,
+		"live": h.live, "reprice": h.reprice,
 	}
 	// What usually happens is more likely than faults, so that jobs get far.
 	names := slices.Sorted(maps.Keys(actions))
-	names = append(names, "accept", "submit", "deliver", "flow", "flow", "advance", "report", "report", "pass", "pass")
-	for range rapid.IntRange(1, 120).Draw(t, "steps") {
-		actions[rapid.SampledFrom(names).Draw(t, "action")](t)
+	names = append(names, "submit", "submit", "submit", "use", "use", "accept", "flow", "flow", "flow", "live", "live", "live", "advance", "report", "pass", "pass")
+	for range even(t, "steps", 15, 40, 80, 120) {
+		actions[even(t, "action", names...)](t)
 		h.check(t)
 	}
 	h.drain()
 	h.playAgain()
+}
+
+// even draws one of a few with equal chances: rapid's own choices prefer what comes first.
+func even[T any](t *rapid.T, label string, of ...T) T {
+	i := 0
+	for n := 1; n < len(of); n *= 2 {
+		if i *= 2; rapid.Bool().Draw(t, label) {
+			i++
+		}
+	}
+	return of[i%len(of)]
 }
 
 func begin(t *rapid.T) *history {
@@ -263,7 +274,7 @@ func (h *history) report(t *rapid.T) {
 		return
 	}
 	i := rapid.IntRange(0, len(work)-1).Draw(t, "workload")
-	work[i].carry(t)
+	work[i].carry(even(t, "in", int64(0), 1_234_567, 700_000_000, 20_000_000_000), even(t, "out", int64(0), 1, 700_000_000, 20_000_000_000))
 	r := of[i].report(h.world.Now, work[i])
 	before := h.world.Leases[r.Report.Lease]
 	ended := h.world.Jobs[before.Job].State.Terminal()
@@ -282,11 +293,12 @@ func (h *history) report(t *rapid.T) {
 	}
 }
 
-// carry counts traffic; liars count as much as they like.
-func (w *workload) carry(t *rapid.T) {
-	bytes := rapid.SampledFrom([]int64{700_000_000, 20_000_000_000, 0, 1, 1_234_567}) // the first are drawn most
-	w.traffic.Ingress += bytes.Draw(t, "in")
-	w.traffic.Egress += bytes.Draw(t, "out")
+// carry counts traffic of a workload that runs; its host may count what it likes.
+func (w *workload) carry(in, out int64) {
+	if w.running() {
+		w.traffic.Ingress += in
+		w.traffic.Egress += out
+	}
 }
 
 // advance moves a random workload along.
@@ -414,6 +426,7 @@ func (h *history) drain() {
 		h.flow(h.T)
 		work, of := h.workloads()
 		for i, w := range work {
+			w.carry(123_456_789, 400_000_001)
 			h.move(w, false)
 			if renewal, ok := h.step(of[i].report(h.world.Now, w)); ok {
 				of[i].renewed(h.world.Now, renewal)
