@@ -188,7 +188,11 @@ func serve(ctx context.Context, o *options, s settings, stderr io.Writer) (err e
 	if err != nil {
 		return err
 	}
-	log.Info("provider starts", slog.String("peer", string(self)), slog.Int("gpus", gpus), slog.String("price", s.rate.String()), slog.String("beside_gpus", formatTariff(s.tariff)))
+	price := s.rate.String()
+	if more := formatTariff(s.tariff); more != "" {
+		price += ", " + more
+	}
+	log.Info("provider starts", slog.String("peer", string(self)), slog.Int("gpus", gpus), slog.String("price", price))
 	control, err := listenControl(ctx, filepath.Join(s.state, socketName))
 	if err != nil {
 		return err

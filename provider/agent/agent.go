@@ -7,7 +7,8 @@
 //	hold     verify, choose GPUs, raise epochs   -> record "held" -> namespace, tunnel -> signed grant
 //	         meanwhile image and weights come
 //	confirm  record "confirmed"                  -> start as soon as all is prepared
-//	ready    record "running"                    -> the meter runs, reports renew lease and watchdog
+//	ready    record "running"                    -> the meter runs, reports renew lease and watchdog, and say
+//	                                                what the tunnel carried; beyond what is paid it is slow
 //	         10 s later, or at the end if sooner: what it read first is told to the broker, once
 //	end      stop, free the GPUs, record "ended" -> last report until acknowledged; log, console and
 //	                                                tunnel stay for the linger

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync"
 	"time"
 
@@ -115,6 +116,15 @@ func beyond(n broker.Traffic, tariff broker.Tariff, paid int64) string {
 	return ""
 }
 
+// decimal writes a count of bytes as traffic is priced.
+func decimal(n int64) string {
+	size, unit := 1e9, " GB"
+	if n < 1e9 {
+		size, unit = 1e6, " MB"
+	}
+	return strconv.FormatFloat(float64(n)/size, 'f', -1, 64) + unit
+}
+
 // slowDown limits the tunnel for as long as it is open, and tells the customer why.
 func (w *workload) slowDown(ctx context.Context, d tunnel.Device, way string) {
 	if err := d.Limit(slowTunnel); err != nil {
@@ -123,7 +133,7 @@ func (w *workload) slowDown(ctx context.Context, d tunnel.Device, way string) {
 		}
 		return
 	}
-	paid := fmt.Sprintf("%.3g GB", float64(w.spec.PaidTraffic())/1e9)
+	paid := decimal(w.spec.PaidTraffic())
 	w.log.Info("the tunnel is slowed down: its customer pays for no more traffic", slog.String("paid", paid))
 	w.note(func(r *broker.Report) {
 		r.Message = fmt.Sprintf("the job's tunnel is slowed down to 1 Mbit/s: more than the %s that are paid for %s the job", paid, way)

@@ -193,8 +193,8 @@ func TestTrafficBeyondThePaidIsSlow(t *testing.T) {
 		in, out int64
 		message string
 	}{
-		"ingress":         {broker.Tariff{Ingress: 1}, 1e6 + 1, 0, "more than the 0.001 GB that are paid for reached the job"},
-		"egress":          {broker.Tariff{Egress: 1}, 0, 1e6 + 1, "more than the 0.001 GB that are paid for left the job"},
+		"ingress":         {broker.Tariff{Ingress: 1}, 1e6 + 1, 0, "more than the 1 MB that are paid for reached the job"},
+		"egress":          {broker.Tariff{Egress: 1}, 0, 1e6 + 1, "more than the 1 MB that are paid for left the job"},
 		"all that is due": {broker.Tariff{Ingress: 1, Egress: 1}, 1e6, 1e6, ""},
 		"other way in":    {broker.Tariff{Ingress: 1}, 0, 1e9, ""},
 		"other way out":   {broker.Tariff{Egress: 1}, 1e9, 0, ""},
@@ -232,6 +232,14 @@ func TestTrafficBeyondThePaidIsSlow(t *testing.T) {
 				w.mustStop()
 			})
 		})
+	}
+}
+
+func TestDecimal(t *testing.T) {
+	for n, want := range map[int64]string{1: "0.000001 MB", 1e6: "1 MB", 999_500_000: "999.5 MB", 1e9: "1 GB", 1_500_000_000: "1.5 GB", 1e15: "1000000 GB"} {
+		if got := decimal(n); got != want {
+			t.Errorf("%d: got %s, want %s", n, got, want)
+		}
 	}
 }
 
