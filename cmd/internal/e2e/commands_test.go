@@ -114,16 +114,19 @@ func (w *world) await(ts *testscript.TestScript, neg bool, _ []string) {
 }
 
 func (w *world) until(ts *testscript.TestScript, _ bool, args []string) {
-	if len(args) < 3 || args[1] != "rialto" && args[1] != "vastai" {
-		ts.Fatalf("usage: until PATTERN rialto|vastai ARGS…")
+	if len(args) < 3 || args[1] != "rialto" && args[1] != "vastai" && args[1] != "provider" {
+		ts.Fatalf("usage: until PATTERN rialto|vastai|provider ARGS…")
 	}
 	want, err := regexp.Compile(args[0])
 	ts.Check(err)
 	deadline := time.Now().Add(30 * time.Second)
 	for {
 		cmd := w.Customer.Rialto(context.Background(), args[2:]...)
-		if args[1] == "vastai" {
+		switch args[1] {
+		case "vastai":
 			cmd = w.vastClient(ts, args[2:])
+		case "provider":
+			cmd = w.agent(ts, args[2]).Owner(context.Background(), args[3:]...)
 		}
 		out, err := cmd.CombinedOutput()
 		if err == nil && want.Match(out) {

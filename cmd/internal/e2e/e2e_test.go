@@ -9,6 +9,7 @@
 //	interrupt                sends Ctrl-C to what was started
 //	await                    waits for what was started and takes its output
 //	until PATTERN rialto|vastai ARGS…  repeats a command until its output matches
+//	until PATTERN provider HOST ARGS…  likewise, the owner's command on a host
 //	crash|halt|boot WHO      kill -9, SIGTERM or start of "broker", "alpha", "bravo" or "charlie"
 //	boot HOST FLAG…          starts an agent with flags for this time
 //	forget HOST              restarts an agent without its blocks

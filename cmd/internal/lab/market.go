@@ -89,6 +89,12 @@ func (a *Agent) Start(ctx context.Context, m *Market, flags ...string) error {
 	})
 }
 
+// Owner prepares a run of the owner's command that asks the agent, such as status.
+func (a *Agent) Owner(ctx context.Context, args ...string) *exec.Cmd {
+	l := a.Host.lab
+	return a.Host.Command(ctx, l.Bin("rialto-provider"), append(slices.Clone(args), "--state", l.Path(a.Host.Name))...)
+}
+
 // Customer is a person at a host of the lab who has the rialto command and an account.
 type Customer struct {
 	Host *Host
