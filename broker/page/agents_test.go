@@ -118,6 +118,11 @@ func simulated(o *broker.Offer) {
 // reserved makes an offer cheaper for who commits to two hours.
 func reserved(o *broker.Offer) { o.ReservedRate, o.ReservedMin = 55*cent, 2*time.Hour }
 
+// charging makes a host charge for disk, $0.144 for a GiB a month, and traffic.
+func charging(o *broker.Offer) {
+	o.Tariff = broker.Tariff{Disk: 200_000, Ingress: 5_000_000, Egress: 10_000_000}
+}
+
 func claimed(o *broker.Offer) {
 	for i := range o.GPUs {
 		o.GPUs[i].Level = broker.LevelClaimed
@@ -189,6 +194,7 @@ func (a *agent) report(t *testing.T, l broker.Lease, seq uint64, phase broker.Ph
 	t.Helper()
 	r := broker.Report{Lease: l.ID, GPUs: l.GPUs, Seq: seq, Phase: phase, Used: used}
 	r.Fetched = broker.Fetched{Local: 21 << 20, Peers: 183 << 20, Registry: 4 << 20, Total: 208 << 20}
+	r.Traffic = broker.Traffic{Ingress: 1_200_000_000, Egress: 40_000_000} // from its first report on
 	for _, s := range []struct {
 		name        string
 		start, took int

@@ -29,8 +29,8 @@ func market(t *testing.T, hours int) *world {
 		{"basalt", "RTX 4090", "IS", 8, 38 * cent, nil},
 		{"harbour", "RTX 4090", "NL", 2, 41 * cent, nil},
 		{"prairie", "RTX 4090", "US", 6, 34 * cent, nil},
-		{"moraine", "H100 SXM", "CH", 8, 189 * cent, nil},
-		{"boreal", "H100 SXM", "SE", 8, 182 * cent, nil},
+		{"moraine", "H100 SXM", "CH", 8, 189 * cent, charging},
+		{"boreal", "H100 SXM", "SE", 8, 182 * cent, charging},
 		{"canyon", "H100 SXM", "US", 8, 175 * cent, nil},
 		{"lagoon", "L40S", "IT", 4, 62 * cent, reserved},
 		{"tundra", "L40S", "FI", 2, 66 * cent, nil},
@@ -178,7 +178,7 @@ func TestSite(t *testing.T) {
 	t.Run("sort", func(t *testing.T) {
 		b.t = t
 		b.open("#/offers?sort=-price", "11 offers of 11 match")
-		prices := eval[[]string](b, `[...document.querySelectorAll("main tbody td:nth-child(2) data")].map((d) => d.value)`)
+		prices := eval[[]string](b, `[...document.querySelectorAll("main tbody td:nth-child(2) b data")].map((d) => d.value)`)
 		if len(prices) != 11 || prices[0] != "1890000000" || prices[10] != "170000000" {
 			t.Errorf("dearest first: %q", prices)
 		}
@@ -190,6 +190,7 @@ func TestSite(t *testing.T) {
 	t.Run("model", b.model)
 	t.Run("terms", b.terms)
 	t.Run("calculator", b.calculator)
+	t.Run("tariff", b.tariff)
 	t.Run("money", b.money)
 	t.Run("jobs", b.jobs)
 

@@ -113,7 +113,7 @@ func (b *browser) calculator(t *testing.T) {
 	b.awaitText("for 2.5 GPU-hours on H100 SXM, boreal, Sweden")
 	b.awaitText("On the index of H100 SXM it would be")
 	b.awaitText("10 GB take about 1 min 20 s")
-	if got, want := eval[string](b, `document.querySelector(".total data").value`), "4550000000"; got != want {
+	if got, want := eval[string](b, `document.querySelector(".total data").value`), "4570000000"; got != want {
 		t.Errorf("total %q, want %q", got, want)
 	}
 	b.do(chromedp.SetValue("#hours", "-1"))
@@ -124,13 +124,76 @@ func (b *browser) calculator(t *testing.T) {
 	b.quiet(t)
 }
 
+// tariff: what a host charges for beside its GPUs is in its offer, in the calculator, and in a job and its bill.
+func (b *browser) tariff(t *testing.T) {
+	b.t = t
+	const h100 = "#/offers?q=gpu_name%3DH100_SXM"
+	b.open(h100, "$0.144/GiB-month")
+	cells := eval[[]string](b, `[...document.querySelectorAll("main tbody td:nth-child(2)")].map((e) => e.innerText)`)
+	if want := []string{"$1.75/h", "$1.82/h\nall in $1.837/h\n$0.144/GiB-month\n$0.005 in, $0.01 out/GB", "$1.89/h\nall in $1.907/h\n$0.144/GiB-month\n$0.005 in, $0.01 out/GB"}; !slices.Equal(cells, want) {
+		t.Errorf("prices %q, want %q", cells, want)
+	}
+	look := func(name string, places ...place) {
+		for _, scheme := range []string{"light", "dark"} {
+			b.scheme(scheme)
+			for _, p := range places {
+				b.open(p.hash, p.sign)
+				b.shoot(name + p.name + "-1280-" + scheme)
+				for _, bad := range eval[[]string](b, contrast) {
+					t.Errorf("%s, %s: %s", scheme, p.hash, bad)
+				}
+			}
+		}
+		b.scheme("light")
+		b.size(390, 844, true)
+		defer b.size(1280, 900, false)
+		for _, p := range places {
+			b.open(p.hash, p.sign)
+			if got := eval[int](b, `Math.max(document.documentElement.scrollWidth, innerWidth)`); got > 390 {
+				t.Errorf("%s scrolls sideways: %d pixels wide", p.hash, got)
+			}
+			b.shoot(name + p.name + "-390-light")
+		}
+	}
+	const calculated = "#/calculator?hours=5&gpus=2&memory=80&disk=50.5&traffic=20&place=SE"
+	look("tariff-", place{"offers", h100, "$0.144/GiB-month"}, place{"calculator", calculated, "for traffic, if so much is carried"})
+	// 2 GPUs for 2.5 hours on boreal: 9.10 for them, 50.5 GiB are 0.0101 an hour, 20 GB each way 0.30.
+	b.open(calculated, "for 5 GPU-hours on H100 SXM, boreal")
+	if got, want := eval[string](b, `document.querySelector(".total data").value`), "9425250000"; got != want {
+		t.Errorf("total %q, want %q", got, want)
+	}
+	b.awaitText("$9.10 of it are for GPUs, $0.0252 for the disk, $0.30 for traffic, if so much is carried.")
+	b.awaitText("you pay for 50.5 GiB of disk and 20 GB of traffic each way at most.")
+	if got := eval[string](b, `document.querySelector(".quote .line").innerText`); !strings.HasSuffix(got, "--for 150m --disk 51712MiB --traffic 20GB IMAGE") {
+		t.Errorf("the command for a firm quote: %q", got)
+	}
+	for bad, want := range map[string]string{
+		"disk=0": "Disk: want 0.016 to 16383 GiB", "disk=-1": "Disk: want", "disk=20000": "Disk: want", "disk=x": "Disk: want",
+		"traffic=0": "Traffic: want a number of GB above zero", "traffic=1000001": "Traffic: want", "traffic=1TB": "Traffic: want",
+	} {
+		b.open("#/calculator?hours=1&"+bad, want)
+	}
+	eval[bool](b, fmt.Sprintf(`(sessionStorage.setItem("rialto.token", %q), true)`, b.w.token))
+	job := "#/job/" + string(b.w.running)
+	b.open(job, "1.2 GB in, 40 MB out")
+	b.awaitText("Beside its GPUs the host charges $0.144 for a GiB of disk a month, and $0.005 for a GB in, $0.01 for a GB out: you pay for 10 GiB of disk and 1 GB of traffic each way at most.")
+	b.awaitText("The 1 GB each way that you pay for are used up")
+	look("tariff-", place{"job", job, "used up"})
+	b.open("#/job/"+string(b.w.done), "costs nothing here")
+	if eval[bool](b, `document.querySelector("main").innerText.includes("used up")`) {
+		t.Error("traffic of a host that does not charge for it is used up")
+	}
+	eval[bool](b, `(sessionStorage.removeItem("rialto.token"), true)`)
+	b.quiet(t)
+}
+
 // money: the page's arithmetic is the market's.
 func (b *browser) money(t *testing.T) {
 	b.t = t
 	b.open("#/", "RTX 4090")
 	eval[bool](b, `(async () => {
 		const dir = document.querySelector("script[src]").getAttribute("src").replace("main.js", "");
-		window.lib = { ...await import(dir + "format.js"), ...await import(dir + "api.js"), ...await import(dir + "calculator.js") };
+		window.lib = { ...await import(dir + "format.js"), ...await import(dir + "api.js"), ...await import(dir + "calculator.js"), ...await import(dir + "tariff.js") };
 		return true;
 	})()`)
 	for _, tt := range []struct{ js, want string }{
@@ -144,6 +207,10 @@ func (b *browser) money(t *testing.T) {
 		{`lib.decode('{"a_nanousd":9007199254740993,"n":1}').a_nanousd.toString()`, "9007199254740993"},
 		{`lib.decode('{"text":"\\"x_nanousd\\":5"}').text`, `"x_nanousd":5`},
 		{`String(lib.nanoOf("1e3"))`, "null"},
+		{`lib.flags(51200, 20000000000)`, " --disk 50GiB --traffic 20GB"},
+		{`lib.flags(51201, 1500000)`, " --disk 51201MiB --traffic 1500000B"},
+		{`lib.flags("", 2000000)`, " --traffic 2MB"},
+		{`lib.flags(undefined, "")`, ""},
 	} {
 		if got := eval[string](b, tt.js); got != tt.want {
 			t.Errorf("%s = %q, want %q", tt.js, got, tt.want)
@@ -151,6 +218,17 @@ func (b *browser) money(t *testing.T) {
 	}
 	random := rand.New(rand.NewPCG(3, 4))
 	for range 50 {
+		tariff := broker.Tariff{Disk: pricing.Rate(random.Int64N(1e9)), Ingress: pricing.Money(random.Int64N(1e10)), Egress: pricing.Money(random.Int64N(1e10))}
+		spec := broker.JobSpec{GPU: broker.GPURequest{Count: 1}, DiskMiB: uint64(16 + random.Int64N(broker.MaxDiskMiB-16)), Traffic: 1 + random.Int64N(broker.MaxTraffic)}
+		charge, err := spec.Charge(0, tariff)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := eval[string](b, fmt.Sprintf(`((t) => lib.perHour(t, %d) + " " + lib.carried(t, %d))({ disk_nanousd_per_gib_hour: %dn, ingress_nanousd_per_gb: %dn, egress_nanousd_per_gb: %dn })`,
+			spec.DiskMiB, spec.Traffic, tariff.Disk, tariff.Ingress, tariff.Egress))
+		if want := fmt.Sprint(int64(charge.Disk), int64(charge.Traffic)); got != want {
+			t.Errorf("%d MiB and %d bytes at %+v: the page says %s, the market %s", spec.DiskMiB, spec.Traffic, tariff, got, want)
+		}
 		r, hours := pricing.Rate(random.Int64N(20_000_000_000)), random.Int64N(1_000_000_000_000)
 		want, err := r.Cost(time.Duration(hours) * 3600)
 		if err != nil {
@@ -212,6 +290,8 @@ func (b *browser) jobs(t *testing.T) {
 	w.host("moraine").report(t, w.lease, 2, broker.PhaseExited, 0)
 	b.await(fmt.Sprintf(`document.querySelectorAll(".events li").length > %d`, before))
 	b.awaitText("Billed: corroborated time")
+	b.awaitText("10 GiB, at $0.144 for a GiB a month: $")
+	b.awaitText("1.2 GB in, 40 MB out, at $0.005 for a GB in, $0.01 for a GB out: $")
 	if !eval[bool](b, `window.untouched === true`) {
 		t.Error("the page was loaded again")
 	}

@@ -5,6 +5,7 @@ import { amount, count, lasting, mib, plural, rate, usd } from './format.js';
 import * as live from './live.js';
 import { expected } from './offers.js';
 import { quotePanel } from './quote.js';
+import { beside, carried, charges, divided, perHour, prices, usual } from './tariff.js';
 import { country, evidence, quality } from './words.js';
 
 // Countries of the European Union, which the market has no word for.
@@ -19,10 +20,15 @@ export function nanoOf(text) {
 
 // costOf is a rate in nanodollars an hour over billionths of an hour, rounded half to even as the broker does.
 export function costOf(ratePerHour, nanoHours) {
-  const unit = 1_000_000_000n;
-  const product = ratePerHour * nanoHours;
-  const [whole, rest] = [product / unit, product % unit];
-  return whole + (rest * 2n > unit || (rest * 2n === unit && whole % 2n === 1n) ? 1n : 0n);
+  return divided(ratePerHour * nanoHours, 1_000_000_000n);
+}
+
+// sized reads a decimal number of some unit as whole ones of a smaller; null: it is none, or out of range.
+function sized(text, unit, least, most) {
+  const n = nanoOf(text);
+  if (n === null) return null;
+  const whole = (n * unit) / 1_000_000_000n;
+  return whole < least || whole > most ? null : whole;
 }
 
 // runMS is billionths of an hour as the milliseconds that a search takes: 1 to 30 days of them.
@@ -33,7 +39,7 @@ export function runMS(nanoHours) {
 }
 
 export default function calculator({ params, signal }) {
-  const asked = { hours: params.get('hours') ?? '8', gpus: params.get('gpus') ?? '1', memory: params.get('memory') ?? '24', place: params.get('place') ?? '', image: params.get('image') ?? '', real: params.get('real') ?? '1' };
+  const asked = { hours: params.get('hours') ?? '8', gpus: params.get('gpus') ?? '1', memory: params.get('memory') ?? '24', place: params.get('place') ?? '', image: params.get('image') ?? '', disk: params.get('disk') ?? '', traffic: params.get('traffic') ?? '', real: params.get('real') ?? '1' };
   const field = (id, label, input, help) => h('div.field', h('label', { for: id }, label), input, help && h('small', { id: id + '-help' }, help));
   const number = (id, more) => h('input', { id, name: id, inputmode: 'decimal', autocomplete: 'off', value: asked[id], required: true, 'aria-describedby': id + '-help', ...more });
   const place = h('select', { id: 'place', name: 'place' }, Object.entries(places).map(([v, text]) => h('option', { value: v, selected: v === asked.place }, text)));
@@ -57,6 +63,8 @@ export default function calculator({ params, signal }) {
   field('gpus', 'GPUs at once', number('gpus', { inputmode: 'numeric' }), 'on one host, 1 to 16'),
   field('memory', 'Memory per GPU, GB', number('memory'), 'at least, as cards are sold'),
   field('place', 'Where', place),
+  field('disk', 'Disk, GiB', number('disk', { required: false, placeholder: '10' }), 'that the job may write'),
+  field('traffic', 'Traffic, GB', number('traffic', { required: false, placeholder: '1' }), 'each way, that you pay for at most'),
   field('image', 'Image size, GB', number('image', { required: false, placeholder: 'optional' }), 'for the time to fetch it'),
   h('div.field.last', h('span.check', real, h('label', { for: 'real' }, 'Real GPUs only')), h('button.main', { type: 'submit' }, 'Calculate')));
 
@@ -64,10 +72,14 @@ export default function calculator({ params, signal }) {
     const hours = nanoOf(asked.hours);
     const gpus = /^([1-9]|1[0-6])$/.test(asked.gpus) ? BigInt(asked.gpus) : null;
     const memory = nanoOf(asked.memory);
+    const disk = asked.disk === '' ? BigInt(usual.diskMiB) : sized(asked.disk, 1024n, 16n, 16_777_215n);
+    const traffic = asked.traffic === '' ? BigInt(usual.traffic) : sized(asked.traffic, 1_000_000_000n, 1n, 1_000_000_000_000_000n);
     const wrong = hours === null || hours === 0n ? 'GPU-hours: want a number above zero, such as 8 or 0.5'
       : gpus === null ? 'GPUs at once: want 1 to 16'
         : memory === null ? 'Memory per GPU: want a number of GB, such as 24'
-          : asked.image !== '' && nanoOf(asked.image) === null ? 'Image size: want a number of GB, or nothing' : '';
+          : disk === null ? 'Disk: want 0.016 to 16383 GiB, or nothing'
+            : traffic === null ? 'Traffic: want a number of GB above zero, at most 1000000, or nothing'
+              : asked.image !== '' && nanoOf(asked.image) === null ? 'Image size: want a number of GB, or nothing' : '';
     problem.textContent = wrong;
     if (wrong) {
       swap(answer);
@@ -77,14 +89,21 @@ export default function calculator({ params, signal }) {
     }
     const q = [`num_gpus=${gpus}`, `gpu_ram>=${asked.memory}`, asked.place && `region in [${asked.place}]`, asked.real === '1' && 'simulated=false'].filter(Boolean).join(' ');
     try {
-      const found = await get('/v1/offers', { q, run_ms: runMS(hours / gpus), limit: 20 }, signal);
-      result(found, q, hours, gpus);
+      const found = await get('/v1/offers', { q, run_ms: runMS(hours / gpus), limit: 20, disk_mib: asked.disk && disk, traffic_bytes: asked.traffic && traffic }, signal);
+      result(found, q, { hours, gpus, disk, traffic });
     } catch (e) {
       if (!signal.aborted && e instanceof Problem) problem.textContent = e.message;
     }
   }
 
-  function result(found, q, hours, gpus) {
+  // partsOf is what a job costs on an offer, as far as it is billed.
+  function partsOf(o, { hours, gpus, disk, traffic }) {
+    const parts = { gpus: costOf(o.rate_nanousd_per_hour, hours), disk: costOf(perHour(o, disk), hours / gpus), traffic: carried(o, traffic) };
+    return { ...parts, all: parts.gpus + parts.disk + parts.traffic };
+  }
+
+  function result(found, q, job) {
+    const { hours, gpus } = job;
     const query = h('p', 'The search behind this: ', h('a', { href: '#/offers?q=' + encodeURIComponent(q) }, h('code', q)), `. It left ${count(found.matched)} of ${plural(found.total, 'offer')}.`);
     if (!found.offers.length) {
       swap(answer, h('div.empty-state', h('h2', 'No offer fits'), found.eliminated.length ? h('ul', found.eliminated.map((x) => h('li', h('code', x.predicate), ` leaves out ${plural(x.count, 'offer')}`, x.nearest ? `, the nearest: ${x.nearest}` : ''))) : null, query));
@@ -94,26 +113,29 @@ export default function calculator({ params, signal }) {
       return;
     }
     const best = found.offers[0];
-    const cost = costOf(best.rate_nanousd_per_hour, hours);
+    const parts = partsOf(best, job);
+    const cost = parts.gpus; // the index is of GPUs alone
     const index = (o) => live.rows().find((r) => r.model === o.model && r.region === 'any' && r.term === 'on_demand' && r.tier === (o.simulated ? 'simulated' : o.level));
     const wall = hours / gpus;
     const r = index(best);
     const onIndex = r && r.index_nanousd_per_hour > 0n ? costOf(r.index_nanousd_per_hour, hours) : null;
     swap(answer,
-      h('p.total', amount(cost), h('small', ` for ${asked.hours} GPU-hours on ${best.model}, ${best.host}, ${country(best.region)}`), ' ', evidence(best)),
+      h('p.total', amount(parts.all), h('small', ` for ${asked.hours} GPU-hours on ${best.model}, ${best.host}, ${country(best.region)}`), ' ', evidence(best)),
       h('p', `That is ${plural(Number(gpus), 'GPU')} for ${duration(wall)}. `, onIndex !== null
         ? [`On the index of ${best.model} it would be `, amount(onIndex), ' ', quality(r.quality), cost === onIndex ? ': the offer asks just that.' : cost < onIndex ? `: the offer is ${usd(onIndex - cost, 4)} below it.` : `: the offer is ${usd(cost - onIndex, 4)} above it.`]
-        : `There is no index of ${best.model} yet.`));
-    panel.offer(best, Number(gpus), Number((wall * 3600n) / 1_000_000n));
+        : `There is no index of ${best.model} yet.`),
+      charges(best) && [h('p', amount(parts.gpus), ' of it are for GPUs, ', amount(parts.disk), ' for the disk, ', amount(parts.traffic), ' for traffic, if so much is carried.'),
+        beside(best, Number(job.disk), Number(job.traffic))]);
+    panel.offer(best, Number(gpus), Number((wall * 3600n) / 1_000_000n), { disk: asked.disk && Number(job.disk), traffic: asked.traffic && Number(job.traffic) });
     swap(rest,
       table({
         caption: 'Those that fit, cheapest expected cost first', rows: found.offers, rowClass: (o) => (o.simulated ? 'toy' : null), columns: [
           { name: 'Model', cell: (o) => [h('b', o.model), ' ', evidence(o)] },
-          { name: 'Total', num: true, cell: (o) => h('b', amount(costOf(o.rate_nanousd_per_hour, hours))) },
+          { name: 'Total', num: true, cell: (o) => h('b', amount(partsOf(o, job).all)) },
           { name: 'Expected', num: true, cell: expected },
           { name: 'Ready in', num: true, cell: (o) => lasting(o.ready_ms) },
           { name: 'On the index', num: true, cell: (o) => (index(o)?.index_nanousd_per_hour > 0n ? amount(costOf(index(o).index_nanousd_per_hour, hours)) : 'no index') },
-          { name: 'Per GPU', num: true, cell: (o) => rate(o.rate_nanousd_per_hour) },
+          { name: 'Per GPU', num: true, cell: (o) => h('span.stack', rate(o.rate_nanousd_per_hour), prices(o)) },
           { name: 'Memory', num: true, cell: (o) => mib(o.gpu_memory_sold_mib) },
           { name: 'Free', num: true, cell: (o) => `${o.free} of ${o.gpus}` },
           { name: 'Region', cell: (o) => country(o.region) },
@@ -122,8 +144,9 @@ export default function calculator({ params, signal }) {
       }), query, h('h2', 'What this does not include'), h('ul.plain',
         h('li', 'The start: the meter runs only while the container does, so fetching the image costs time and no money. Expected counts that time and the host’s failures at the rate, to rank by; it is no bill.', asked.image ? ` ${asked.image} GB take about ${fetching(nanoOf(asked.image))} at 1 Gbit/s from a registry; from hosts that have it less, and a container starts before it is all there.` : ''),
         h('li', 'Offers that end or change their price while the job waits: a job’s own limit (', h('code', '--max-price'), ') holds whatever happens.'),
-        h('li', 'Your own traffic, storage elsewhere, and taxes. The broker’s fee is inside the price.')));
-    say(`${usd(cost, 4)} on ${best.model}`);
+        h('li', 'Traffic beyond what you pay for: it costs nothing, and is slow on a host that charges for traffic. Images and weights cost nothing.'),
+        h('li', 'Storage elsewhere, and taxes. The broker’s fee is inside the price.')));
+    say(`${usd(parts.all, 4)} on ${best.model}`);
   }
 
   const duration = (nanoHours) => {

@@ -1,7 +1,8 @@
 // A customer's jobs: the list, and one job's timeline, events, log and bill.
 import { chip, h, say, swap, table } from './dom.js';
 import { Problem, follow, get, session } from './api.js';
-import { amount, bytes, count, lasting, percent, rate, usd, when } from './format.js';
+import { amount, bytes, count, lasting, mib, percent, rate, usd, when } from './format.js';
+import { beside, chargesDisk, chargesTraffic, flow, part, perGB, perMonth, usedUp } from './tariff.js';
 import { tier } from './words.js';
 import { logPanel } from './log.js';
 
@@ -178,7 +179,11 @@ function summary(j, l) {
     h('p', h('code', [j.image, ...(j.command ?? [])].join(' '))),
     h('dl.facts',
       fact('GPUs', `${j.gpu_count} × ${l?.model ?? j.gpu_model}`), fact('Host', j.host ?? '–'), fact('Cost so far', amount(j.cost_nanousd)),
-      fact('Billed', j.billed_ms ? lasting(j.billed_ms) : '–', ` of at most ${lasting(j.max_duration_ms)}`), fact('Held', amount(j.held_nanousd, 2))),
+      fact('Billed', j.billed_ms ? lasting(j.billed_ms) : '–', ` of at most ${lasting(j.max_duration_ms)}`), fact('Held', amount(j.held_nanousd, 2)),
+      fact('Disk', mib(j.disk_mib), chargesDisk(j) ? [' ', amount(j.disk_cost_nanousd ?? 0n), ' so far'] : j.lease && ' costs nothing here'),
+      fact('Traffic', flow(j), chargesTraffic(j) ? [' ', amount(j.traffic_cost_nanousd ?? 0n), ' so far'] : j.lease && ' costs nothing here')),
+    beside(j, j.disk_mib, j.traffic_bytes),
+    usedUp(j) && h('p.problem', `The ${bytes(j.traffic_bytes)} each way that you pay for are used up: more costs nothing, and may be slow. `, h('code', '--traffic'), ' pays for more the next time.'),
   ];
 }
 
@@ -231,6 +236,8 @@ async function receipt(id, signal) {
     h('div', h('dt', 'Ran, by the provider’s meter'), h('dd', lasting(r.used_ms))),
     h('div', h('dt', 'Billed: corroborated time'), h('dd', lasting(r.billed_ms))),
     h('div', h('dt', 'Rate'), h('dd', `${count(r.gpus.length)} × `, rate(r.rate_nanousd_per_hour, 9))),
+    chargesDisk(r) && h('div', h('dt', 'Disk'), h('dd', `${mib(r.disk_mib)}, at `, perMonth(r), ' for a GiB a month: ', part(r.disk_cost_nanousd))),
+    chargesTraffic(r) && h('div', h('dt', 'Traffic'), h('dd', `${flow(r)}, at `, perGB(r), ': ', part(r.traffic_cost_nanousd))),
     h('div', h('dt', 'Cost'), h('dd', h('b', usd(r.cost_nanousd)))),
     h('div', h('dt', 'of which the broker’s fee'), h('dd', usd(r.fee_nanousd), r.cost_nanousd > 0n ? h('small', ` ${percent((r.fee_nanousd * 1_000_000n) / r.cost_nanousd, 2)}`) : null))),
   h('p.help', 'The broker signed it. ', h('code', `rialto bill ${id}`), ' checks the signature and computes it again.')];

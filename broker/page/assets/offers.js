@@ -5,6 +5,7 @@ import { amount, count, lasting, mib, percent, plural, rate, usd } from './forma
 import * as live from './live.js';
 import { country, evidence, tier } from './words.js';
 import { modelLink } from './overview.js';
+import { charges, prices } from './tariff.js';
 
 const page = 100; // offers of one answer
 const examples = ['gpu_ram>=24', 'price<=0.50/h', 'num_gpus=2', 'region in [DE,FR,NL,SE]', 'verified=true', 'reliability>99%', 'compute_cap>=8.9'];
@@ -120,15 +121,19 @@ function explained(found, go) {
 
 // expected is what a job on an offer is expected to cost, and how much of that is no bill.
 export function expected(o) {
-  const { run_nanousd: run, start_nanousd: start, failure_nanousd: failure, total_nanousd: total } = o.expected_cost;
+  const { run_nanousd: run, disk_nanousd: disk, traffic_nanousd: traffic, start_nanousd: start, failure_nanousd: failure, total_nanousd: total } = o.expected_cost;
   const short = (n) => usd(n, 4);
-  return h('span.stack', { title: `run ${short(run)}, start ${short(start)}, failures ${short(failure)}` }, amount(total), h('small', `+${usd(total - run, 4)}`));
+  const beside = charges(o) ? `disk ${short(disk)}, traffic ${short(traffic)}, ` : '';
+  return h('span.stack', { title: `run ${short(run)}, ${beside}start ${short(start)}, failures ${short(failure)}` }, amount(total), h('small', `+${usd(total - run - disk - traffic, 4)}`));
 }
+
+// whole is the price of a GPU, and what it is with disk and traffic if that is more.
+const whole = (o) => h('span.stack', h('b', rate(o.rate_nanousd_per_hour)), charges(o) && h('small', { title: 'with the disk and the traffic of a job, which a limit on the price is compared with' }, 'all in ', rate(o.all_in_nanousd_per_hour)), prices(o));
 
 // offerColumns are what an offer is shown as.
 export const offerColumns = [
   { name: 'Model', cell: (o) => [h('a.model', { href: modelLink({ model: o.model, cell: '' }), 'data-key': 'offer ' + o.provider + o.id }, o.model), ' ', evidence(o)] },
-  { name: 'Price per GPU', num: true, sort: 'price', cell: (o) => h('b', rate(o.rate_nanousd_per_hour)) },
+  { name: 'Price per GPU', num: true, sort: 'price', cell: whole },
   { name: 'Expected, 1 h', num: true, cell: expected },
   { name: 'Ready in', num: true, sort: 'ready_s', cell: (o) => h('span.stack', lasting(o.ready_ms), o.fill_rate_ppm < 1_000_000 ? h('small', `keeps ${percent(o.fill_rate_ppm, 0)} of holds`) : null) },
   { name: 'Free', num: true, sort: 'free', cell: (o) => h('span', `${o.free} `, h('small', `of ${o.gpus}`)) },
@@ -154,7 +159,8 @@ function legend() {
     h('li', tier('nvml'), ' The provider’s agent read model, memory and driver from the GPU’s own driver. Better than a word, no proof against a forger.'),
     h('li', tier('claimed'), ' The owner says so.'),
     h('li', tier('simulated'), ' Not a real GPU; for demonstrations.'),
-    h('li', 'Expected is what offers are ranked by: the rate for an hour, and what the start, holds that are not kept and failures are expected to waste of it. You are billed the rate alone, from ready to the end.'),
+    h('li', 'Expected is what offers are ranked by: the rate for an hour, and what the start, holds that are not kept and failures are expected to waste of it. You are billed the rate, from ready to the end, and disk and traffic where a host charges for them.'),
+    h('li', 'All in is the price of a GPU-hour with the disk, 10 GiB, and the traffic, 1 GB each way, of a job that runs for an hour. A limit on the price is compared with it. Traffic is what goes through the job’s tunnel: images and weights cost nothing.'),
     h('li', 'Ready in is from the lease to the running container, from starts that the market measured; without an image named it is the host’s own part.'),
     h('li', 'Reliability is the market’s own count: the chance that an hour passes without failure, by ready leases it saw on the host.')));
 }

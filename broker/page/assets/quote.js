@@ -3,9 +3,10 @@
 import { h, say, swap } from './dom.js';
 import { Problem, call, send, session } from './api.js';
 import { amount, lasting, rate } from './format.js';
+import { beside, flags } from './tariff.js';
 import { tier } from './words.js';
 
-// quotePanel returns an element, and offer(o, gpus, ms), which says what a quote would be asked for. A quote that is open
+// quotePanel returns an element, and offer(o, gpus, ms, {disk, traffic}), which says what a quote would be asked for. A quote that is open
 // stays as it is while offers change.
 export function quotePanel(signal) {
   const node = h('section.quote', { 'aria-label': 'Firm quote', hidden: true });
@@ -26,7 +27,7 @@ export function quotePanel(signal) {
     button.disabled = true;
     swap(answer, h('p.wait', 'Asking the host …'));
     try {
-      const q = await send('POST', '/local/quotes', { image: image.value.trim(), command: command.value, provider: asked.o.provider, model: asked.o.model, gpus: asked.gpus, duration_ms: asked.ms }, signal);
+      const q = await send('POST', '/local/quotes', { image: image.value.trim(), command: command.value, provider: asked.o.provider, model: asked.o.model, gpus: asked.gpus, duration_ms: asked.ms, ...(asked.disk && { disk_mib: asked.disk }), ...(asked.traffic && { traffic_bytes: asked.traffic }) }, signal);
       show(q);
     } catch (e) {
       done(e);
@@ -59,6 +60,7 @@ export function quotePanel(signal) {
     }) }, 'Give it back');
     const row = h('p.acts', accept, ' ', back, ' ', left);
     swap(answer, h('p', h('b', 'Firm: '), `${q.gpus.length} × ${q.model} `, q.simulated && [tier('simulated'), ' '], `on ${q.host} at `, h('b', rate(q.total_rate_nanousd_per_hour, 9)), ', signed by the host.'),
+      beside(q, q.disk_mib, q.traffic_bytes),
       h('p', h('b', amount(q.cost_nanousd, 4)), ` at most for ${lasting(q.max_duration_ms)}, fee included. `, amount(q.held_nanousd, 2), ' is kept aside; nothing runs and nothing is paid before you accept.'), row);
     accept.focus();
     say(`A firm quote, for ${Math.round(q.expires_in_ms / 1000)} seconds`);
@@ -94,16 +96,16 @@ export function quotePanel(signal) {
 
   return {
     node,
-    offer(o, gpus, ms) {
+    offer(o, gpus, ms, { disk, traffic } = {}) {
       if (open) return;
       node.hidden = !o;
       if (!o) return;
-      asked = { o, gpus, ms: Math.max(1000, ms) };
+      asked = { o, gpus, ms: Math.max(1000, ms), disk, traffic };
       const minutes = Math.max(1, Math.round(ms / 60_000));
       swap(what, session.local
         ? [`${o.host} would hold ${gpus} × ${o.model} for 15 seconds at a price that it signs, for a job of ${lasting(asked.ms)}. You pay nothing unless you accept.`]
         : ['A host holds GPUs at a price that it signs for 15 seconds. You sign what you ask for, with a key that this broker does not have: in a terminal, or on this page opened with ', h('code', 'rialto web'), '.',
-          h('code.line', `rialto quote --firm --provider ${quoted(o.provider)} --gpu ${quoted(`${o.model}:${gpus}`)} --for ${minutes}m IMAGE`)]);
+          h('code.line', `rialto quote --firm --provider ${quoted(o.provider)} --gpu ${quoted(`${o.model}:${gpus}`)} --for ${minutes}m${flags(disk, traffic)} IMAGE`)]);
     },
   };
 }
