@@ -25,6 +25,9 @@ type webQuote struct {
 	Model      string `json:"model"`
 	GPUs       int    `json:"gpus"`
 	DurationMS int64  `json:"duration_ms"`
+
+	DiskMiB      uint64 `json:"disk_mib"`      // that the job may write; zero: what is usual
+	TrafficBytes int64  `json:"traffic_bytes"` // each way, that is paid for at most; zero: what is usual
 }
 
 func (q webQuote) request() (*request, []string, error) {
@@ -38,10 +41,15 @@ func (q webQuote) request() (*request, []string, error) {
 		return nil, nil, fmt.Errorf("gpus %d: want at least 1", q.GPUs)
 	case q.DurationMS < 1 || q.DurationMS > most:
 		return nil, nil, fmt.Errorf("duration_ms %d: want 1 to %d", q.DurationMS, most)
+	case q.DiskMiB != 0 && q.DiskMiB < broker.MinDiskMiB || q.DiskMiB > broker.MaxDiskMiB:
+		return nil, nil, fmt.Errorf("disk_mib %d: want %d to %d", q.DiskMiB, broker.MinDiskMiB, broker.MaxDiskMiB)
+	case q.TrafficBytes < 0 || q.TrafficBytes > broker.MaxTraffic:
+		return nil, nil, fmt.Errorf("traffic_bytes %d: want 1 to %d", q.TrafficBytes, broker.MaxTraffic)
 	}
 	r := &request{
 		gpu: broker.GPURequest{Model: q.Model, Count: q.GPUs}, provider: q.Provider,
 		duration: time.Duration(q.DurationMS) * time.Millisecond, firm: broker.DefaultFirm,
+		diskMiB: q.DiskMiB, traffic: q.TrafficBytes,
 	}
 	if r.gpu.Model == "" {
 		r.gpu.Model = broker.AnyModel

@@ -53,9 +53,9 @@ func TestWebQuotes(t *testing.T) {
 	}
 	quote := func() api.FirmQuote {
 		t.Helper()
-		status, text := ask("POST", "/local/quotes", token, body(`{"provider":"alpha"}`))
+		status, text := ask("POST", "/local/quotes", token, body(`{"provider":"alpha","traffic_bytes":2000000000}`))
 		var q api.FirmQuote
-		if err := json.Unmarshal([]byte(text), &q); err != nil || status != http.StatusOK || q.State != "quoted" || q.Host != "alpha" || q.ExpiresInMS < 5_000 {
+		if err := json.Unmarshal([]byte(text), &q); err != nil || status != http.StatusOK || q.State != "quoted" || q.Host != "alpha" || q.TrafficBytes != 2e9 || q.DiskMiB != 10<<10 || q.ExpiresInMS < 5_000 {
 			t.Fatalf("quote: %d %s %v", status, text, err)
 		}
 		return q
@@ -71,6 +71,10 @@ func TestWebQuotes(t *testing.T) {
 		"no GPU":            {"POST", "/local/quotes", token, body(`{"gpus":0}`), 422, "gpus 0"},
 		"no time":           {"POST", "/local/quotes", token, body(`{"duration_ms":0}`), 422, "duration_ms 0"},
 		"too long":          {"POST", "/local/quotes", token, body(`{"duration_ms":9000000000000}`), 422, "2592000000"},
+		"no such disk":      {"POST", "/local/quotes", token, body(`{"disk_mib":15}`), 422, "disk_mib 15: want 16 to 16777215"},
+		"too much disk":     {"POST", "/local/quotes", token, body(`{"disk_mib":16777216}`), 422, "16777215"},
+		"no such traffic":   {"POST", "/local/quotes", token, body(`{"traffic_bytes":-1}`), 422, "traffic_bytes -1: want 1 to 1000000000000000"},
+		"too much traffic":  {"POST", "/local/quotes", token, body(`{"traffic_bytes":1000000000000001}`), 422, "1000000000000000"},
 		"no such host":      {"POST", "/local/quotes", token, body(`{"provider":"beta"}`), 422, "no such host"},
 		"unknown field":     {"POST", "/local/quotes", token, body(`{"max_cost":1}`), 422, "max_cost"},
 		"no JSON":           {"POST", "/local/quotes", token, "{", 422, "request"},
