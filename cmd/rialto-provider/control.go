@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"rialto/cmd/internal/cli"
+	"rialto/pricing"
 	"rialto/provider/agent"
 )
 
@@ -107,7 +108,7 @@ func statusCommand() *cobra.Command {
 }
 
 func writeStatus(w io.Writer, s agent.Status) error {
-	fmt.Fprintf(w, "%s (%s), %v per GPU, %s served to peers, %s fetched from them\n", cli.Clean(s.Host), s.Peer, s.Rate,
+	fmt.Fprintf(w, "%s (%s), %v per GPU, %s served to peers, %s fetched from them\n", cli.Clean(s.Host), s.Peer, pricing.Rate(s.Rate),
 		cli.FormatBytes(s.Served), cli.FormatBytes(s.Fetched))
 	if text := formatTariff(s.Tariff()); text != "" {
 		fmt.Fprintln(w, text)

@@ -141,7 +141,7 @@ func TestStatusAndDrainOfAnAgent(t *testing.T) {
 	}
 	out, failure = invoke(t, "status", "--state", dir, "--json")
 	var s agent.Status
-	if err := json.Unmarshal([]byte(out), &s); err != nil || failure != "" || s.Peer != "12D3" {
+	if err := json.Unmarshal([]byte(out), &s); err != nil || failure != "" || s.Peer != "12D3" || !strings.Contains(out, `"disk_nanousd_per_gib_hour": 208333,`) {
 		t.Errorf("status --json: %q %v %s", out, err, failure)
 	}
 	if _, failure := invoke(t, "drain", "--now", "--state", dir); failure != "" || drained.Load() != "now=1" {

@@ -22,10 +22,10 @@ type Status struct {
 	Host     string         `json:"host"`
 	Version  string         `json:"version"`
 	Draining bool           `json:"draining"`
-	Rate     pricing.Rate   `json:"rate_nanousd_per_hour"`
-	Disk     pricing.Rate   `json:"disk_nanousd_per_gib_hour,omitzero"`
-	Ingress  pricing.Money  `json:"ingress_nanousd_per_gb,omitzero"`
-	Egress   pricing.Money  `json:"egress_nanousd_per_gb,omitzero"`
+	Rate     int64          `json:"rate_nanousd_per_hour"` // of a GPU
+	Disk     int64          `json:"disk_nanousd_per_gib_hour,omitzero"`
+	Ingress  int64          `json:"ingress_nanousd_per_gb,omitzero"`
+	Egress   int64          `json:"egress_nanousd_per_gb,omitzero"`
 	Addrs    []string       `json:"addrs"`
 	Brokers  []BrokerStatus `json:"brokers"`
 	GPUs     []GPUStatus    `json:"gpus"`
@@ -37,7 +37,7 @@ type Status struct {
 
 // Tariff is what the host charges for beside its GPUs.
 func (s *Status) Tariff() broker.Tariff {
-	return broker.Tariff{Disk: s.Disk, Ingress: s.Ingress, Egress: s.Egress}
+	return broker.Tariff{Disk: pricing.Rate(s.Disk), Ingress: pricing.Money(s.Ingress), Egress: pricing.Money(s.Egress)}
 }
 
 // BrokerStatus is the connection to one broker.
@@ -79,8 +79,8 @@ type LeaseStatus struct {
 
 // Status returns the present state.
 func (a *Agent) Status() Status {
-	s := Status{Peer: a.self, Host: a.Host, Version: a.Version, Rate: a.Rate, Addrs: a.Network.Addrs()}
-	s.Disk, s.Ingress, s.Egress = a.Tariff.Disk, a.Tariff.Ingress, a.Tariff.Egress
+	s := Status{Peer: a.self, Host: a.Host, Version: a.Version, Addrs: a.Network.Addrs()}
+	s.Rate, s.Disk, s.Ingress, s.Egress = int64(a.Rate), int64(a.Tariff.Disk), int64(a.Tariff.Ingress), int64(a.Tariff.Egress)
 	if a.Served != nil {
 		s.Served = a.Served()
 	}

@@ -55,6 +55,9 @@ func TestTariff(t *testing.T) {
 				if o := w.agent.offerSet(t.Context()).Offers[0]; o.Tariff != tariff {
 					t.Errorf("offered: %+v", o)
 				}
+				if s := w.agent.Status(); s.Tariff() != tariff || s.Rate != int64(rate) {
+					t.Errorf("status: %+v", s)
+				}
 				w.mustStop()
 			})
 		})
