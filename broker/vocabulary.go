@@ -315,7 +315,7 @@ type Report struct {
 	Seq      uint64 // grows with each new report of the lease
 	Phase    Phase
 	ExitCode int           // with PhaseExited
-	Message  string        // with PhaseBroken, and why a workload was ended that did not end by itself
+	Message  string        // with PhaseBroken, why a workload was ended that did not end by itself, and while it runs what is not as its customer expects
 	Used     time.Duration // ready time so far, by the provider's monotonic clock
 	Fetched  Fetched
 	Steps    []Step      // the provider's part of the start-up timeline
