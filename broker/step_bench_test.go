@@ -18,6 +18,18 @@ func market(b *testing.B, offers int) *markettest.World {
 	return marketAt(b, offers, func(i int) pricing.Rate { return pricing.Rate(200_000_000 + 400_000_000/offers*i) })
 }
 
+// charges has the hosts of a market charge for disk and traffic, some of them three times what others do.
+func charges(b *testing.B, w *markettest.World) {
+	b.Helper()
+	for i, o := range w.Market.Offers() {
+		o.Tariff = broker.Tariff{Disk: pricing.Rate(1+i%3) * 100_000, Egress: pricing.Money(1+i%3) * 10_000_000}
+		set := broker.OfferSet{Boot: "boot", Seq: 2, Offers: []broker.Offer{o}}
+		if _, err := w.Market.Step(w.Now, broker.OffersPosted{Provider: o.Provider, Set: set}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func marketAt(b *testing.B, offers int, rate func(i int) pricing.Rate) *markettest.World {
 	b.Helper()
 	w, err := markettest.NewWorld(broker.MarketConfig{})
@@ -74,7 +86,7 @@ func BenchmarkJob(b *testing.B) {
 
 // BenchmarkSubmit is what the writer does for a job among many offers: an answer and a refusal give the GPUs back.
 func BenchmarkSubmit(b *testing.B) {
-	for _, spread := range []string{"prices=equal", "prices=many"} {
+	for _, spread := range []string{"prices=equal", "prices=many", "prices=many,charged"} {
 		for _, offers := range []int{1000, 10_000} {
 			b.Run(fmt.Sprintf("%s/offers=%d", spread, offers), func(b *testing.B) {
 				w := marketAt(b, offers, func(i int) pricing.Rate {
@@ -83,6 +95,9 @@ func BenchmarkSubmit(b *testing.B) {
 					}
 					return pricing.Rate(200_000_000 + 400_000_000/offers*i)
 				})
+				if spread == "prices=many,charged" {
+					charges(b, w)
+				}
 				n := 0
 				for b.Loop() {
 					n++
