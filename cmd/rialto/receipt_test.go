@@ -8,6 +8,7 @@ import (
 
 	"rialto/broker"
 	"rialto/broker/wire"
+	"rialto/tunnel"
 )
 
 // TestCheckReceiptBesideGPUs: disk and traffic are computed again, and held to what the customer signed and the host
@@ -87,5 +88,27 @@ func TestCheckReceiptBesideGPUs(t *testing.T) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
 		})
+	}
+}
+
+// A changed bid, with its budget, counts instead of what the spec says.
+func TestSignedIsWhatWasSignedLast(t *testing.T) {
+	key := newKey(t)
+	spec := broker.JobSpec{
+		Image: "app:1", Digest: "sha256:" + strings.Repeat("a", 64), GPU: broker.GPURequest{Model: "any", Count: 1}, MaxDuration: time.Hour,
+		Bid: 200_000_000, MaxCost: 200_000_000, TunnelKey: tunnel.Key{1}, Customer: broker.PeerID(key.ID()), Broker: broker.PeerID(key.ID()),
+		Created: time.Unix(1, 0).UTC(), Nonce: "n",
+	}
+	envelope, err := wire.SealJobSpec(key, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := record{Envelope: envelope}
+	if got, known := r.signed(); !known || got.Bid != 200_000_000 || got.MaxCost != 200_000_000 {
+		t.Errorf("got a bid of %v and a budget of %v", got.Bid, got.MaxCost)
+	}
+	r.Changed = &rebid{Bid: 300_000_000, MaxCost: 350_000_000}
+	if got, known := r.signed(); !known || got.Bid != 300_000_000 || got.MaxCost != 350_000_000 {
+		t.Errorf("changed: got a bid of %v and a budget of %v", got.Bid, got.MaxCost)
 	}
 }
