@@ -44,11 +44,13 @@ func (a *app) runCommand() *cobra.Command {
 			"what it cost. Its exit code becomes the command's; 125 is an error of Rialto's own. The image is a\n" +
 			"registry's, or local/NAME, which `rialto image add` brought here.\n\n" +
 			"Ctrl-C cancels the job. Nothing is paid for a container that never became ready.\n" +
+			"A host may charge for disk (--disk) and for what goes through the job's tunnel (--traffic) beside its GPUs; rialto offers\n" +
+			"shows the prices, and --max-price is with both. Images and weights cost nothing.\n" +
 			"With --reserve you commit to a term, from when the container is ready, and hosts that have a lower price for so\n" +
 			"long (`rialto offers` shows it) take that for the whole job. The term is kept aside in advance. If you stop the job or\n" +
 			"its container exits before it is over, the rest is paid all the same, as a line of the bill of its own; nothing of it\n" +
 			"when the host fails, drains or vanishes. So Ctrl-C leaves a reserved job running, and the GPUs of one that has ended\n" +
-			"stay kept for you until its term is over: --on JOB runs the next in them, for nothing. Hosts without such a price take\n" +
+			"stay kept for you until its term is over: --on JOB runs the next in them, and they cost nothing more. Hosts without such a price take\n" +
 			"the job on demand, with no commitment, if that costs less; --where 'reserved_price!=null' wants the others.\n" +
 			"Keys of private images and weights go from this machine to the leased host, through the job's tunnel; with\n" +
 			"--detach the command stays until that host has them.\n" +
@@ -66,7 +68,7 @@ func (a *app) runCommand() *cobra.Command {
 	}
 	r := &runFlags{request: newRequest(c), given: c.Flags().Changed}
 	f := c.Flags()
-	f.StringVar(&r.on, "on", "", "run in what is left of the reservation of this job, which has ended; nothing more is paid until its term is over")
+	f.StringVar(&r.on, "on", "", "run in what is left of the reservation of this job, which has ended; its GPUs cost nothing more until its term is over")
 	f.VarP(&list[forward]{to: &r.publish, parse: parseForward, kind: "LOCAL:REMOTE"}, "publish", "p", "lead a local port to one in the container (may be repeated)")
 	f.BoolVarP(&r.detach, "detach", "d", false, "print the job's id and leave; follow later with rialto logs -f")
 	f.BoolVar(&r.wait, "wait", false, "wait for a matching offer if there is none now")
