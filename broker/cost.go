@@ -78,6 +78,9 @@ func (c *Cost) money(p priced) {
 }
 
 func boundedCost(r pricing.Rate, d time.Duration) pricing.Money {
+	if r == 0 {
+		return 0 // as most are for disk and waiting: offers are priced by the thousand
+	}
 	m, err := r.Cost(d)
 	if err != nil {
 		return mostCost // too large: neither is below zero
