@@ -1,13 +1,20 @@
+//go:build unix
+
 package main
 
 import (
 	"encoding/json"
+	"io"
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
+
+	"github.com/creack/pty"
 
 	"rialto/broker"
 	"rialto/broker/api"
@@ -47,6 +54,40 @@ func TestOffersShowTariffs(t *testing.T) {
 	}
 	if got := table(free); strings.Contains(got, "ALL IN") || strings.Contains(got, "GB") && !strings.Contains(got, "24 GiB") {
 		t.Errorf("a market without such prices shows\n%s", got)
+	}
+}
+
+// On a narrow terminal the price with disk and traffic stays, and what it is made of goes.
+func TestOffersOnNarrowTerminal(t *testing.T) {
+	for columns, want := range map[uint16]string{
+		80:  "GPU MEMORY FREE GPU-HOUR ALL IN CPUS HOST PROOF REGION",
+		120: "GPU MEMORY FREE GPU-HOUR ALL IN CPUS RAM HOST PROOF REGION GiB-MONTH GB IN/OUT",
+	} {
+		master, terminal, err := pty.Open()
+		if err != nil {
+			t.Skipf("no terminal here: %v", err)
+		}
+		t.Cleanup(func() { _ = master.Close() })
+		if err := pty.Setsize(terminal, &pty.Winsize{Rows: 24, Cols: columns}); err != nil {
+			t.Fatal(err)
+		}
+		o := charging("alpha")
+		if err := writeOffers(terminal, api.Offers{Offers: []api.Offer{o}, Matched: 1, Total: 1}); err != nil {
+			t.Fatal(err)
+		}
+		if err := terminal.Close(); err != nil {
+			t.Fatal(err)
+		}
+		out, _ := io.ReadAll(master) // reading a terminal whose last user has gone is an error
+		lines := strings.Split(regexp.MustCompile("\x1b\\[[0-9;]*m").ReplaceAllString(string(out), ""), "\r\n")
+		if got := strings.Join(strings.Fields(lines[0]), " "); got != want {
+			t.Errorf("%d columns: %q, want %q", columns, got, want)
+		}
+		for _, line := range lines[:3] {
+			if n := utf8.RuneCountInString(line); n > int(columns) {
+				t.Errorf("%d columns: %d in %q", columns, n, line)
+			}
+		}
 	}
 }
 
