@@ -111,7 +111,7 @@ func (b *browser) calculator(t *testing.T) {
 	eval[bool](b, `(document.querySelector("#place").selectedIndex = 1, true)`)
 	b.click("button", "Calculate")
 	b.awaitText("for 2.5 GPU-hours on H100 SXM, boreal, Sweden")
-	b.awaitText("On the index of H100 SXM it would be")
+	b.awaitText("On the index of H100 SXM its GPUs would be")
 	b.awaitText("10 GB take about 1 min 20 s")
 	if got, want := eval[string](b, `document.querySelector(".total data").value`), "4570000000"; got != want {
 		t.Errorf("total %q, want %q", got, want)

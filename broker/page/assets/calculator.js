@@ -122,7 +122,7 @@ export default function calculator({ params, signal }) {
     swap(answer,
       h('p.total', amount(parts.all), h('small', ` for ${asked.hours} GPU-hours on ${best.model}, ${best.host}, ${country(best.region)}`), ' ', evidence(best)),
       h('p', `That is ${plural(Number(gpus), 'GPU')} for ${duration(wall)}. `, onIndex !== null
-        ? [`On the index of ${best.model} it would be `, amount(onIndex), ' ', quality(r.quality), cost === onIndex ? ': the offer asks just that.' : cost < onIndex ? `: the offer is ${usd(onIndex - cost, 4)} below it.` : `: the offer is ${usd(cost - onIndex, 4)} above it.`]
+        ? [`On the index of ${best.model} its GPUs would be `, amount(onIndex), ' ', quality(r.quality), cost === onIndex ? ': the offer asks just that.' : cost < onIndex ? `: the offer is ${usd(onIndex - cost, 4)} below it.` : `: the offer is ${usd(cost - onIndex, 4)} above it.`]
         : `There is no index of ${best.model} yet.`),
       charges(best) && [h('p', amount(parts.gpus), ' of it are for GPUs, ', amount(parts.disk), ' for the disk, ', amount(parts.traffic), ' for traffic, if so much is carried.'),
         beside(best, Number(job.disk), Number(job.traffic))]);
