@@ -16,7 +16,7 @@ const (
 	KindBool                    // true or false
 	KindCount                   // whole number
 	KindSize                    // bytes; units B, kB … TB of 1000, KiB … TiB of 1024
-	KindRate                    // nanodollars an hour; units /h and /s
+	KindRate                    // nanodollars an hour; units /h, /s and /month, of 720 h
 	KindVersion                 // up to three numbers, such as 535.86.05; missing ones are zero
 	KindCompute                 // CUDA compute capability, 8.9 or 890
 	KindPower                   // milliwatts; units mW, W, kW

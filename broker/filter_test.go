@@ -52,7 +52,7 @@ func TestFilterText(t *testing.T) {
 		"price<=0.40/h": "price<=0.40/h", "price<=$0.40": "price<=0.40/h", "price<0.0001/s": "price<0.36/h",
 		"rate_nanousd_per_hour<=400000000": "price<=0.40/h", "dph<=2": "total_price<=2.00/h", "dph_total<=2/h": "total_price<=2.00/h",
 		"dph_base>1": "base_price>1.00/h", "all_in_price<=0.40": "all_in_price<=0.40/h", "disk_price<=0.001/h": "disk_price<=0.001/h",
-		"storage_cost<=0.72": "disk_price<=0.001/h", "storage_cost<=0.10": "disk_price<=0.000138889/h", "storage_cost<=0.001/h": "disk_price<=0.001/h",
+		"storage_cost<=0.72": "disk_price<=0.001/h", "storage_cost<=0.10": "disk_price<=0.000138889/h", "storage_cost<=0.001/h": "disk_price<=0.001/h", "disk_price<=$0.72/month": "disk_price<=0.001/h", "price<360/month": "price<0.50/h",
 		"storage_total_cost<=0.01": "job_disk_price<=0.01/h", "inet_up_cost<=0.02": "egress_price<=0.02/GB", "inet_down_cost<$0.02/gb": "ingress_price<0.02/GB",
 		"gpu_max_power<=350": "power_limit<=350W", "power_limit<=0.35kW": "power_limit<=350W", "power_limit<350.5": "power_limit<350500mW",
 		// Versions and compute capability.
@@ -121,7 +121,7 @@ func TestFilterErrors(t *testing.T) {
 		{"ingress_price<=9999999", "ingress_price", "", "too large"},
 		{"ingress_price<=free", "ingress_price", "", "want digits"},
 		{"storage_cost<=9999999999", "storage_cost", "", "too large"},
-		{"storage_cost<=0.1/month", "storage_cost", "0.1/h", "unknown unit"},
+		{"storage_cost<=x/month", "storage_cost", "", "want a number"},
 		{"vram_costperhour<=1", "vram_costperhour", "", "no evidence"},
 		{"allocated_storage>=8", "allocated_storage", "", "no evidence"},
 		{"power_limit<300watt", "power_limit", "300W", "unknown unit"},

@@ -151,14 +151,15 @@ func unitAfter(f *flaw, unit string) *flaw {
 }
 
 func parseRate(s, bareUnit string) (value, *flaw) {
-	switch {
-	case strings.Contains(s, "/"):
-	case bareUnit == "/month": // of a GiB of disk
-		return scaled(s, int64(pricing.USD), hoursOfMonth, int64(maxRate))
-	case bareUnit == "nanousd/h":
-		return scaled(s, 1, 1, int64(maxRate)*maxJobGPUs)
-	default:
+	if !strings.Contains(s, "/") {
+		if bareUnit == "nanousd/h" {
+			return scaled(s, 1, 1, int64(maxRate)*maxJobGPUs)
+		}
 		s += bareUnit
+	}
+	if monthly, ok := strings.CutSuffix(s, "/month"); ok {
+		v, bad := scaled(strings.TrimPrefix(monthly, "$"), int64(pricing.USD), hoursOfMonth, int64(maxRate)*maxJobGPUs)
+		return v, unitAfter(bad, "/month")
 	}
 	r, err := pricing.ParseRate(s)
 	if bad, ok := errors.AsType[*pricing.SyntaxError](err); ok {
