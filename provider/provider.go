@@ -61,7 +61,11 @@ type Program struct {
 	Mounts   []Mount
 	Devices  []string
 	Deadline time.Duration // the watchdog ends the workload after this long unless extended
+	Notices  bool          // it has [NoticeDir], where Notify leaves files
 }
+
+// NoticeDir is where a workload finds what its host has to tell it. It cannot write there.
+const NoticeDir = "/run/rialto"
 
 // Exit is how a workload ended.
 type Exit struct {
@@ -128,6 +132,8 @@ type Sandbox interface {
 	Listen(ctx context.Context, address string) (net.Listener, error)
 	// Extend moves the watchdog's deadline to d from now.
 	Extend(ctx context.Context, d time.Duration) error
+	// Notify leaves a file in NoticeDir, whole or not at all, in place of one of that name.
+	Notify(ctx context.Context, name string, content []byte) error
 	// Stop asks the workload to end (SIGTERM) and kills it after grace.
 	Stop(ctx context.Context, grace time.Duration, reason string) error
 	// Wait returns how the workload ended.

@@ -190,6 +190,7 @@ func (sandboxed) Listen(context.Context, string) (net.Listener, error) {
 }
 func (sandboxed) Stop(context.Context, time.Duration, string) error { return nil }
 func (sandboxed) Extend(context.Context, time.Duration) error       { return nil }
+func (sandboxed) Notify(context.Context, string, []byte) error      { return nil }
 func (sandboxed) Wait(ctx context.Context) (provider.Exit, error) {
 	<-ctx.Done()
 	return provider.Exit{}, ctx.Err()

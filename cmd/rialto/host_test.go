@@ -277,6 +277,8 @@ func (b *box) Listen(_ context.Context, address string) (net.Listener, error) {
 
 func (*box) Extend(context.Context, time.Duration) error { return nil }
 
+func (*box) Notify(context.Context, string, []byte) error { return nil }
+
 func (b *box) Stop(ctx context.Context, grace time.Duration, reason string) error {
 	b.mu.Lock()
 	cmd, ended := b.cmd, b.ended

@@ -54,6 +54,9 @@ func (a *app) runCommand() *cobra.Command {
 			"the job on demand, with no commitment, if that costs less; --where 'reserved_price!=null' wants the others.\n" +
 			"Keys of private images and weights go from this machine to the leased host, through the job's tunnel; with\n" +
 			"--detach the command stays until that host has them.\n" +
+			"With --bid, a container that is displaced finds the seconds that it has left and the time of its end in the file\n" +
+			"/run/rialto/preempt, and gets SIGTERM at once; with -e RIALTO_PREEMPT=file it looks for the file, and SIGTERM comes\n" +
+			"ten seconds before the end.\n" +
 			"With --nodes, all hosts start or none does, and nothing is paid for waiting. Each line of output begins with the\n" +
 			"rank of its node, which the container finds in RIALTO_NODE_RANK. A node that fails ends the others. There is no\n" +
 			"network between the containers yet.\n" +

@@ -88,6 +88,8 @@ type fakeBox struct {
 	exit     provider.Exit
 	extended time.Duration
 	stopped  string
+	asked    time.Time // to stop
+	notices  map[string]string
 	busy     bool // it hears that it should stop, and goes on
 	lost     bool // nobody knows how it ended
 }
@@ -134,9 +136,19 @@ func (b *fakeBox) Extend(_ context.Context, d time.Duration) error {
 	return nil
 }
 
+func (b *fakeBox) Notify(_ context.Context, name string, content []byte) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.notices == nil {
+		b.notices = map[string]string{}
+	}
+	b.notices[name] = string(content)
+	return nil
+}
+
 func (b *fakeBox) Stop(_ context.Context, grace time.Duration, reason string) error {
 	b.mu.Lock()
-	b.stopped = reason
+	b.stopped, b.asked = reason, time.Now()
 	busy := b.busy
 	b.mu.Unlock()
 	if busy {

@@ -257,7 +257,7 @@ func (w *workload) program(f fetched, injection provider.Injection) provider.Pro
 	return provider.Program{
 		RootFS: f.image.RootFS, Args: args, Env: mergeEnv(f.image.Env, own, injection.Env), Workdir: path.Join("/", workdir),
 		User: f.image.User, Mounts: slices.Concat(injection.Mounts, f.mounts), Devices: injection.Devices,
-		Deadline: w.watchdog(),
+		Deadline: w.watchdog(), Notices: w.spec.Bid > 0,
 	}
 }
 

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -54,6 +55,81 @@ func TestDisplacedWorkloadHasItsNotice(t *testing.T) {
 				if ran := r.Used - from; r.Phase != broker.PhaseExited || r.ExitCode != c.code || r.Message != displaced ||
 					ran < c.ran-2*time.Second || ran > c.ran+2*time.Second {
 					t.Errorf("it ran %v, last report: %+v", ran, r)
+				}
+				w.mustStop()
+			})
+		})
+	}
+}
+
+// One that says so hears by a file, and gets SIGTERM shortly before its end; the others do at once. All have the file.
+func TestDisplacedWorkloadFindsAFile(t *testing.T) {
+	for name, c := range map[string]struct {
+		env   map[string]string
+		hears time.Duration // after the file
+		ends  time.Duration // by itself after the file; zero: never
+	}{
+		"by default":             {hears: 0},
+		"by the file":            {env: map[string]string{noticeWish: "file"}, hears: 20 * time.Second},
+		"by the file, and ends":  {env: map[string]string{noticeWish: "file"}, ends: 5 * time.Second},
+		"by what is not offered": {env: map[string]string{noticeWish: "mail"}, hears: 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.config.MinBid = rate / 2
+				w.start()
+				spec := w.spec()
+				spec.Bid, spec.Env = rate, c.env
+				h := w.holdOf("one", spec)
+				if a := w.ask(h); a.Grant == nil {
+					t.Fatal(a.Refusal)
+				}
+				if err := w.confirm(h.Lease); err != nil {
+					t.Fatal(err)
+				}
+				w.settle()
+				box := w.runtime.box(h.Lease)
+				box.mu.Lock()
+				box.busy = true
+				if !box.program.Notices {
+					t.Error("it has no folder for notices")
+				}
+				box.mu.Unlock()
+				w.broker.set(func(b *fakeBroker) { b.notice = 30 * time.Second })
+				var found time.Time
+				text := ""
+				for range 60 {
+					time.Sleep(time.Second)
+					synctest.Wait()
+					box.mu.Lock()
+					text = box.notices[noticeFile]
+					box.mu.Unlock()
+					if text != "" {
+						found = time.Now()
+						break
+					}
+				}
+				if want := fmt.Sprintf("30 %s\n", found.Add(30*time.Second).UTC().Format(time.RFC3339)); text != want {
+					t.Fatalf("the file says %q, want %q", text, want)
+				}
+				if c.ends > 0 {
+					time.Sleep(c.ends)
+					box.finish(provider.Exit{Code: 3})
+				}
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				r := w.broker.last()
+				box.mu.Lock()
+				heard := box.asked.Sub(found)
+				box.mu.Unlock()
+				switch {
+				case r.Phase != broker.PhaseExited || r.Message != displaced:
+					t.Errorf("last report: %+v", r)
+				case c.ends > 0 && r.ExitCode != 3, c.ends == 0 && r.ExitCode != 137:
+					t.Errorf("it ended with %d", r.ExitCode)
+				case c.ends == 0 && (heard < c.hears-time.Second || heard > c.hears+time.Second):
+					t.Errorf("it was asked to stop %v after the file, want %v", heard, c.hears)
 				}
 				w.mustStop()
 			})

@@ -73,9 +73,33 @@ func (w *workload) explain(exit provider.Exit) string {
 // displaced tells the broker why a workload ended that it wanted to end, also if that was by itself.
 const displaced = "another job displaced it"
 
-// displace asks a workload to end, and ends it after its notice.
+const (
+	// noticeFile is what a workload finds in [provider.NoticeDir] once it is displaced: the seconds that it has left, and
+	// when they are over, in RFC 3339 by the host's clock.
+	noticeFile = "preempt"
+	// noticeWish is the variable of a job's environment that says how it wants to hear.
+	noticeWish = "RIALTO_PREEMPT"
+	// lastWords is how long before its end a workload gets SIGTERM that wants to hear by the file alone.
+	lastWords = 10 * time.Second
+)
+
+// displace tells a workload that it has to end, and ends it after its notice. It finds a file that says so, and gets SIGTERM
+// at once, which most programs end by; one whose job says RIALTO_PREEMPT=file looks for the file and goes on until shortly
+// before.
 func (w *workload) displace(alive context.Context, box provider.Sandbox, notice time.Duration) {
-	err := box.Stop(alive, notice, displaced)
+	end := time.Now().Add(notice)
+	text := fmt.Sprintf("%d %s\n", int64(notice/time.Second), end.UTC().Format(time.RFC3339))
+	if err := box.Notify(alive, noticeFile, []byte(text)); err != nil && alive.Err() == nil {
+		w.log.Warn("a displaced workload has no file that says so", slog.Any("err", err))
+	}
+	if w.spec.Env[noticeWish] == "file" {
+		select {
+		case <-time.After(notice - lastWords):
+		case <-alive.Done():
+			return
+		}
+	}
+	err := box.Stop(alive, max(time.Millisecond, time.Until(end)), displaced)
 	if err != nil && alive.Err() == nil { // its broker releases the lease
 		w.log.Warn("a displaced workload did not stop", slog.Any("err", err))
 	}

@@ -116,6 +116,23 @@ func (b *box) Extend(ctx context.Context, d time.Duration) error {
 	return b.err("extend", err)
 }
 
+// Notify writes on the host what the workload sees through a mount.
+func (b *box) Notify(_ context.Context, name string, content []byte) error {
+	if name != filepath.Base(name) || name == "." || name == ".." {
+		return b.err("notify", fmt.Errorf("name %q: want a plain one", name))
+	}
+	path := filepath.Join(b.dir(), oci.NoticeDir, name)
+	half := filepath.Join(b.dir(), name+".new") // where the workload does not see it
+	err := os.WriteFile(half, content, 0o644)
+	if err == nil {
+		err = os.Chmod(half, 0o644) // whatever the umask
+	}
+	if err == nil {
+		err = os.Rename(half, path)
+	}
+	return b.err("notify", err)
+}
+
 // Stop returns when the workload has ended. The grace is the supervisor's: it goes on when ctx ends.
 func (b *box) Stop(ctx context.Context, grace time.Duration, reason string) error {
 	_, err := keeper.Call(ctx, b.dir(), keeper.Request{Op: keeper.OpStop, Duration: grace, Reason: reason})

@@ -212,6 +212,49 @@ func TestMounts(t *testing.T) {
 	}
 }
 
+// TestNotices: what the host leaves in the folder of notices shows at once, and the workload cannot change it. It is gone with
+// the sandbox, and one that gets none has no such folder.
+func TestNotices(t *testing.T) {
+	needs(t)
+	r, root := newRuntime(t), image(t)
+	s := prepare(t, r, provider.Launch{})
+	p := program(root, "await", "/run/rialto/preempt")
+	p.Notices, p.User = true, "1000:1000"
+	if err := s.Start(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	awaitOutput(t, s, "waiting")
+	if err := s.Notify(t.Context(), "../escaped", nil); err == nil {
+		t.Error("it may have a name that leads out of the folder")
+	}
+	if err := s.Notify(t.Context(), "preempt", []byte("60 2026-11-26T19:30:00Z\n")); err != nil {
+		t.Fatal(err)
+	}
+	if got := finish(t, s); got.exit.Code != 0 || !strings.Contains(got.stdout, "60 2026-11-26T19:30:00Z\n") {
+		t.Errorf("it ended with %+v and printed %q", got.exit, got.all)
+	}
+	if err := s.Delete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Notify(t.Context(), "preempt", nil); err == nil {
+		t.Error("a sandbox that is gone can be notified")
+	}
+
+	for what, c := range map[string]struct {
+		notices bool
+		args    []string
+	}{
+		"changed it":          {true, []string{"write", "/run/rialto/preempt", "spoiled"}},
+		"has a folder anyway": {false, []string{"ls", "/run/rialto"}},
+	} {
+		p := program(root, c.args...)
+		p.Notices = c.notices
+		if got := run(t, provider.Launch{}, p); got.exit.Code == 0 {
+			t.Errorf("%s: %q", what, got.all)
+		}
+	}
+}
+
 // TestNestedMounts mounts into a tree that other leases share.
 func TestNestedMounts(t *testing.T) {
 	needs(t)

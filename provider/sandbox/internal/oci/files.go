@@ -5,11 +5,21 @@ import (
 	"path/filepath"
 )
 
+// NoticeDir is the folder in a container's own that it sees as [provider.NoticeDir].
+const NoticeDir = "notices"
+
 // etcFiles are the names in /etc that every container gets anew.
 func etcFiles() []string { return []string{"hosts", "hostname", "resolv.conf"} }
 
-// WriteFiles writes a container's files of /etc to dir.
+// WriteFiles writes a container's files of /etc to dir, and makes the folder of its notices.
 func WriteFiles(dir, hostname string) error {
+	notices := filepath.Join(dir, NoticeDir)
+	if err := os.MkdirAll(notices, 0o755); err != nil {
+		return err
+	}
+	if err := os.Chmod(notices, 0o755); err != nil { // whatever the umask
+		return err
+	}
 	content := map[string]string{
 		"hosts":       "127.0.0.1\tlocalhost " + hostname + "\n::1\tlocalhost ip6-localhost ip6-loopback " + hostname + "\n",
 		"hostname":    hostname + "\n",

@@ -2,7 +2,7 @@
 //
 // It gets: a writable overlay on its image; PID, mount, IPC, UTS and cgroup namespaces of its own and the
 // network namespace of its lease; /proc, /sys read-only, a minimal /dev with the leased devices, /dev/shm
-// of half its memory; the mounts of its program; generated /etc/hosts, hostname and resolv.conf; limits on
+// of half its memory; the mounts of its program; its notices, read-only; generated /etc/hosts, hostname and resolv.conf; limits on
 // memory, CPU and processes.
 //
 // It does not get: new privileges (set-user-id and file capabilities do nothing), capabilities beyond
@@ -179,6 +179,12 @@ func mounts(l provider.Launch, p provider.Program, at Place) ([]specs.Mount, err
 		list = append(list, specs.Mount{
 			Destination: path.Join("/etc", name), Type: "bind", Source: filepath.Join(at.Dir, name),
 			Options: []string{"bind", "rprivate", "nosuid", "nodev", "noexec"},
+		})
+	}
+	if p.Notices {
+		list = append(list, specs.Mount{
+			Destination: provider.NoticeDir, Type: "bind", Source: filepath.Join(at.Dir, NoticeDir),
+			Options: []string{"bind", "rprivate", "ro", "nosuid", "nodev", "noexec"},
 		})
 	}
 	for _, m := range p.Mounts {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -113,6 +114,19 @@ func run(verb string, args []string) error {
 		b, err := os.ReadFile(args[0])
 		fmt.Print(string(b))
 		return err
+	case "await": // await FILE: print it once it is there
+		fmt.Println("waiting")
+		for {
+			b, err := os.ReadFile(args[0])
+			if err == nil {
+				fmt.Print(string(b))
+				return nil
+			}
+			if !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
 	case "ls":
 		entries, err := os.ReadDir(args[0])
 		for _, e := range entries {
