@@ -137,7 +137,7 @@ func (m *Market) auditSpots() error {
 	for id, l := range m.leases {
 		live := l.State != LeaseEnded && l.State != LeaseHolding && len(l.GPUs) > 0
 		j := m.jobs[l.Job]
-		serves := j.Lease == id && j.State != JobQueued // a lease before it had the bid of its time
+		serves := m.billing(l) // one that is over had the bid of its time, also if its job waited and ended after that
 		switch {
 		case (l.Bid > 0) != (j.Spec.Bid > 0) || l.Bid != j.Spec.Bid && serves:
 			return &InvariantError{Rule: fmt.Sprintf("lease %s: bids %v, its job %v", id, l.Bid, j.Spec.Bid)}

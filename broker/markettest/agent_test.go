@@ -18,6 +18,7 @@ type agent struct {
 	uuids  []string
 	epochs map[string]uint64
 	work   map[broker.LeaseID]*workload
+	ran    map[broker.LeaseID]time.Duration // of workloads that a crash ended: one of the same lease may come again
 	set    uint64
 	online bool
 	liar   bool // its meter reports ten times what it saw
@@ -40,7 +41,7 @@ type workload struct {
 }
 
 func newAgent(host string, gpus int, rate pricing.Rate) *agent {
-	a := &agent{host: host, rate: rate, epochs: map[string]uint64{}, work: map[broker.LeaseID]*workload{}}
+	a := &agent{host: host, rate: rate, epochs: map[string]uint64{}, work: map[broker.LeaseID]*workload{}, ran: map[broker.LeaseID]time.Duration{}}
 	for _, g := range markettest.Offer(host, "RTX 4090", gpus, rate).GPUs {
 		a.uuids = append(a.uuids, g.UUID)
 	}

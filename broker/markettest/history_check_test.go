@@ -205,8 +205,8 @@ func (h *history) checkLease(t *rapid.T, l broker.Lease) {
 	}
 	h.checkTerm(t, &l, until)
 	a := h.agent(l.Provider)
-	if w := a.work[l.ID]; w != nil && !a.liar && l.Billed > w.used(h.world.Now) {
-		t.Fatalf("lease %s: billed %v, it ran %v", l.ID, l.Billed, w.used(h.world.Now))
+	if w := a.work[l.ID]; w != nil && !a.liar && l.Billed > a.ran[l.ID]+w.used(h.world.Now) {
+		t.Fatalf("lease %s: billed %v, it ran %v", l.ID, l.Billed, a.ran[l.ID]+w.used(h.world.Now))
 	}
 }
 

@@ -25,7 +25,7 @@ type history struct {
 	ends   map[broker.JobID]broker.Job // as they were when they became terminal
 	held   map[broker.JobID]pricing.Money
 	most   map[broker.JobID]pricing.Money              // ever held
-	said   map[broker.LeaseID]map[uint64]broker.Report // by the number of the report
+	said   map[broker.LeaseID]map[uint64]broker.Report // those that were taken, by their numbers
 	posted map[broker.PeerID]broker.Tariff             // by who asks for it
 	past   []moment
 
@@ -113,12 +113,6 @@ func begin(t *rapid.T) *history {
 // step plays an event and keeps what the market wants to send. It returns the renewal, if there is one.
 func (h *history) step(ev broker.Event) (broker.Renewal, bool) {
 	before, leases := maps.Clone(h.world.Accounts), maps.Clone(h.world.Leases)
-	if r, ok := ev.(broker.Reported); ok && r.Provider != "mallory" {
-		if h.said[r.Report.Lease] == nil {
-			h.said[r.Report.Lease] = map[uint64]broker.Report{}
-		}
-		h.said[r.Report.Lease][r.Report.Seq] = r.Report
-	}
 	if p, ok := ev.(broker.OffersPosted); ok {
 		h.posted[p.Provider] = p.Set.Offers[0].Tariff
 	}
@@ -127,6 +121,9 @@ func (h *history) step(ev broker.Event) (broker.Renewal, bool) {
 		h.Fatal(err)
 	}
 	h.past = append(h.past, moment{h.world.Now, ev, fmt.Sprintf("%+v %v", effects, err)})
+	if r, ok := ev.(broker.Reported); ok && leases[r.Report.Lease].Seq < h.world.Leases[r.Report.Lease].Seq {
+		h.hear(r.Report)
+	}
 	h.checkLimits(before)
 	h.checkDisplaced(leases)
 	h.checkTariffs(leases)
@@ -394,10 +391,21 @@ func (h *history) reboot() {
 	h.past = append(h.past, moment{now: h.world.Now})
 }
 
+// hear remembers a report that was taken. A host that forgot what it said may use its number again, which changes nothing.
+func (h *history) hear(r broker.Report) {
+	if h.said[r.Lease] == nil {
+		h.said[r.Lease] = map[uint64]broker.Report{}
+	}
+	h.said[r.Lease][r.Seq] = r
+}
+
 // crash ends a host with all it ran. Its epochs survive with its journal, unless that is lost too.
 func (h *history) crash(t *rapid.T) {
 	a := rapid.SampledFrom(h.agents).Draw(t, "agent")
-	a.work = map[broker.LeaseID]*workload{}
+	for id, w := range a.work {
+		a.ran[id] += w.used(h.world.Now)
+	}
+	clear(a.work)
 	if rapid.Bool().Draw(t, "journal lost") {
 		clear(a.epochs)
 	}
