@@ -172,7 +172,7 @@ func (t *top) Most(r pricing.Rate) Tariff {
 
 func (t *top) Visit(l *Listed) {
 	full := len(t.all) == t.n
-	if full && t.floor.cost(l.Rate)+t.floor.beside(&l.Offer.Tariff) > t.all[t.n-1].cost.Total || !t.fits(l) {
+	if full && t.floor.of(l) > t.all[t.n-1].cost.Total || !t.fits(l) {
 		return
 	}
 	c, ok := t.m.candidate(t.q, l.Offer)
@@ -221,7 +221,7 @@ func (d *draw) Most(r pricing.Rate) Tariff { return d.floor.most(d.limit - d.flo
 
 func (d *draw) Visit(l *Listed) {
 	x := drawn{lot: lot(d.seed, l.name, l.Free/d.q.GPU.Count)}
-	if len(d.all) == d.n && x.lot > d.all[d.n-1].lot || d.floor.cost(l.Rate)+d.floor.beside(&l.Offer.Tariff) > d.limit || !d.fits(l) {
+	if len(d.all) == d.n && x.lot > d.all[d.n-1].lot || d.floor.of(l) > d.limit || !d.fits(l) {
 		return
 	}
 	var ok bool

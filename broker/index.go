@@ -137,6 +137,9 @@ func (f *floor) cost(offered pricing.Rate) pricing.Money {
 	return boundedCost(rate, f.run) + boundedCost(rate, f.start) + boundedCost(rate, f.lost) + f.waiting
 }
 
+// of is the least that the job costs on a host at the price that it is listed at.
+func (f *floor) of(l *Listed) pricing.Money { return f.cost(l.Rate) + f.beside(&l.Offer.Tariff) }
+
 // beside is the least that the job costs beside its GPUs.
 func (f *floor) beside(t *Tariff) pricing.Money {
 	if *t == (Tariff{}) {

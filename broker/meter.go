@@ -207,7 +207,7 @@ func (t *turn) bill(l *Lease) {
 	gpus := cost(c.GPUs, l.Billed-l.Covered+l.Unused)
 	// The sum of what was rounded may be more than the hold, which was rounded once.
 	l.DiskCost = min(cost(c.Disk, l.Billed), j.Hold-gpus)
-	carried, err := l.Tariff.carried(l.Traffic, j.Spec.PaidTraffic())
+	carried, err := l.Tariff.Carried(l.Traffic, j.Spec.PaidTraffic())
 	if err != nil {
 		t.broken(fmt.Sprintf("lease %s: traffic: %v", l.ID, err))
 	}

@@ -100,18 +100,26 @@ func (t Tariff) charge(perGPU pricing.Rate, gpus int, diskMiB uint64, traffic in
 	if err != nil {
 		return Charge{}, err
 	}
-	carried, err := t.carried(Traffic{traffic, traffic}, traffic)
+	carried, err := t.Carried(Traffic{traffic, traffic}, traffic)
 	return Charge{GPUs: all, Disk: disk, Traffic: carried}, err
 }
 
-// carried returns what traffic costs, of which no more than paid bytes each way are billed.
-func (t Tariff) carried(n Traffic, paid int64) (pricing.Money, error) {
+// Carried returns what traffic costs, of which no more than paid bytes each way are billed.
+func (t Tariff) Carried(n Traffic, paid int64) (pricing.Money, error) {
 	in, err := t.Ingress.PerGB(min(n.Ingress, paid))
 	if err != nil {
 		return 0, err
 	}
 	out, err := t.Egress.PerGB(min(n.Egress, paid))
-	return in + out, err
+	if err != nil {
+		return 0, err
+	}
+	return in.Add(out)
+}
+
+// Beyond reports in which directions that have a price traffic was more than paid bytes.
+func (t Tariff) Beyond(n Traffic, paid int64) (ingress, egress bool) {
+	return t.Ingress > 0 && n.Ingress > paid, t.Egress > 0 && n.Egress > paid
 }
 
 // Charge returns what a host with a tariff asks of the job at a rate per GPU. The error is pricing.ErrOverflow, or

@@ -158,7 +158,7 @@ func parseRate(s, bareUnit string) (value, *flaw) {
 		s += bareUnit
 	}
 	if monthly, ok := strings.CutSuffix(s, "/month"); ok {
-		v, bad := scaled(strings.TrimPrefix(monthly, "$"), int64(pricing.USD), hoursOfMonth, int64(maxRate)*maxJobGPUs)
+		v, bad := scaled(strings.TrimPrefix(monthly, "$"), int64(pricing.USD), pricing.HoursPerMonth, int64(maxRate)*maxJobGPUs)
 		return v, unitAfter(bad, "/month")
 	}
 	r, err := pricing.ParseRate(s)
@@ -170,9 +170,6 @@ func parseRate(s, bareUnit string) (value, *flaw) {
 	}
 	return number(int64(r)), nil
 }
-
-// hoursOfMonth is what Vast makes hourly prices of monthly ones with.
-const hoursOfMonth = 720
 
 // parsePerGB reads the price of 10^9 bytes.
 func parsePerGB(s string) (value, *flaw) {

@@ -33,6 +33,9 @@ type Money int64
 // Rate is a price in nanodollars per hour. Valid rates are zero or more.
 type Rate int64
 
+// HoursPerMonth is what a month has where disks are priced by it: 30 days, as Vast counts.
+const HoursPerMonth = 720
+
 // USD is one US dollar.
 const USD Money = 1_000_000_000
 

@@ -11,12 +11,8 @@ import (
 	"rialto/pricing"
 )
 
-const (
-	// hoursOfMonth are the hours of the month that Vast's prices of storage are for.
-	hoursOfMonth = 720
-	// searchedDiskMiB is the disk whose price a search shows if it does not say: what Vast's clients take for it.
-	searchedDiskMiB = 5 << 10
-)
+// searchedDiskMiB is the disk whose price a search shows if it does not say: what Vast's clients take for it.
+const searchedDiskMiB = 5 << 10
 
 // disk returns a member's size in MiB, zero if it is missing or null. It is in GiB, which Vast calls GB; a part of a MiB
 // counts as a whole one.
@@ -55,7 +51,7 @@ func space(mib uint64) any {
 
 // hourly is a price for a month by the hour, in nanodollars.
 func hourly(perMonth *big.Rat) *big.Rat {
-	return new(big.Rat).Mul(perMonth, big.NewRat(int64(pricing.USD), hoursOfMonth))
+	return new(big.Rat).Mul(perMonth, big.NewRat(int64(pricing.USD), pricing.HoursPerMonth))
 }
 
 // nearest is the nearest whole number.
@@ -66,7 +62,7 @@ func nearest(n *big.Rat) *big.Rat {
 
 // monthly is a price for a month, the shortest that is the same by the hour: what an owner said, and not what is left of it.
 func monthly(perHour pricing.Rate) json.Number {
-	exact := big.NewRat(int64(perHour)*hoursOfMonth, int64(pricing.USD))
+	exact := big.NewRat(int64(perHour)*pricing.HoursPerMonth, int64(pricing.USD))
 	text := ""
 	for decimals := range 10 {
 		text = exact.FloatString(decimals)

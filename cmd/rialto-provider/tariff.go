@@ -10,9 +10,6 @@ import (
 	"rialto/pricing"
 )
 
-// hoursOfMonth is what a month has in prices, as elsewhere on the market: 30 days.
-const hoursOfMonth = 720
-
 // parseTariff reads what the host charges for beside its GPUs. diskMiB is the most that a job may write; zero: no limit.
 func (o *options) parseTariff(diskMiB uint64) (t broker.Tariff, err error) {
 	if o.diskPrice != "" {
@@ -59,7 +56,7 @@ func parseDiskPrice(s string) (pricing.Rate, error) {
 		return 0, err
 	}
 	if month {
-		m = (m + hoursOfMonth/2) / hoursOfMonth
+		m = (m + pricing.HoursPerMonth/2) / pricing.HoursPerMonth
 	}
 	if m == 0 {
 		return 0, fmt.Errorf("%q: want more than nothing, at least 0.000001/month; without the flag disk is free", s)

@@ -77,15 +77,7 @@ func most(r *broker.Receipt, spec *broker.JobSpec) (a amounts, err error) {
 	if a.disk, err = disk.Cost(r.Billed); err != nil || r.Billed == 0 { // what was never ready costs nothing
 		return a, err
 	}
-	in, err := r.Tariff.Ingress.PerGB(min(r.Traffic.Ingress, spec.PaidTraffic()))
-	if err != nil {
-		return a, err
-	}
-	out, err := r.Tariff.Egress.PerGB(min(r.Traffic.Egress, spec.PaidTraffic()))
-	if err != nil {
-		return a, err
-	}
-	a.traffic, err = in.Add(out)
+	a.traffic, err = r.Tariff.Carried(r.Traffic, spec.PaidTraffic())
 	return a, err
 }
 

@@ -75,11 +75,10 @@ func trafficFor(o api.Offer, r *request) string {
 // perMonth is the price of a GiB for a month of 720 hours, as disks are priced elsewhere, to a tenth of a cent where that is
 // more than nothing.
 func perMonth(t api.Tariff) string {
-	const hours = 720
-	if t.DiskNanoUSDPerGiBHour > math.MaxInt64/hours {
+	if t.DiskNanoUSDPerGiBHour > math.MaxInt64/pricing.HoursPerMonth {
 		return "more than can be said"
 	}
-	return roundedMoney(t.DiskNanoUSDPerGiBHour * hours)
+	return roundedMoney(t.DiskNanoUSDPerGiBHour * pricing.HoursPerMonth)
 }
 
 // roundedMoney is an amount to three significant figures, and to cents if it is more than a dollar.
@@ -129,7 +128,8 @@ func chargesTraffic(t api.Tariff) bool { return t.IngressNanoUSDPerGB > 0 || t.E
 
 // exhausted reports whether a tunnel has carried more than its job pays for, in a direction that the host charges for.
 func exhausted(t api.Tariff, x api.Extras, paid int64) bool {
-	return t.IngressNanoUSDPerGB > 0 && x.IngressBytes > paid || t.EgressNanoUSDPerGB > 0 && x.EgressBytes > paid
+	in, out := t.BrokerTariff().Beyond(broker.Traffic{Ingress: x.IngressBytes, Egress: x.EgressBytes}, paid)
+	return in || out
 }
 
 // slowLine says that a job has no more paid traffic, and how the next has more.

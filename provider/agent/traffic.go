@@ -107,10 +107,11 @@ func (w *workload) boundTraffic(ctx context.Context, d tunnel.Device) {
 
 // beyond says which traffic with a price was more than what is paid; empty: none.
 func beyond(n broker.Traffic, tariff broker.Tariff, paid int64) string {
+	in, out := tariff.Beyond(n, paid)
 	switch {
-	case tariff.Ingress > 0 && n.Ingress > paid:
+	case in:
 		return "reached"
-	case tariff.Egress > 0 && n.Egress > paid:
+	case out:
 		return "left"
 	}
 	return ""
